@@ -1,0 +1,247 @@
+"""The harness's agent inside a worker process: what runs, what happened, and a way to clear it.
+
+Once the worker consumes, the agent connects to the unix socket its test process listens on; that is
+the sign of being ready. A thread then answers one JSON line with another. It reads Celery's own
+worker state, and changes it only on the worker's event loop, through ``Hub.call_soon``. Nothing of
+it travels over the broker.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import signal
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from celery import bootsteps, signals
+from celery.worker import state
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+__all__ = ["Agent", "install"]
+
+_HISTORY = 20_000
+
+_KINDS = {
+    "task-received": "received",
+    "task-started": "started",
+    "task-succeeded": "succeeded",
+    "task-failed": "failed",
+    "task-retried": "retried",
+    "task-revoked": "revoked",
+    "task-rejected": "rejected",
+}
+_DETAILS = ("result", "exception", "runtime", "eta", "expires", "terminated", "expired", "signum")
+
+
+def install(app: Celery, path: str) -> Agent:
+    """Put an agent that reports to the socket at ``path`` into the worker of ``app`` in this process."""
+    agent = Agent(app, path)
+    events = app.events
+    dispatcher = events.Dispatcher
+    # A cached property of AppEvents: setting it wins over the class.
+    events.__dict__["Dispatcher"] = lambda *args, **kwargs: _Recorder(
+        dispatcher(*args, **kwargs), agent.record
+    )
+    steps = app.steps["consumer"]
+    steps.add(_step(agent))
+    signals.worker_process_init.connect(agent.forget, weak=False)
+    return agent
+
+
+class Agent:
+    """State over the life of one worker process."""
+
+    def __init__(self, app: Celery, path: str) -> None:
+        self._app = app
+        self._path = path
+        self._consumer: Any = None
+        self._connection: socket.socket | None = None
+        self._events: deque[dict[str, Any]] = deque(maxlen=_HISTORY)
+        self._seen = 0
+        self._runs: dict[str, tuple[str, int]] = {}
+        self._commands: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
+            "settle": self._settle,
+            "clear": self._clear,
+            "consume": self._consume,
+            "events": self._history,
+            "state": self._state,
+        }
+
+    def attach(self, consumer: Any) -> None:
+        """Serve ``consumer``; called again after every reconnect."""
+        self._consumer = consumer
+        if self._connection is None:
+            self._connection = socket.socket(socket.AF_UNIX)
+            self._connection.connect(self._path)
+            threading.Thread(target=self._talk, name="taskservice-agent", daemon=True).start()
+
+    def forget(self, **_: Any) -> None:
+        """In a forked pool process: the connection stays the parent's."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def record(self, kind: str, fields: dict[str, Any]) -> None:
+        """Keep one of Celery's task events."""
+        name = _KINDS.get(kind)
+        run = fields.get("uuid")
+        if name is None or run is None:
+            return
+        if name == "received":
+            self._runs[run] = (fields["name"], int(fields.get("retries") or 0) + 1)
+        task, attempt = self._runs.get(run, ("", 1))
+        detail = {key: fields[key] for key in _DETAILS if fields.get(key) is not None}
+        self._seen += 1
+        self._events.append(
+            {
+                "at": time.time(),
+                "kind": name,
+                "run": run,
+                "task": task,
+                "attempt": attempt,
+                "worker": self._consumer.hostname if self._consumer else "",
+                "detail": {key: _brief(value) for key, value in detail.items()},
+            }
+        )
+
+    def _talk(self) -> None:
+        connection = self._connection
+        if connection is None:
+            return
+        with connection, connection.makefile("rwb") as stream:
+            self._on_loop(lambda: None, time.monotonic() + 60.0)
+            for answer in itertools.chain([self._hello({})], map(self._answer, stream)):
+                stream.write(json.dumps(answer, default=str).encode() + b"\n")
+                stream.flush()
+
+    def _answer(self, line: bytes) -> dict[str, Any]:
+        request = json.loads(line)
+        try:
+            return self._commands[request.pop("do")](request)
+        except Exception as error:  # noqa: BLE001 - told to the caller, who raises it
+            return {"error": f"{type(error).__name__}: {error}"}
+
+    def _hello(self, _: dict[str, Any]) -> dict[str, Any]:
+        return {"pid": os.getpid(), "tasks": sorted(self._app.tasks), "queues": self._queues()}
+
+    def _queues(self) -> list[str]:
+        return [queue.name for queue in self._consumer.task_consumer.queues]
+
+    def _state(self, _: dict[str, Any]) -> dict[str, Any]:
+        active = list(state.active_requests)
+        reserved = [request for request in list(state.reserved_requests) if request not in active]
+        return {
+            "active": [[request.id, request.name] for request in active],
+            "reserved": [[request.id, request.name] for request in reserved],
+            "scheduled": [[request.id, request.name] for request in list(state.scheduled_requests)],
+            "events": self._seen,
+        }
+
+    def _settle(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Wait until nothing runs here and what had arrived has been looked at."""
+        deadline = time.monotonic() + request["timeout"]
+        before = self._seen
+        while True:
+            # Two turns of the loop: what lay in the broker's socket before is a request after.
+            turned = self._on_loop(lambda: None, deadline) and self._on_loop(lambda: None, deadline)
+            idle = not (state.reserved_requests or state.active_requests or state.scheduled_requests)
+            if turned and idle:
+                return {"idle": True, "moved": self._seen != before}
+            if time.monotonic() >= deadline:
+                return {"idle": False, "moved": True}
+            time.sleep(0.0005)
+
+    def _clear(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Drop what waits, terminate what runs; say whether the worker is idle afterwards."""
+        deadline = time.monotonic() + request["timeout"]
+        self._on_loop(self._drop, deadline)
+        return self._settle({"timeout": max(0.0, deadline - time.monotonic())})
+
+    def _drop(self) -> None:
+        consumer = self._consumer
+        for request in list(state.scheduled_requests):
+            consumer.timer.cancel(request._eta_timer_entry)  # noqa: SLF001 - Consumer.on_close does so
+            consumer.qos.decrement_eventually()
+            request.acknowledge()
+            state.scheduled_requests.discard(request)
+            state.requests.pop(request.id, None)
+        for bucket in consumer.task_buckets.values():
+            if bucket:
+                bucket.clear_pending()
+        for request in list(state.reserved_requests):
+            state.revoked.add(request.id)
+            if request in state.active_requests:
+                # A message acknowledged late would otherwise come back when its process dies.
+                request.acknowledge()
+                request.terminate(consumer.pool, signal=signal.SIGKILL)
+
+    def _consume(self, request: dict[str, Any]) -> dict[str, Any]:
+        def add() -> None:
+            self._consumer.add_task_queue(request["queue"])
+
+        done = self._on_loop(add, time.monotonic() + 2.0)
+        return {"queues": self._queues(), "done": done}
+
+    def _history(self, request: dict[str, Any]) -> dict[str, Any]:
+        newer = self._seen - request["after"]
+        events = list(self._events)
+        return {"events": events[-newer:] if newer > 0 else [], "last": self._seen}
+
+    def _on_loop(self, action: Callable[[], None], deadline: float) -> bool:
+        """Run ``action`` on the worker's event loop; say whether it ran before ``deadline``."""
+        done = threading.Event()
+        errors: list[Exception] = []
+
+        def run() -> None:
+            try:
+                action()
+            except Exception as error:  # noqa: BLE001 - raised in the thread that asked
+                errors.append(error)
+            done.set()
+
+        self._consumer.hub.call_soon(run)
+        finished = done.wait(max(0.0, deadline - time.monotonic()))
+        if errors:
+            raise errors[0]
+        return finished
+
+
+class _Recorder:
+    """An event dispatcher that keeps every event, and sends it on only if the user asked for events."""
+
+    def __init__(self, dispatcher: Any, record: Callable[[str, dict[str, Any]], None]) -> None:
+        self._dispatcher = dispatcher
+        self._record = record
+
+    enabled = True
+
+    def send(self, type: str, **fields: Any) -> Any:  # noqa: A002 - Celery's word
+        self._record(type, fields)
+        return self._dispatcher.send(type, **fields)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._dispatcher, name)
+
+
+def _step(agent: Agent) -> type[Any]:
+    class AgentStep(bootsteps.StartStopStep):  # type: ignore[misc] # untyped in celery-types
+        """Starts the agent once the consumer has its queues."""
+
+        requires = ("celery.worker.consumer.tasks:Tasks",)
+
+        def start(self, parent: Any) -> None:
+            agent.attach(parent)
+
+    return AgentStep
+
+
+def _brief(value: Any) -> Any:
+    return value if isinstance(value, (int, float, bool)) else str(value)[:500]

@@ -1,0 +1,191 @@
+"""The ``anyio`` world: tasks in this process, on asyncio or on trio, through the task service."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from pytest_taskservice.drivers.base import Capability, CapabilityError, Outcome, TaskCall
+from pytest_taskservice.errors import HarnessTimeoutError
+from pytest_taskservice.history import Event, EventKind, EventLog
+
+if TYPE_CHECKING:
+    from anyio.from_thread import BlockingPortal
+    from celery import Celery
+
+    from taskservice import BlockingTaskService, RunEvent, TaskHandle
+    from taskservice.backends.anyio import AnyIOBackend
+    from taskservice.backends.base import TaskBackend
+
+__all__ = ["AnyIODriver"]
+
+_CANNOT = {
+    Capability.CELERY_MESSAGES: "in-process tasks are launched by task_service, not by delay()",
+    Capability.EXPIRES: "in-process tasks have no queue to expire in",
+    Capability.TIME_LIMITS: "in-process tasks have no process to stop",
+    Capability.PRIORITIES: "in-process tasks have no queue",
+    Capability.PROCESSES: "in-process tasks have one process",
+}
+
+
+class AnyIODriver:
+    """An event loop in a thread for tests without one; an async test brings its own."""
+
+    name = "anyio"
+    capabilities = frozenset(Capability) - _CANNOT.keys()
+
+    def __init__(self, *, loop: str) -> None:
+        self.refused: list[CapabilityError] = []
+        self._loop = loop
+        self._app: Celery | None = None
+        self._test = ExitStack()
+        self._portal: BlockingPortal | None = None
+        self._backend: AnyIOBackend | None = None
+        self._handles: dict[str, TaskHandle] = {}
+        self._labels: dict[str, str] = {}
+        self._events: list[Event] = []
+
+    def cannot(self, capability: Capability) -> str | None:
+        """Return why in-process tasks cannot show ``capability``."""
+        return _CANNOT.get(capability)
+
+    def begin(self, app: Celery | None, settings: Mapping[str, Any]) -> None:
+        """Keep ``app`` from sending messages; its settings mean nothing here."""
+        self._app = app
+        self._events, self._handles, self._labels, self.refused = [], {}, {}, []
+        if app is not None:
+            from pytest_taskservice.drivers.app_patch import AppPatch, memory_changes  # noqa: PLC0415
+            from pytest_taskservice.drivers.celery_app import guarded  # noqa: PLC0415 - needs Celery
+
+            self._test.enter_context(AppPatch(app, memory_changes(app)).applied())
+            refuse = partial(self._refuse, Capability.CELERY_MESSAGES)
+            self._test.enter_context(guarded(app, on_apply=lambda _: refuse(), on_send=refuse))
+
+    def task_backend(self) -> TaskBackend:
+        """Return a backend for the event loop that opens it."""
+        from taskservice.backends.anyio import AnyIOBackend  # noqa: PLC0415 - paid by users only
+
+        return AnyIOBackend(listener=self._hear, grace=0.0)
+
+    def blocking_service(self) -> BlockingTaskService:
+        """Return a service with an event loop of its own."""
+        from taskservice import BlockingTaskService  # noqa: PLC0415 - paid by users only
+
+        return BlockingTaskService(self.task_backend(), loop=self._loop)
+
+    def launch(self, call: TaskCall) -> str:
+        """Start one run on the driver's own event loop."""
+        from pytest_taskservice.drivers import celery_app  # noqa: PLC0415 - a call names a Celery task
+
+        for capability in celery_app.required(call):
+            if capability in _CANNOT:
+                self._refuse(capability)
+        assert self._app is not None, "a call names a task of an app"
+        portal, backend = self._open()
+        launch = partial(
+            backend.launch_task,
+            celery_app.find_task(self._app, call.task),
+            call.args,
+            call.kwargs,
+            countdown=call.countdown,
+        )
+        handle = portal.call(launch)
+        self._handles[handle.id] = handle
+        if call.label:
+            self._labels[handle.id] = call.label
+        return handle.id
+
+    def outcome(self, run_id: str) -> Outcome:
+        """Return what the handle says."""
+        portal, _ = self._open()
+        return portal.call(_outcome, self._handles[run_id])
+
+    def revoke(self, run_id: str) -> None:
+        """Cancel the run."""
+        portal, _ = self._open()
+        portal.call(self._handles[run_id].cancel)
+
+    def settle(self, *, timeout: float) -> None:
+        """Wait until every run launched by name has ended."""
+        portal, _ = self._open()
+        deadline = time.monotonic() + timeout
+        for run_id, handle in self._handles.items():
+            if not portal.call(_ends, handle, max(0.0, deadline - time.monotonic())):
+                name = self._labels.get(run_id, "run")
+                raise HarnessTimeoutError(f"not settled within {timeout:g} s: {name}[{run_id}]")
+
+    def log(self) -> EventLog:
+        """Return what the backend told."""
+        return EventLog(iter(self._events))
+
+    def reset(self) -> None:
+        """Cancel what runs, end the event loop, let the app send again."""
+        self._test.close()
+        self._portal = self._backend = None
+
+    def describe(self) -> str:
+        """Return what in-process tasks cannot show."""
+        return f"cannot show {', '.join(sorted(_CANNOT))}"
+
+    def report(self) -> dict[str, str]:
+        """Return nothing: there is no second process."""
+        return {}
+
+    def close(self) -> None:
+        """End the event loop."""
+        self.reset()
+
+    def _open(self) -> tuple[BlockingPortal, AnyIOBackend]:
+        if self._portal is None or self._backend is None:
+            from anyio.from_thread import start_blocking_portal  # noqa: PLC0415 - paid by users only
+
+            from taskservice.backends.anyio import AnyIOBackend  # noqa: PLC0415 - paid by users only
+
+            backend = AnyIOBackend(listener=self._hear, grace=0.0)
+            portal = self._test.enter_context(start_blocking_portal(self._loop))
+            self._test.enter_context(portal.wrap_async_context_manager(backend))
+            self._portal, self._backend = portal, backend
+        return self._portal, self._backend
+
+    def _refuse(self, capability: Capability) -> None:
+        error = CapabilityError(self.name, capability, _CANNOT[capability])
+        self.refused.append(error)
+        raise error
+
+    def _hear(self, event: RunEvent) -> None:
+        self._events.append(
+            Event(
+                at=event.at,
+                kind=EventKind(event.kind),
+                run=event.run,
+                task=self._labels.get(event.run, event.task),
+                attempt=max(1, event.attempt),
+                detail={"note": event.detail} if event.detail else {},
+            )
+        )
+
+
+async def _outcome(handle: TaskHandle) -> Outcome:
+    status, attempts = await handle.status(), await handle.attempts()
+    error = await handle.exception() if status == "FAILURE" else None
+    if error is not None:
+        return Outcome(
+            status=status, error=type(error).__name__, message=str(error), attempts=attempts
+        )
+    result = await handle.result(timeout=0) if status == "SUCCESS" else None
+    return Outcome(status=status, result=result, attempts=attempts)
+
+
+async def _ends(handle: TaskHandle, seconds: float) -> bool:
+    from taskservice.errors import ResultTimeoutError  # noqa: PLC0415 - paid by users only
+
+    try:
+        await handle.result(timeout=seconds)
+    except ResultTimeoutError:
+        return False
+    except Exception:  # noqa: BLE001 - how it ended is asked elsewhere
+        return True
+    return True

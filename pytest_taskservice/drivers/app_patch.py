@@ -1,0 +1,151 @@
+"""Pointing somebody's Celery app at a world for the length of a test, and putting it back.
+
+Reaches into an app's private caches; everything touched is listed in ``_STATE`` and ``_CACHED`` and
+checked to be there before anything changes.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from pytest_taskservice.errors import HarnessError
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+__all__ = ["AppPatch", "broker_changes", "memory_changes", "override"]
+
+# What an app remembers of its connections: plain attributes, and cached properties in its __dict__.
+_STATE = ("_pool", "_local", "_backend_cache", "backend_cls")
+_CACHED = ("amqp",)
+
+# Celery prefers these over every setting, so a patched app would still talk to production.
+_ENVIRONMENT = (
+    "CELERY_BROKER_URL",
+    "CELERY_BROKER_READ_URL",
+    "CELERY_BROKER_WRITE_URL",
+    "CELERY_RESULT_BACKEND",
+)
+
+# Options of Redis transports that change what an app observes; the rest belongs to the user's own broker.
+_KEPT_TRANSPORT_OPTIONS = (
+    "fanout_patterns",
+    "fanout_prefix",
+    "priority_steps",
+    "queue_order_strategy",
+    "sep",
+    "visibility_timeout",
+)
+
+
+class AppPatch:
+    """One set of changes to one app. The connections made under it are kept between two uses."""
+
+    def __init__(self, app: Celery, changes: Mapping[str, Any]) -> None:
+        missing = [name for name in _STATE if not hasattr(app, name)]
+        if missing:
+            raise HarnessError(f"this Celery has no {', '.join(missing)}: taskservice needs 5.7")
+
+        self._app = app
+        self._changes = dict(changes)
+        self._state: dict[str, Any] = {
+            "_pool": None,
+            "_local": threading.local(),
+            "_backend_cache": None,
+            "backend_cls": None,
+        }
+        self._cached: dict[str, Any] = {}
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Change the app, and undo exactly that on leaving."""
+        conf = self._app.conf
+        _load(conf)
+        before = dict(conf.changes)
+        environment = {name: os.environ.pop(name) for name in _ENVIRONMENT if name in os.environ}
+        self._swap()
+        override(conf, self._changes)
+        try:
+            yield
+        finally:
+            conf.changes.clear()
+            conf.changes.update(before)
+            self._swap()
+            os.environ.update(environment)
+
+    def close(self) -> None:
+        """Close the connections made under this patch."""
+        pool, backend = self._state["_pool"], self._state["_backend_cache"]
+        if pool is not None:
+            pool.force_close_all()
+        if backend is None:
+            backend = getattr(self._state["_local"], "backend", None)
+        consumer = getattr(backend, "result_consumer", None)
+        if consumer is not None:
+            consumer.stop()
+        client = backend.__dict__.get("client") if backend is not None else None
+        if client is not None:
+            client.connection_pool.disconnect()
+
+    def _swap(self) -> None:
+        """Exchange the app's caches with ours; doing it twice is doing nothing."""
+        app = self._app
+        for name in _STATE:
+            mine = self._state[name]
+            self._state[name] = getattr(app, name)
+            setattr(app, name, mine)
+        for name in _CACHED:
+            theirs = app.__dict__.pop(name, None)
+            if name in self._cached:
+                app.__dict__[name] = self._cached.pop(name)
+            if theirs is not None:
+                self._cached[name] = theirs
+
+
+def override(conf: Any, settings: Mapping[str, Any]) -> None:
+    """Set ``settings`` so that they win over every other source of an app's configuration."""
+    _load(conf)
+    for key, value in settings.items():
+        # A prefixed ('CELERY_...') or old spelling made on the app itself would win over the plain one.
+        others = [name for name in conf._to_keys(key) if name in conf.changes]  # noqa: SLF001 - as above
+        conf.changes.update(dict.fromkeys([key, *others], value))
+
+
+def broker_changes(app: Celery, *, url: str, prefix: str) -> dict[str, Any]:
+    """Return the settings that send an app's messages and results to the Redis at ``url``.
+
+    All keys get ``prefix``, which may be empty. The user's options for other brokers do not apply
+    and are left out.
+    """
+    conf = app.conf
+    theirs = conf.broker_transport_options or {}
+    options = {name: theirs[name] for name in _KEPT_TRANSPORT_OPTIONS if name in theirs}
+    shared = {"global_keyprefix": prefix} if prefix else {}
+    return {
+        "broker_url": url,
+        "broker_read_url": None,
+        "broker_write_url": None,
+        "broker_use_ssl": False,
+        "broker_failover_strategy": None,
+        "broker_login_method": None,
+        "broker_connection_retry_on_startup": True,
+        "broker_transport_options": options | shared,
+        "result_backend": url,
+        "redis_backend_use_ssl": None,
+        "result_backend_transport_options": shared,
+        "task_always_eager": False,
+    }
+
+
+def _load(conf: Any) -> None:
+    # Settings read their sources at the first access, and would take ours for the user's.
+    conf.get("task_default_queue")
+
+
+def memory_changes(app: Celery) -> dict[str, Any]:
+    """Return the settings that keep an app's messages and results inside this process."""
+    return broker_changes(app, url="memory://", prefix="") | {"result_backend": "cache+memory://"}

@@ -1,0 +1,122 @@
+"""What the drivers of a Celery app share: finding tasks, sending calls, reading where a run stands."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from functools import wraps
+from typing import TYPE_CHECKING, Any
+
+from pytest_taskservice.drivers.base import Capability, Outcome, TaskCall
+from pytest_taskservice.errors import UnknownNameError
+from pytest_taskservice.history import Event, EventKind
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+__all__ = ["event_from", "find_task", "guarded", "now", "outcome_of", "required", "send"]
+
+
+def find_task(app: Celery, name: str) -> Any:
+    """Return the task of ``app`` registered as ``name``, or found at that dotted path."""
+    task = app.tasks.get(name)
+    if task is not None:
+        return task
+
+    module, _, attribute = name.rpartition(".")
+    try:
+        task = getattr(importlib.import_module(module), attribute) if module else None
+    except (ImportError, AttributeError):
+        task = None
+    if getattr(task, "name", None) in app.tasks:
+        return app.tasks[task.name]
+    known = tuple(sorted(task for task in app.tasks if not task.startswith("celery.")))
+    raise UnknownNameError("task", name, known)
+
+
+def send(app: Celery, call: TaskCall, *, task_id: str | None = None) -> Any:
+    """Submit ``call`` through the app and return Celery's result object."""
+    options = {
+        "task_id": task_id,
+        "countdown": call.countdown,
+        "expires": call.expires,
+        "queue": call.queue,
+        "priority": call.priority,
+        "soft_time_limit": call.soft_time_limit,
+        "time_limit": call.time_limit,
+        "shadow": call.label,
+    }
+    given = {name: value for name, value in options.items() if value is not None}
+    return find_task(app, call.task).apply_async(call.args, dict(call.kwargs), **given)
+
+
+def required(call: TaskCall) -> list[Capability]:
+    """Return what a world must be able to show for ``call`` to mean what it says."""
+    wanted = {
+        Capability.ETA: call.countdown,
+        Capability.EXPIRES: call.expires,
+        Capability.TIME_LIMITS: call.soft_time_limit or call.time_limit,
+    }
+    return [capability for capability, value in wanted.items() if value]
+
+
+@contextmanager
+def guarded(
+    app: Celery,
+    *,
+    on_apply: Callable[[Mapping[str, Any]], None],
+    on_send: Callable[[], None],
+) -> Iterator[None]:
+    """Ask ``on_apply`` before each ``apply_async`` of the app's tasks, ``on_send`` before ``send_task``.
+
+    ``on_apply`` gets the call's options; either refuses by raising.
+    """
+    from celery.app.task import Task  # noqa: PLC0415 - needs Celery
+
+    apply, send_task = Task.apply_async, app.send_task
+
+    @wraps(apply)
+    def guarded_apply(task: Any, *args: Any, **options: Any) -> Any:
+        if task.app is app:
+            on_apply(options)
+        return apply(task, *args, **options)
+
+    @wraps(send_task)
+    def guarded_send(*args: Any, **options: Any) -> Any:
+        on_send()
+        return send_task(*args, **options)
+
+    Task.apply_async = guarded_apply  # type: ignore[method-assign] # undone below
+    app.send_task = guarded_send  # type: ignore[method-assign] # undone below
+    try:
+        yield
+    finally:
+        Task.apply_async = apply  # type: ignore[method-assign] # as it was
+        app.__dict__.pop("send_task", None)
+
+
+def outcome_of(app: Celery, run_id: str) -> Outcome:
+    """Return where a run stands, as the app's result backend has it."""
+    meta = app.backend.get_task_meta(run_id)
+    result = meta.get("result")
+    attempts = int(meta.get("retries") or 0) + 1
+    if isinstance(result, BaseException):
+        return Outcome(
+            status=meta["status"],
+            error=type(result).__name__,
+            message=str(result),
+            attempts=attempts,
+        )
+    return Outcome(status=meta["status"], result=result, attempts=attempts)
+
+
+def event_from(record: dict[str, Any]) -> Event:
+    """Rebuild an event from the JSON an agent reports."""
+    return Event(**{**record, "kind": EventKind(record["kind"])})
+
+
+def now() -> float:
+    """Return the wall clock, in seconds since the epoch."""
+    return datetime.now(tz=UTC).timestamp()

@@ -1,0 +1,205 @@
+"""The ``celery-eager`` world: Celery's eager mode, which runs a task inside the call that sends it.
+
+It shows arguments, results, errors and retries. It has no clock, no queue and no second process, so
+whatever needs one is refused rather than played wrongly.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+from pytest_taskservice.drivers import celery_app
+from pytest_taskservice.drivers.app_patch import AppPatch, memory_changes
+from pytest_taskservice.drivers.base import Capability, CapabilityError, Outcome, TaskCall
+from pytest_taskservice.history import Event, EventKind, EventLog
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+    from taskservice import BlockingTaskService
+    from taskservice.backends.base import TaskBackend
+
+__all__ = ["CeleryEagerDriver"]
+
+_CANNOT = {
+    Capability.CELERY_MESSAGES: "eager mode does not run what send_task() sends by name",
+    Capability.CONCURRENCY: "eager mode runs one task at a time, inside the call",
+    Capability.BACKOFF: "eager mode retries at once",
+    Capability.ETA: "eager mode runs the task now, whatever its countdown or eta",
+    Capability.EXPIRES: "eager mode has no queue to expire in",
+    Capability.TIME_LIMITS: "eager mode has no process to stop",
+    Capability.REVOKE: "an eager task has ended before it could be revoked",
+    Capability.PRIORITIES: "eager mode has no queue",
+    Capability.PROCESSES: "eager mode has one process",
+}
+
+# Options of apply_async that mean something only with a clock or a pool.
+_OPTIONS = {
+    "countdown": Capability.ETA,
+    "eta": Capability.ETA,
+    "expires": Capability.EXPIRES,
+    "time_limit": Capability.TIME_LIMITS,
+    "soft_time_limit": Capability.TIME_LIMITS,
+}
+
+
+class CeleryEagerDriver:
+    """The app in this process, with ``task_always_eager`` and results in memory."""
+
+    name = "celery-eager"
+    capabilities = frozenset(Capability) - _CANNOT.keys()
+
+    def __init__(self) -> None:
+        self.refused: list[CapabilityError] = []
+        self._app: Celery | None = None
+        self._test = ExitStack()
+        self._events: list[Event] = []
+        self._labels: dict[str, str] = {}
+
+    def cannot(self, capability: Capability) -> str | None:
+        """Return why eager mode cannot show ``capability``."""
+        return _CANNOT.get(capability)
+
+    def begin(self, app: Celery | None, settings: Mapping[str, Any]) -> None:
+        """Make ``app`` eager."""
+        assert app is not None, "the celery-eager world needs an app"
+        self._app = app
+        self._events, self._labels, self.refused = [], {}, []
+        changes = memory_changes(app) | {
+            "task_always_eager": True,
+            "task_eager_propagates": False,
+            "task_store_eager_result": True,
+        }
+        self._test.enter_context(AppPatch(app, changes | dict(settings)).applied())
+        self._store_results(app)
+        self._guard(app)
+        self._listen(app)
+
+    def task_backend(self) -> TaskBackend:
+        """Return a backend over the eager app."""
+        from taskservice.backends.celery import CeleryBackend  # noqa: PLC0415 - needs Celery
+
+        assert self._app is not None
+        return CeleryBackend(self._app)
+
+    def blocking_service(self) -> BlockingTaskService:
+        """Return the same service for a test without an event loop."""
+        from taskservice import BlockingTaskService  # noqa: PLC0415 - paid by users only
+
+        return BlockingTaskService(self.task_backend())
+
+    def launch(self, call: TaskCall) -> str:
+        """Run one task, and return when it has ended."""
+        assert self._app is not None
+        for capability in celery_app.required(call):
+            self._refuse(capability)
+        run_id = str(uuid.uuid4())
+        # Eager mode drops the name a message would be shown by.
+        self._labels[run_id] = call.label or ""
+        celery_app.send(self._app, call, task_id=run_id)
+        return run_id
+
+    def outcome(self, run_id: str) -> Outcome:
+        """Return what was stored."""
+        assert self._app is not None
+        return celery_app.outcome_of(self._app, run_id)
+
+    def revoke(self, run_id: str) -> None:
+        """Refuse."""
+        self._refuse(Capability.REVOKE)
+
+    def settle(self, *, timeout: float) -> None:
+        """Do nothing: every launch has ended."""
+
+    def log(self) -> EventLog:
+        """Return what the app's signals told."""
+        return EventLog(iter(self._events))
+
+    def reset(self) -> None:
+        """Restore the app, and forget the results."""
+        self._test.close()
+        from celery.backends.cache import (  # noqa: PLC0415 - needs Celery
+            _DUMMY_CLIENT_CACHE,
+        )
+
+        _DUMMY_CLIENT_CACHE.clear()
+
+    def describe(self) -> str:
+        """Return what eager mode cannot show."""
+        return f"cannot show {', '.join(sorted(_CANNOT))}"
+
+    def report(self) -> dict[str, str]:
+        """Return nothing: there is no second process."""
+        return {}
+
+    def close(self) -> None:
+        """Restore the app."""
+        self._test.close()
+
+    def _refuse(self, capability: Capability) -> None:
+        error = CapabilityError(self.name, capability, _CANNOT[capability])
+        self.refused.append(error)
+        raise error
+
+    def _store_results(self, app: Celery) -> None:
+        # A task copies this setting when it is bound, which may have been before.
+        for task in app.tasks.values():
+            before = task.store_eager_result
+            task.store_eager_result = True
+            self._test.callback(setattr, task, "store_eager_result", before)
+
+    def _guard(self, app: Celery) -> None:
+        """Refuse calls that eager mode would play wrongly."""
+
+        def check(options: Mapping[str, Any]) -> None:
+            # A retry comes through apply() and keeps its countdown: that lie is Capability.BACKOFF.
+            for option, capability in _OPTIONS.items():
+                if options.get(option) is not None:
+                    self._refuse(capability)
+
+        def refuse() -> None:
+            # Eager mode has no say in send_task(name): the message would wait for ever.
+            self._refuse(Capability.CELERY_MESSAGES)
+
+        self._test.enter_context(celery_app.guarded(app, on_apply=check, on_send=refuse))
+
+    def _listen(self, app: Celery) -> None:
+        from celery import signals  # noqa: PLC0415 - needs Celery
+
+        def listener(kind: EventKind) -> Any:
+            def record(sender: Any = None, **message: Any) -> None:
+                request = message.get("request") or getattr(sender, "request", None)
+                if getattr(sender, "app", None) is app and request is not None:
+                    self._record(kind, sender, request, message)
+
+            return record
+
+        for signal, kind in (
+            (signals.task_prerun, EventKind.STARTED),
+            (signals.task_retry, EventKind.RETRIED),
+            (signals.task_success, EventKind.SUCCEEDED),
+            (signals.task_failure, EventKind.FAILED),
+        ):
+            receiver = listener(kind)
+            signal.connect(receiver, weak=False)
+            self._test.callback(signal.disconnect, receiver)
+
+    def _record(self, kind: EventKind, task: Any, request: Any, message: dict[str, Any]) -> None:
+        attempt = int(request.retries or 0) + 1
+        found = {key: message[key] for key in ("result", "exception", "reason") if key in message}
+        event = Event(
+            at=celery_app.now(),
+            kind=kind,
+            run=str(request.id),
+            task=self._labels.get(str(request.id)) or task.name,
+            attempt=attempt,
+            detail={key: str(value)[:500] for key, value in found.items()},
+        )
+        if kind is EventKind.STARTED and attempt == 1:
+            self._events.append(
+                Event(at=event.at, kind=EventKind.SENT, run=event.run, task=event.task)
+            )
+        self._events.append(event)

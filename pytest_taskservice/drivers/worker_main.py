@@ -1,0 +1,133 @@
+"""The worker process: a real Celery worker of the user's own app, with the harness's agent in it.
+
+Started early as ``python -m pytest_taskservice.drivers.worker_main``. It imports Celery while the test
+process is still collecting, then waits on stdin for one line, the :class:`WorkerSpec`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+from pytest_taskservice.drivers.worker_spec import ModuleSource, WorkerSpec
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from celery import Celery
+
+__all__ = ["load_app", "load_module", "main"]
+
+_WARM = (
+    "celery.apps.worker",
+    "celery.backends.redis",
+    "celery.worker.consumer",
+    "kombu.transport.redis",
+)
+
+
+def main() -> int:
+    """Wait for a spec, serve it until told to stop, and return the exit code."""
+    for name in _WARM:
+        importlib.import_module(name)
+    line = sys.stdin.readline()
+    if not line:
+        return 0
+
+    return _serve(WorkerSpec.from_json(line))
+
+
+def load_app(spec: WorkerSpec) -> Celery:
+    """Return the app of ``spec``, imported or built, with all its tasks."""
+    from celery import Celery  # noqa: PLC0415 - main() has timed this import
+
+    from pytest_taskservice.drivers.app_patch import override  # noqa: PLC0415 - the same
+
+    if spec.app is None:
+        app = Celery(spec.main, set_as_current=True)
+    else:
+        source, attribute = spec.app
+        app = getattr(load_module(source), attribute)
+    app.set_current()
+    override(app.conf, spec.settings)
+    override(app.conf, spec.world)
+    app.backend_cls = None
+    for module in spec.modules:
+        load_module(module)
+    _register_ours(app)
+    return app
+
+
+def load_module(source: ModuleSource) -> ModuleType:
+    """Import a module by name, or from its file where the name finds nothing or another file."""
+    if source.name in sys.modules:
+        return sys.modules[source.name]
+    if source.file is None or _finds(source):
+        return importlib.import_module(source.name)
+
+    spec = importlib.util.spec_from_file_location(source.name, source.file)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"cannot load {source.name} from {source.file}")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[source.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def _serve(spec: WorkerSpec) -> int:
+    os.environ.clear()
+    os.environ.update(spec.environment)
+    os.chdir(spec.cwd)
+    sys.path[:] = spec.sys_path
+    app = load_app(spec)
+
+    from pytest_taskservice.drivers.agent import install  # noqa: PLC0415 - imports Celery
+
+    install(app, spec.agent)
+    worker = app.Worker(
+        hostname=spec.hostname,
+        pool=_pool(spec.pool),
+        concurrency=spec.concurrency,
+        queues=",".join(spec.queues),
+        loglevel="INFO",
+        without_gossip=True,
+        without_mingle=True,
+        without_heartbeat=True,
+        quiet=True,
+    )
+    worker.start()
+    return int(worker.exitcode or 0)
+
+
+def _pool(name: str) -> Any:
+    from celery.concurrency import get_implementation  # noqa: PLC0415 - main() has timed this import
+
+    return get_implementation(name)
+
+
+def _register_ours(app: Celery) -> None:
+    # TEMP
+    from taskservice.tasks import default_registry  # noqa: PLC0415 - only a worker needs it
+
+    # TEMP register(app)
+    if default_registry:
+        from taskservice.backends.celery import register_definitions  # noqa: PLC0415
+
+        register_definitions(app, default_registry)
+
+
+def _finds(source: ModuleSource) -> bool:
+    try:
+        spec = importlib.util.find_spec(source.name)
+    except (ImportError, ValueError, AttributeError):
+        return False
+    if spec is None or spec.origin is None or source.file is None:
+        return False
+    return os.path.realpath(spec.origin) == os.path.realpath(source.file)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,167 @@
+"""A worker process seen from the test process: start it, talk to its agent, end it."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pytest_taskservice.drivers.worker_spec import WorkerSpec
+from pytest_taskservice.errors import HarnessTimeoutError, WorkerStartError
+from pytest_taskservice.reaper import Reaper
+
+__all__ = ["WorkerProcess"]
+
+_LOG_TAIL = 25
+_ASK_TIMEOUT = 5.0
+
+
+class WorkerProcess:
+    """One worker process, from before it knows its app until it is gone.
+
+    The process starts at once and imports Celery; ``start`` tells it what to serve. It leads its own process
+    group, so that one signal reaches its pool too.
+    """
+
+    def __init__(self, reaper: Reaper) -> None:
+        self.directory = Path(tempfile.mkdtemp(prefix="taskservice-worker-"))
+        self._released: list[Callable[[], None]] = [reaper.watch_path(self.directory)]
+        self._log = (self.directory / "worker.log").open("wb")
+        self._listener = socket.socket(socket.AF_UNIX)
+        self.socket_path = str(self.directory / "agent.sock")
+        self._listener.bind(self.socket_path)
+        self._listener.listen(1)
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "pytest_taskservice.drivers.worker_main"],
+            stdin=subprocess.PIPE,
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+            cwd=self.directory,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(_import_path())},
+            start_new_session=True,
+        )
+        self._released.append(reaper.watch_group(self._process.pid))
+        self._stream: Any = None
+        self.tasks: frozenset[str] = frozenset()
+        self.queues: set[str] = set()
+        self.pid = self._process.pid
+
+    def start(self, spec: WorkerSpec, *, timeout: float) -> None:
+        """Make the process serve ``spec`` and return once it consumes, within ``timeout`` seconds."""
+        stdin = self._process.stdin
+        assert stdin is not None
+        try:
+            stdin.write(spec.to_json().encode() + b"\n")
+            stdin.close()
+        except OSError:
+            self._fail("the worker died before it was told its app")
+        connection = self._await_agent(time.monotonic() + timeout, timeout)
+        connection.settimeout(_ASK_TIMEOUT)
+        self._stream = connection.makefile("rwb")
+        connection.close()
+        hello = self._read()
+        self.tasks = frozenset(hello["tasks"])
+        self.queues = set(hello["queues"])
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process is still there."""
+        return self._process.poll() is None
+
+    def ask(self, do: str, **request: Any) -> Mapping[str, Any]:
+        """Put one question to the agent and return its answer."""
+        try:
+            self._stream.write(json.dumps({"do": do, **request}).encode() + b"\n")
+            self._stream.flush()
+        except OSError:
+            self._fail(f"the worker was gone when asked for {do!r}")
+        answer = self._read()
+        if "error" in answer:
+            raise WorkerStartError(f"the worker could not {do}: {answer['error']}")
+        return answer
+
+    def log_size(self) -> int:
+        """Return the length of the log so far, in bytes."""
+        return os.fstat(self._log.fileno()).st_size
+
+    def log_text(self, start: int = 0) -> str:
+        """Return the log from byte ``start`` on."""
+        with (self.directory / "worker.log").open("rb") as log:
+            log.seek(start)
+            return log.read().decode(errors="replace")
+
+    def close(self, *, grace: float) -> None:
+        """End the process: a warm shutdown within ``grace`` seconds, then by force; leave no file."""
+        if not self._log.closed:
+            if grace and self.alive:
+                self._process.terminate()
+                self._wait(grace)
+            _kill_group(self._process.pid)
+            self._process.wait()
+            if self._process.stdin:
+                self._process.stdin.close()
+            if self._stream is not None:
+                self._stream.close()
+            self._listener.close()
+            self._log.close()
+            shutil.rmtree(self.directory, ignore_errors=True)
+        while self._released:
+            self._released.pop()()
+
+    def _wait(self, seconds: float) -> None:
+        try:
+            self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return
+
+    def _await_agent(self, deadline: float, timeout: float) -> socket.socket:
+        while True:
+            # Short, because a process that dies does not wake us.
+            readable, _, _ = select.select([self._listener], [], [], 0.02)
+            if readable:
+                return self._listener.accept()[0]
+            if not self.alive:
+                self._fail(f"the worker died at start, exit code {self._process.returncode}")
+            if time.monotonic() > deadline:
+                self._fail(f"the worker did not come up within {timeout:g} s")
+
+    def _read(self) -> dict[str, Any]:
+        try:
+            line = self._stream.readline()
+        except TimeoutError:
+            raise HarnessTimeoutError(
+                f"the worker's agent did not answer within {_ASK_TIMEOUT:g} s; {self._tail()}"
+            ) from None
+        if not line:
+            self._fail("the worker died")
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+    def _fail(self, what: str) -> Any:
+        raise WorkerStartError(f"{what}; {self._tail()}")
+
+    def _tail(self) -> str:
+        lines = self.log_text().splitlines()[-_LOG_TAIL:]
+        return "last lines of its log:\n" + "\n".join(f"  {line}" for line in lines)
+
+
+def _import_path() -> list[str]:
+    """Return the parent's import path, so that the process finds this package wherever it lies."""
+    return [entry or os.getcwd() for entry in sys.path]  # noqa: PTH109 - sys.path holds strings
+
+
+def _kill_group(group: int) -> None:
+    try:
+        os.killpg(group, signal.SIGKILL)
+    except ProcessLookupError:
+        return

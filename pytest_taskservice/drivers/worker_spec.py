@@ -1,0 +1,60 @@
+"""What a worker process is told: one JSON value, so nothing but data crosses over."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+__all__ = ["ModuleSource", "WorkerSpec"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModuleSource:
+    """A module by name, and the file to load it from where the name alone does not find it."""
+
+    name: str
+    file: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WorkerSpec:
+    """Everything a worker process needs to serve one app.
+
+    ``app`` is ``(module, attribute)``, or ``None`` for an app that no module holds: the worker then builds
+    one named ``main``. ``settings`` are the app's own changes, ``world`` the harness's; both JSON. ``modules``
+    hold tasks and are imported in order.
+    """
+
+    app: tuple[ModuleSource, str] | None
+    main: str
+    settings: Mapping[str, Any]
+    world: Mapping[str, Any]
+    modules: tuple[ModuleSource, ...]
+    queues: tuple[str, ...]
+    pool: str
+    concurrency: int
+    hostname: str
+    agent: str
+    cwd: str
+    sys_path: tuple[str, ...]
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """Return the spec as one line of JSON."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, line: str) -> WorkerSpec:
+        """Rebuild a spec from :meth:`to_json`."""
+        data = json.loads(line)
+        app = data.pop("app")
+        modules = data.pop("modules")
+        return cls(
+            app=(ModuleSource(**app[0]), app[1]) if app else None,
+            modules=tuple(ModuleSource(**module) for module in modules),
+            queues=tuple(data.pop("queues")),
+            sys_path=tuple(data.pop("sys_path")),
+            **data,
+        )

@@ -1,0 +1,167 @@
+"""The fixtures: thin, each one thing of the session's, lent to one test."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import AsyncIterator, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_taskservice.errors import HarnessError
+from pytest_taskservice.session import HarnessSession, check_app, check_settings
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+    from pytest_taskservice.drivers.base import Driver, WorldDriver
+    from pytest_taskservice.redis import RedisServer
+    from taskservice import BlockingTaskService, TaskService
+
+__all__ = [
+    "HARNESS",
+    "WORLD",
+    "open_world",
+    "task_service",
+    "taskservice_app",
+    "taskservice_backend",
+    "taskservice_driver",
+    "taskservice_redis",
+]
+
+HARNESS = pytest.StashKey[HarnessSession]()
+WORLD = pytest.StashKey["WorldDriver"]()
+
+
+@pytest.fixture
+def taskservice_backend(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The name of the world the test runs in; asking for it makes the test run in every chosen one."""
+    harness = request.config.stash[HARNESS]
+    world = getattr(request, "param", harness.options.backends[0])
+    try:
+        driver = harness.driver(world)
+    except HarnessError as error:
+        pytest.fail(f"taskservice: {error}", pytrace=False)
+    try:
+        _open_or_fail(request, world)
+        yield driver.name
+    finally:
+        driver.reset()
+
+
+@pytest.fixture
+def taskservice_driver(request: pytest.FixtureRequest, taskservice_backend: str) -> Driver:
+    """Control over the world: launch by name, settle, read the history."""
+    return request.node.stash[WORLD]  # type: ignore[no-any-return] # the stash is typed by its key
+
+
+@pytest.fixture
+def taskservice_app(request: pytest.FixtureRequest, taskservice_backend: str) -> Celery:
+    """Your Celery app, in this world. Override it to name the app by a fixture instead of the ini file."""
+    app = _app_of(request)
+    assert app is not None
+    return app
+
+
+@pytest.fixture
+def taskservice_redis(request: pytest.FixtureRequest) -> RedisServer:
+    """The session's Redis: ``url``, ``version``, and ``owned`` (started by us, so it may be flushed)."""
+    return request.config.stash[HARNESS].redis()
+
+
+@pytest.fixture
+def task_service(
+    request: pytest.FixtureRequest, taskservice_backend: str
+) -> TaskService | BlockingTaskService:
+    """A ``TaskService`` over this world: async in an async test, blocking in any other."""
+    name = "_taskservice_blocking"
+    if inspect.iscoroutinefunction(getattr(request, "function", None)):
+        if "anyio_backend" not in request.fixturenames:
+            raise pytest.UsageError(
+                "task_service in an async test needs AnyIO's pytest plugin: mark the test with "
+                "@pytest.mark.anyio, or set anyio_mode = auto"
+            )
+        name = "_taskservice_async"
+    return request.getfixturevalue(name)  # type: ignore[no-any-return] # by name, so untyped
+
+
+@pytest.fixture
+async def _taskservice_async(
+    request: pytest.FixtureRequest, taskservice_backend: str
+) -> AsyncIterator[TaskService]:
+    from taskservice import TaskService  # noqa: PLC0415 - paid by users only
+
+    async with TaskService(request.node.stash[WORLD].task_backend()) as service:
+        yield service
+
+
+@pytest.fixture
+def _taskservice_blocking(
+    request: pytest.FixtureRequest, taskservice_backend: str
+) -> Iterator[BlockingTaskService]:
+    with request.node.stash[WORLD].blocking_service() as service:
+        yield service
+
+
+def open_world(
+    request: pytest.FixtureRequest, world: str, *, needs_app: bool = False
+) -> Celery | None:
+    """Put the test of ``request`` into ``world``; return the app that was pointed at it.
+
+    In-process tasks do without an app unless the user names one, or ``needs_app``.
+    """
+    driver = request.config.stash[HARNESS].driver(world)
+    wanted = needs_app or not world.startswith("anyio") or _names_app(request)
+    app = _app_of(request) if wanted else None
+    request.node.stash[WORLD] = driver
+    driver.begin(app, check_settings(_settings_of(request)))
+    return app
+
+
+def _open_or_fail(request: pytest.FixtureRequest, world: str) -> None:
+    """Open the world; tell a mistake of the user's without a traceback of ours."""
+    try:
+        open_world(request, world)
+    except (HarnessError, ValueError) as error:
+        pytest.fail(f"taskservice: {error}", pytrace=False)
+
+
+def _app_of(request: pytest.FixtureRequest) -> Celery:
+    harness = request.config.stash[HARNESS]
+    if _is_overridden(request, "taskservice_app"):
+        value = request.getfixturevalue("taskservice_app")
+        return check_app(value, "the fixture taskservice_app")
+    if harness.options.app is None and _has_fixture(request, "celery_app"):
+        return check_app(request.getfixturevalue("celery_app"), "the fixture celery_app")
+    return harness.app()
+
+
+def _names_app(request: pytest.FixtureRequest) -> bool:
+    return (
+        request.config.stash[HARNESS].options.app is not None
+        or _is_overridden(request, "taskservice_app")
+        or _has_fixture(request, "celery_app")
+        or "taskservice_app" in request.fixturenames
+    )
+
+
+def _settings_of(request: pytest.FixtureRequest) -> Mapping[str, Any]:
+    """Return the settings of the user's ``celery_config`` and of the markers, the nearest last."""
+    settings: dict[str, Any] = {}
+    if _has_fixture(request, "celery_config"):
+        settings |= request.getfixturevalue("celery_config")
+    for marker in reversed(list(request.node.iter_markers("taskservice"))):
+        settings |= marker.kwargs.get("config", {})
+    # Where the messages go is the world's to say.
+    for key in ("broker_url", "result_backend"):
+        settings.pop(key, None)
+    return settings
+
+
+def _has_fixture(request: pytest.FixtureRequest, name: str) -> bool:
+    return bool(request._fixturemanager.getfixturedefs(name, request.node))  # noqa: SLF001 - no public way
+
+
+def _is_overridden(request: pytest.FixtureRequest, name: str) -> bool:
+    found = request._fixturemanager.getfixturedefs(name, request.node)  # noqa: SLF001 - no public way
+    return bool(found) and found[-1].func.__module__ != __name__

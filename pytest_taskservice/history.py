@@ -1,0 +1,68 @@
+"""What happened, in order: the one record every driver fills and every check reads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+__all__ = ["Event", "EventKind", "EventLog"]
+
+
+class EventKind(StrEnum):
+    """What can happen to a run."""
+
+    SENT = "sent"
+    RECEIVED = "received"
+    STARTED = "started"
+    RETRIED = "retried"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    REVOKED = "revoked"
+    REJECTED = "rejected"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Event:
+    """One thing that happened to one run.
+
+    ``at`` is in seconds of the world's own clock since the Unix epoch; ``attempt`` counts from 1;
+    ``worker`` is empty where the event happened in the process that launched the run.
+    """
+
+    at: float
+    kind: EventKind
+    run: str
+    task: str
+    attempt: int = 1
+    worker: str = ""
+    detail: Mapping[str, Any] = field(default_factory=dict)
+
+
+class EventLog:
+    """An append-only list of events, ordered by time; ties keep the order of arrival."""
+
+    def __init__(self, events: Iterator[Event] | None = None) -> None:
+        self._events: list[Event] = sorted(events or (), key=_instant)
+
+    def append(self, event: Event) -> None:
+        """Add ``event`` behind all that happened no later than it."""
+        self._events.append(event)
+        # Two processes report: an event may arrive after a later one of the other process.
+        if len(self._events) > 1 and event.at < self._events[-2].at:
+            self._events.sort(key=_instant)
+
+    def of(self, run: str) -> list[Event]:
+        """Return the events of one run, in order."""
+        return [event for event in self._events if event.run == run]
+
+    def __iter__(self) -> Iterator[Event]:
+        return iter(tuple(self._events))
+
+    def __len__(self) -> int:
+        return len(self._events)
+
+
+def _instant(event: Event) -> float:
+    return event.at

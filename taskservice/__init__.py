@@ -1,0 +1,117 @@
+"""The runtime: what a production service imports. Each name is loaded when it is first used."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from taskservice.backends.anyio import AnyIOBackend
+    from taskservice.backends.base import BackendCapability, BackendHealth, TaskBackend
+    from taskservice.backends.celery import CeleryBackend
+    from taskservice.blocking import BlockingTaskHandle, BlockingTaskService
+    from taskservice.errors import (
+        BackendUnavailableError,
+        ConfigurationError,
+        PayloadError,
+        ResultTimeoutError,
+        RunCancelledError,
+        RunFailedError,
+        RunNotFoundError,
+        ServiceClosedError,
+        TaskNotRegisteredError,
+        TaskServiceError,
+        UnknownBackendError,
+    )
+    from taskservice.heartbeats import WorkerHeartbeat, read_heartbeats
+    from taskservice.runs import RunEvent, RunEventKind, RunListener, TaskHandle, TaskState
+    from taskservice.selection import Selection, select_backend
+    from taskservice.service import ServiceHealth, TaskService
+    from taskservice.settings import Settings, load_settings
+    from taskservice.tasks import (
+        RetryPolicy,
+        TaskDefinition,
+        TaskRegistry,
+        default_registry,
+        next_delay,
+        task,
+    )
+    from taskservice.worker.app import create_app
+
+__all__ = [
+    "AnyIOBackend",
+    "BackendCapability",
+    "BackendHealth",
+    "BackendUnavailableError",
+    "BlockingTaskHandle",
+    "BlockingTaskService",
+    "CeleryBackend",
+    "ConfigurationError",
+    "PayloadError",
+    "ResultTimeoutError",
+    "RetryPolicy",
+    "RunCancelledError",
+    "RunEvent",
+    "RunEventKind",
+    "RunFailedError",
+    "RunListener",
+    "RunNotFoundError",
+    "Selection",
+    "ServiceClosedError",
+    "ServiceHealth",
+    "Settings",
+    "TaskBackend",
+    "TaskDefinition",
+    "TaskHandle",
+    "TaskNotRegisteredError",
+    "TaskRegistry",
+    "TaskService",
+    "TaskServiceError",
+    "TaskState",
+    "UnknownBackendError",
+    "WorkerHeartbeat",
+    "create_app",
+    "default_registry",
+    "load_settings",
+    "next_delay",
+    "read_heartbeats",
+    "select_backend",
+    "task",
+]
+
+_HOMES = {
+    "backends.anyio": ("AnyIOBackend",),
+    "backends.base": ("BackendCapability", "BackendHealth", "TaskBackend"),
+    "backends.celery": ("CeleryBackend",),
+    "blocking": ("BlockingTaskHandle", "BlockingTaskService"),
+    "errors": tuple(name for name in __all__ if name.endswith("Error")),
+    "heartbeats": ("WorkerHeartbeat", "read_heartbeats"),
+    "runs": ("RunEvent", "RunEventKind", "RunListener", "TaskHandle", "TaskState"),
+    "selection": ("Selection", "select_backend"),
+    "service": ("ServiceHealth", "TaskService"),
+    "settings": ("Settings", "load_settings"),
+    "tasks": (
+        "RetryPolicy",
+        "TaskDefinition",
+        "TaskRegistry",
+        "default_registry",
+        "next_delay",
+        "task",
+    ),
+    "worker.app": ("create_app",),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOME_OF.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+    value = getattr(import_module(f"{__name__}.{home}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

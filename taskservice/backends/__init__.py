@@ -1,0 +1,1 @@
+"""Back ends: what runs tasks. Import them from their modules; each costs what it uses."""

@@ -1,0 +1,104 @@
+"""Attempts: how one call of a function is made in this process, and whether another one follows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from inspect import iscoroutinefunction
+from random import random
+from typing import TYPE_CHECKING, Any
+
+from taskservice.backends.calls import is_celery_task
+from taskservice.errors import PayloadError
+from taskservice.tasks import RetryPolicy, TaskDefinition, next_delay
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from celery import Task
+
+    from taskservice.backends.base import TaskFunction
+
+__all__ = ["Arguments", "Attempt", "AttemptAgain", "attempt_of", "retry_delay"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Arguments:
+    """What a function is called with."""
+
+    args: list[Any]
+    kwargs: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AttemptAgain:
+    """Another attempt follows, in ``delay`` seconds; with other arguments if asked for."""
+
+    delay: float
+    detail: str
+    arguments: Arguments | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Attempt:
+    """How to call a function once: ``call(run_id, arguments, attempt)``, attempts counted from 1.
+
+    ``in_thread`` tells a plain call from one that returns an awaitable. ``again(error, attempt)``
+    decides what follows an error; ``None`` makes it the run's own.
+    """
+
+    in_thread: bool
+    call: Callable[[str, Arguments, int], Any]
+    again: Callable[[Exception, int], AttemptAgain | None]
+
+
+def attempt_of(func: TaskFunction) -> Attempt:
+    """Return how ``func`` is called."""
+    if is_celery_task(func):
+        return _celery_attempt(func)
+
+    body = func.func if isinstance(func, TaskDefinition) else func
+    policy = func.retry if isinstance(func, TaskDefinition) else None
+
+    def again(error: Exception, attempt: int) -> AttemptAgain | None:
+        delay = retry_delay(policy, error, attempt)
+        return None if delay is None else AttemptAgain(delay=delay, detail=repr(error))
+
+    return Attempt(
+        in_thread=not _is_async(body),
+        call=lambda _, arguments, __: body(*arguments.args, **arguments.kwargs),
+        again=again,
+    )
+
+
+def retry_delay(policy: RetryPolicy | None, error: Exception, attempt: int) -> float | None:
+    """Return the seconds until the next attempt, or ``None`` if ``error`` is final."""
+    # The same value comes out of the next attempt, so a PayloadError is never worth one.
+    if policy is None or isinstance(error, PayloadError):
+        return None
+    if not isinstance(error, policy.retry_for):
+        return None
+
+    delay = next_delay(policy, attempt, random=random())  # noqa: S311 - jitter, no secret
+    return None if delay is None else delay.total_seconds()
+
+
+def _celery_attempt(task: Task[..., Any]) -> Attempt:
+    from taskservice.backends.inline import InlineTask, RetryRequest  # noqa: PLC0415 - loads Celery
+
+    inline = InlineTask(task)
+
+    def call(run_id: str, arguments: Arguments, attempt: int) -> Any:
+        return inline.attempt(run_id, arguments.args, arguments.kwargs, retries=attempt - 1)
+
+    def again(error: Exception, _: int) -> AttemptAgain | None:
+        if not isinstance(error, RetryRequest):
+            return None
+
+        arguments = Arguments(args=error.arguments, kwargs=error.keywords)
+        return AttemptAgain(delay=error.delay, detail=error.reason, arguments=arguments)
+
+    return Attempt(in_thread=True, call=call, again=again)
+
+
+def _is_async(func: TaskFunction) -> bool:
+    return iscoroutinefunction(func) or iscoroutinefunction(getattr(func, "__call__", None))  # noqa: B004 - the method itself is asked about

@@ -1,0 +1,99 @@
+"""The contract of a back end, and what one says about itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Protocol, Self
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from taskservice.runs import TaskHandle
+
+__all__ = ["BackendCapability", "BackendHealth", "TaskBackend", "TaskFunction"]
+
+TaskFunction = Callable[..., Any]
+"""A `TaskDefinition`, a Celery task, or a function, plain or ``async``."""
+
+
+class BackendCapability(StrEnum):
+    """What a back end can do truthfully; what it lacks it does not pretend."""
+
+    BACKGROUND = "background"
+    """``launch_task`` returns before the run ends."""
+    COUNTDOWN = "countdown"
+    """A countdown and the wait between attempts really pass."""
+    CANCEL_WAITING = "cancel_waiting"
+    """A run that has not started, or waits to be retried, can be cancelled."""
+    CANCEL_RUNNING = "cancel_running"
+    """A running ``async`` function can be cancelled."""
+    DURABLE = "durable"
+    """A run outlives the process that launched it."""
+    KNOWS_RUNS = "knows_runs"
+    """An unknown id is told from a waiting one."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BackendHealth:
+    """Whether a back end could run something now, and in one line why."""
+
+    healthy: bool
+    detail: str
+
+
+class TaskBackend(Protocol):
+    """Runs tasks. Open it with ``async with``, on asyncio or trio; it never blocks the event loop.
+
+    Arguments and results are JSON, checked the same way everywhere: see `taskservice.payloads`.
+    """
+
+    @property
+    def name(self) -> str:
+        """``anyio`` or ``celery``."""
+
+    @property
+    def capabilities(self) -> frozenset[BackendCapability]:
+        """What this one can do."""
+
+    async def launch_task(
+        self,
+        func: TaskFunction,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        *,
+        countdown: float | None = None,
+    ) -> TaskHandle:
+        """Start a run of ``func``, no earlier than ``countdown`` seconds from now.
+
+        Returns as soon as the run is accepted. Raises `PayloadError` for an argument that is not
+        JSON, `TypeError` for arguments that the function does not take, `TaskNotRegisteredError`
+        for a function that a worker could not find, `BackendUnavailableError` if the broker does
+        not answer, and `ServiceClosedError` outside ``async with``.
+        """
+
+    async def get_task(self, task_id: str) -> TaskHandle:
+        """Return the handle of an earlier run.
+
+        `RunNotFoundError` for an unknown id, where the back end can know (`KNOWS_RUNS`); elsewhere
+        the handle's status is PENDING.
+        """
+
+    async def health(self) -> BackendHealth:
+        """Return how it is, within one second; never raises for an unreachable service."""
+
+    async def close(self) -> None:
+        """End it: nothing new is accepted, in-process runs get their grace and are then cancelled.
+
+        May be called more than once. Leaving ``async with`` calls it.
+        """
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None: ...

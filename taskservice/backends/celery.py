@@ -1,0 +1,185 @@
+"""Celery back end: runs go to workers by any broker, and come back by one listener thread."""
+
+# ruff: noqa: D102 - TaskBackend documents the contract, once
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, Self
+from uuid import uuid4
+
+import anyio
+from anyio import to_thread
+from celery.backends.base import DisabledBackend
+from kombu.exceptions import OperationalError
+
+from taskservice.backends.base import BackendCapability, BackendHealth
+from taskservice.backends.calls import (
+    function_name,
+    prepare_arguments,
+    require_open,
+)
+from taskservice.backends.definitions import register_definitions
+from taskservice.backends.eager import EagerRuns
+from taskservice.backends.handles import CeleryHandle, EagerHandle
+from taskservice.backends.probing import ping_broker
+from taskservice.backends.publishing import publish
+from taskservice.backends.results import ResultListener
+from taskservice.errors import (
+    BackendUnavailableError,
+    ConfigurationError,
+    TaskNotRegisteredError,
+)
+from taskservice.tasks import TaskDefinition
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from types import TracebackType
+
+    from celery import Celery, Task
+
+    from taskservice.backends.base import TaskFunction
+    from taskservice.runs import TaskHandle
+
+__all__ = ["CeleryBackend"]
+
+CAPABILITIES: Final = frozenset(
+    {
+        BackendCapability.BACKGROUND,
+        BackendCapability.COUNTDOWN,
+        BackendCapability.CANCEL_WAITING,
+        BackendCapability.DURABLE,
+    }
+)
+EAGER_CAPABILITIES: Final = frozenset({BackendCapability.KNOWS_RUNS})
+PUBLISHERS: Final = 8
+PROBE_SECONDS: Final = 1.0
+PICKLES: Final = frozenset({"pickle", "application/x-python-serialize"})
+
+
+class CeleryBackend:
+    """Runs tasks on the workers of ``app``.
+
+    An app with ``task_always_eager`` runs them before `launch_task` returns, in a thread, and keeps
+    the last ``eager_results``. `cancel` revokes a run that waits; a worker must be up to hear of
+    it, and one that starts later does not know.
+
+    ``attempts`` comes from the stored result: exact with ``result_extended``, which `create_app`
+    sets, otherwise 1 from the start on.
+    """
+
+    name = "celery"
+
+    def __init__(self, app: Celery, *, eager_results: int = 1000) -> None:
+        _refuse_pickle(app)
+        self._app = app
+        self._eager = EagerRuns(limit=eager_results) if app.conf.task_always_eager else None
+        self._listener: ResultListener | None = None
+        self._open = False
+
+    @property
+    def capabilities(self) -> frozenset[BackendCapability]:
+        return CAPABILITIES if self._eager is None else EAGER_CAPABILITIES
+
+    async def __aenter__(self) -> Self:
+        self._publishers = anyio.CapacityLimiter(PUBLISHERS)
+        if self._eager is not None:
+            self._eager.open()
+        else:
+            # Celery has a result backend per thread; the listener and all handles share this one.
+            self._results = self._app.backend
+            self._listener = ResultListener(self._results)
+        self._open = True
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def launch_task(
+        self,
+        func: TaskFunction,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        *,
+        countdown: float | None = None,
+    ) -> TaskHandle:
+        require_open(self._open, "Celery back end")
+        task = self._resolve(func)
+        positional, named = prepare_arguments(func, args, kwargs or {})
+        run_id = str(uuid4())
+
+        send = partial(publish, self._app, task, run_id, positional, named, countdown=countdown)
+        if self._eager is not None:
+            await to_thread.run_sync(self._eager.run, run_id, send)
+            return EagerHandle(run_id, self._eager)
+        try:
+            await to_thread.run_sync(send, limiter=self._publishers)
+        except (OperationalError, ConnectionError) as error:
+            raise BackendUnavailableError("celery", str(error)) from error
+        return self._handle(run_id, task.name)
+
+    async def get_task(self, task_id: str) -> TaskHandle:
+        require_open(self._open, "Celery back end")
+        if self._eager is not None:
+            self._eager.get(task_id)
+            return EagerHandle(task_id, self._eager)
+
+        return self._handle(task_id, "unknown task")
+
+    async def health(self) -> BackendHealth:
+        if self._eager is not None:
+            return BackendHealth(healthy=True, detail="eager: runs in this process")
+
+        found: list[BackendHealth] = []
+        with anyio.move_on_after(PROBE_SECONDS):
+            found.append(
+                await to_thread.run_sync(ping_broker, self._app, PROBE_SECONDS, abandon_on_cancel=True)
+            )
+        late = BackendHealth(healthy=False, detail=f"no answer from the broker in {PROBE_SECONDS:g} s")
+        return found[0] if found else late
+
+    async def close(self) -> None:
+        self._open = False
+        if self._eager is not None:
+            self._eager.close()
+        if self._listener is not None:
+            with anyio.CancelScope(shield=True):
+                await to_thread.run_sync(self._listener.close)
+
+    def _handle(self, run_id: str, task_name: str) -> CeleryHandle:
+        assert self._listener is not None
+        if isinstance(self._results, DisabledBackend):
+            return CeleryHandle(run_id, task_name, app=self._app, results=None, listener=self._listener)
+
+        return CeleryHandle(run_id, task_name, app=self._app, results=self._results, listener=self._listener)
+
+    def _resolve(self, func: TaskFunction) -> Task[..., Any]:
+        if isinstance(func, TaskDefinition):
+            register_definitions(self._app, [func])
+
+        name = function_name(func)
+        found = self._app.tasks.get(name)
+        if found is None:
+            known = tuple(sorted(key for key in self._app.tasks if not key.startswith("celery.")))
+            raise TaskNotRegisteredError(name, known)
+        task: Task[..., Any] = found
+        return task
+
+
+def _refuse_pickle(app: Celery) -> None:
+    conf = app.conf
+    for setting in ("task_serializer", "result_serializer"):
+        if conf[setting] in PICKLES:
+            raise ConfigurationError(f"pickle is refused: set {setting} to 'json'")
+
+    for setting in ("accept_content", "result_accept_content"):
+        if PICKLES.intersection(conf[setting] or ()):
+            raise ConfigurationError(
+                f"pickle is refused: take it out of {setting}, "
+                "for it lets whoever reaches the broker run code here"
+            )

@@ -1,0 +1,43 @@
+"""Celery's configuration, made of our settings. Pure, and imports no Celery."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from taskservice.settings import Settings
+
+__all__ = ["celery_config"]
+
+
+def celery_config(settings: Settings) -> dict[str, Any]:
+    """Return what `Celery.conf.update` wants: JSON only, and results that tell their attempts."""
+    return {
+        "broker_url": settings.effective_broker_url,
+        "result_backend": settings.effective_result_backend,
+        "broker_connection_retry_on_startup": True,
+        "task_serializer": "json",
+        "result_serializer": "json",
+        "accept_content": ["json"],
+        "timezone": settings.timezone,
+        "enable_utc": True,
+        "task_default_queue": settings.default_queue,
+        "task_routes": {name: {"queue": queue} for name, queue in settings.routes.items()},
+        "beat_schedule": dict(settings.beat_schedule),
+        "task_track_started": True,
+        "result_extended": True,
+        "result_expires": settings.result_expires,
+        "imports": settings.imports,
+        "broker_transport_options": _transport_options(settings),
+        "result_backend_transport_options": _transport_options(settings),
+    }
+
+
+def _transport_options(settings: Settings) -> dict[str, Any]:
+    options: dict[str, Any] = {
+        # The broker's option, and the result backend's too: Celery takes the shorter of the two.
+        "visibility_timeout": int(settings.visibility_timeout.total_seconds()) or 1,
+    }
+    if settings.broker_key_prefix:
+        options["global_keyprefix"] = settings.broker_key_prefix
+    return options

@@ -1,0 +1,146 @@
+"""Handles on runs that Celery has."""
+
+# ruff: noqa: D102 - TaskHandle documents the contract, once
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import anyio
+import anyio.lowlevel
+from anyio import to_thread
+
+from taskservice.backends.remote import RemoteOutcome, read_outcome
+from taskservice.backends.results import ResultListener, read_meta
+from taskservice.errors import ConfigurationError, ResultTimeoutError
+from taskservice.runs import TaskState
+
+if TYPE_CHECKING:
+    from celery import Celery
+    from celery.backends.base import Backend
+
+    from taskservice.backends.eager import EagerRuns
+
+__all__ = ["CeleryHandle", "EagerHandle"]
+
+REVOKE_SECONDS: Final = 2.0
+
+
+class CeleryHandle:
+    """A handle on a run that some worker has, had or will have."""
+
+    def __init__(
+        self,
+        run_id: str,
+        task_name: str,
+        *,
+        app: Celery,
+        results: Backend | None,
+        listener: ResultListener,
+    ) -> None:
+        self._id = run_id
+        self._task_name = task_name
+        self._app = app
+        self._results = results
+        self._listener = listener
+        self._final: RemoteOutcome | None = None
+
+    @property
+    def id(self) -> str:
+        return self._id
+
+    async def status(self) -> TaskState:
+        return (await self._outcome()).state
+
+    async def result(self, timeout: float | None = None) -> Any:
+        final = await self._wait(timeout)
+        if final is None:
+            seconds = 0.0 if timeout is None else timeout
+            raise ResultTimeoutError(self._id, self._task_name, seconds, await self.status())
+
+        if final.error is not None:
+            raise final.error.with_traceback(None)
+        return final.value
+
+    async def exception(self) -> BaseException | None:
+        return (await self._outcome()).error
+
+    async def ready(self) -> bool:
+        return (await self.status()).final
+
+    async def attempts(self) -> int:
+        return (await self._outcome()).attempts
+
+    async def cancel(self) -> bool:
+        before = await self.status()
+        if before.final or before is TaskState.STARTED:
+            return False
+
+        # Each worker that hears of it stores REVOKED, unless it is running the task already.
+        await to_thread.run_sync(self._revoke)
+        final = await self._wait(REVOKE_SECONDS)
+        return final is not None and final.state is TaskState.REVOKED
+
+    def _revoke(self) -> None:
+        self._app.control.revoke(self._id)
+
+    async def _wait(self, timeout: float | None) -> RemoteOutcome | None:
+        self._backend()
+        if self._final is None:
+            with anyio.move_on_after(float("inf") if timeout is None else timeout):
+                self._keep(read_outcome(await self._listener.wait(self._id), self._id))
+        return self._final
+
+    async def _outcome(self) -> RemoteOutcome:
+        backend = self._backend()
+        if self._final is not None:
+            return self._final
+
+        meta = await to_thread.run_sync(read_meta, backend, self._id)
+        return self._keep(read_outcome(meta, self._id))
+
+    def _keep(self, outcome: RemoteOutcome) -> RemoteOutcome:
+        if outcome.state.final:
+            self._final = outcome
+        return outcome
+
+    def _backend(self) -> Backend:
+        if self._results is None:
+            raise ConfigurationError(
+                "set result_backend: this Celery app stores no results, so none can be read"
+            )
+
+        return self._results
+
+
+class EagerHandle:
+    """A handle on a run that was over before it was handed out."""
+
+    def __init__(self, run_id: str, runs: EagerRuns) -> None:
+        self._id = run_id
+        self._outcome = runs.get(run_id)
+
+    @property
+    def id(self) -> str:
+        return self._id
+
+    async def status(self) -> TaskState:
+        return self._outcome.state
+
+    async def result(self, timeout: float | None = None) -> Any:  # noqa: ARG002 - never late
+        await anyio.lowlevel.checkpoint()
+        if self._outcome.error is not None:
+            raise self._outcome.error
+        return self._outcome.value
+
+    async def exception(self) -> BaseException | None:
+        return self._outcome.error
+
+    async def ready(self) -> bool:
+        return True
+
+    async def attempts(self) -> int:
+        return self._outcome.attempts
+
+    async def cancel(self) -> bool:
+        return False

@@ -1,0 +1,60 @@
+"""Asking whether a broker answers, within a bound."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from kombu.exceptions import OperationalError
+from redis import Redis
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+from redis.retry import Retry
+
+from taskservice.backends.base import BackendHealth
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+__all__ = ["connect_redis", "ping_broker"]
+
+
+def connect_redis(url: str, seconds: float) -> Redis:
+    """Return a client that tries once and gives up after ``seconds``; no connection is made yet."""
+    client: Redis = Redis.from_url(
+        url,
+        socket_timeout=seconds,
+        socket_connect_timeout=seconds,
+        retry=Retry(NoBackoff(), 0),
+    )
+    return client
+
+
+def ping_broker(app: Celery, seconds: float) -> BackendHealth:
+    """Ask the app's broker whether it is there; it blocks, on Redis for ``seconds`` at most."""
+    with app.connection_for_write() as connection:
+        where = connection.as_uri()
+        try:
+            if connection.transport_cls in {"redis", "rediss"}:
+                _ping_redis(app, seconds)
+            else:
+                connection.ensure_connection(max_retries=1, interval_start=0, timeout=math.ceil(seconds))
+        except _errors(connection) as error:
+            return BackendHealth(healthy=False, detail=f"no broker at {where}: {error}")
+    return BackendHealth(healthy=True, detail=f"broker at {where}")
+
+
+def _ping_redis(app: Celery, seconds: float) -> None:
+    with connect_redis(_first_url(app), seconds) as client:
+        client.ping()
+
+
+def _first_url(app: Celery) -> str:
+    found = app.conf.broker_write_url or app.conf.broker_url
+    url = found[0] if isinstance(found, list | tuple) else str(found)
+    return str(url).split(";", maxsplit=1)[0]
+
+
+def _errors(connection: Any) -> tuple[type[Exception], ...]:
+    found = (*connection.connection_errors, *connection.channel_errors, OperationalError)
+    return (RedisError, OSError, *found)

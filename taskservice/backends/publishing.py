@@ -1,0 +1,65 @@
+"""Publishing a Celery run without subscribing to its result.
+
+``app.send_task`` has the result backend subscribe for every run it publishes, a round trip each,
+though our own listener awaits results. One place of Celery is leaned on, with a self-check:
+``RedisBackend.on_task_call`` (celery/backends/redis.py), replaced on the instance by one that does
+nothing while a run of ours is published in this context. Celery's own ``delay().get()`` is
+untouched.
+"""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+from celery.backends.redis import RedisBackend
+
+from taskservice.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from celery import Celery, Task
+
+__all__ = ["publish"]
+
+_publishing: ContextVar[bool] = ContextVar("_publishing", default=False)
+
+
+def publish(  # noqa: PLR0913 - one message, and all of it
+    app: Celery,
+    task: Task[..., Any],
+    run_id: str,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    *,
+    countdown: float | None = None,
+) -> Any:
+    """Send one message and return Celery's result object; it blocks for about a round trip."""
+    # Celery has a result backend per thread, so this one may be new.
+    if isinstance(app.backend, RedisBackend):
+        _quieten(app.backend)
+    options: dict[str, Any] = {} if countdown is None else {"countdown": countdown}
+
+    token = _publishing.set(True)
+    try:
+        return task.apply_async(tuple(args), dict(kwargs), task_id=run_id, **options)
+    finally:
+        _publishing.reset(token)
+
+
+def _quieten(backend: Any) -> None:
+    if "on_task_call" in vars(backend):
+        return
+
+    original = getattr(backend, "on_task_call", None)
+    if original is None:
+        raise ConfigurationError(
+            "RedisBackend.on_task_call is gone; taskservice.backends.publishing must follow"
+        )
+
+    def on_task_call(producer: Any, task_id: str) -> None:
+        if not _publishing.get():
+            original(producer, task_id)
+
+    backend.on_task_call = on_task_call

@@ -1,0 +1,101 @@
+"""What is known in process about one run, and the handle that shows it."""
+
+# ruff: noqa: D102 - TaskHandle documents the contract, once
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import anyio
+
+from taskservice.errors import ResultTimeoutError
+from taskservice.runs import TaskState
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+__all__ = ["AnyIOHandle", "RunRecord"]
+
+
+class RunRecord:
+    """One in-process run; only the event loop that runs it writes here."""
+
+    __slots__ = (
+        "attempts",
+        "done",
+        "error",
+        "id",
+        "in_thread",
+        "scope",
+        "state",
+        "task",
+        "traceback",
+        "value",
+    )
+
+    def __init__(self, *, run_id: str, task: str) -> None:
+        self.id = run_id
+        self.task = task
+        self.state = TaskState.PENDING
+        self.attempts = 0
+        self.in_thread = False
+        self.value: Any = None
+        self.error: BaseException | None = None
+        self.traceback: TracebackType | None = None
+        self.done = anyio.Event()
+        self.scope = anyio.CancelScope()
+
+    def end(self, state: TaskState, *, value: Any = None, error: BaseException | None = None) -> None:
+        """Write the outcome; waiters are woken by ``done``."""
+        self.state = state
+        self.value = value
+        self.error = error
+        self.traceback = error.__traceback__ if error is not None else None
+
+
+class AnyIOHandle:
+    """A handle on a run of this process."""
+
+    def __init__(self, record: RunRecord) -> None:
+        self._record = record
+
+    @property
+    def id(self) -> str:
+        return self._record.id
+
+    async def status(self) -> TaskState:
+        return self._record.state
+
+    async def result(self, timeout: float | None = None) -> Any:
+        record = self._record
+        if timeout is None:
+            await record.done.wait()
+        else:
+            with anyio.move_on_after(timeout):
+                await record.done.wait()
+
+        if not record.state.final:
+            seconds = 0.0 if timeout is None else timeout
+            raise ResultTimeoutError(record.id, record.task, seconds, record.state)
+        if record.error is not None:
+            # Each waiter starts from the run's own traceback: they would add to it for ever.
+            raise record.error.with_traceback(record.traceback)
+        return record.value
+
+    async def exception(self) -> BaseException | None:
+        return self._record.error
+
+    async def ready(self) -> bool:
+        return self._record.state.final
+
+    async def attempts(self) -> int:
+        return self._record.attempts
+
+    async def cancel(self) -> bool:
+        record = self._record
+        if record.state.final or record.in_thread:
+            return False
+
+        record.scope.cancel()
+        await record.done.wait()
+        return record.state is TaskState.REVOKED

@@ -1,0 +1,257 @@
+"""Results of Celery runs, awaited: one thread per back end, however many wait.
+
+On Redis a waiter's channel is followed, and once the server has confirmed that, the stored result
+is read, so none is missed in between. Other result backends are polled.
+"""
+
+from __future__ import annotations
+
+import logging
+import selectors
+import socket
+import threading
+from collections import deque
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final
+
+import anyio
+from celery.backends.redis import RedisBackend
+from redis.exceptions import RedisError
+
+from taskservice.backends.channels import ResultChannels
+from taskservice.backends.loops import LoopNotifier, current_notifier
+from taskservice.errors import ServiceClosedError
+from taskservice.runs import TaskState
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from celery.backends.base import Backend
+
+__all__ = ["ResultListener", "read_meta"]
+
+logger = logging.getLogger(__name__)
+
+FIRST_DELAY: Final = 0.05
+LAST_DELAY: Final = 5.0
+READ_BATCH: Final = 500
+FINAL_STATES: Final = frozenset(state.value for state in TaskState if state.final)
+
+
+def read_meta(backend: Backend, run_id: str) -> Mapping[str, Any] | None:
+    """Return what is stored about a run, on Redis with its error not rebuilt; it blocks."""
+    source: Any = backend
+    if not isinstance(backend, RedisBackend):
+        meta: Mapping[str, Any] = source.get_task_meta(run_id, cache=False)
+        return meta
+
+    payload = source.get(source.get_key_for_task(run_id))
+    return None if payload is None else source.decode(payload)
+
+
+class _Waiter:
+    __slots__ = ("error", "event", "meta", "notify")
+
+    def __init__(self, notify: LoopNotifier) -> None:
+        self.notify = notify
+        self.event = anyio.Event()
+        self.meta: Mapping[str, Any] | None = None
+        self.error: Exception | None = None
+
+
+class ResultListener:
+    """Hands final results to whoever awaits them. The thread starts with the first waiter.
+
+    ``poll_interval``, in seconds, is for result backends other than Redis.
+    """
+
+    def __init__(self, backend: Backend, *, poll_interval: float = 0.05) -> None:
+        self._backend: Any = backend
+        self._on_redis = isinstance(backend, RedisBackend)
+        self._poll_interval = poll_interval
+        self._lock = threading.Lock()
+        self._waiters: dict[bytes, list[_Waiter]] = {}
+        self._changed: deque[bytes] = deque()
+        self._thread: threading.Thread | None = None
+        self._closed = False
+        self._delay = FIRST_DELAY
+        self._wake_reader, self._wake_writer = socket.socketpair()
+        self._wake_reader.setblocking(False)
+        self._wake_writer.setblocking(False)
+
+    async def wait(self, run_id: str) -> Mapping[str, Any]:
+        """Return the stored result once it is final; a wait costs no thread."""
+        key = self._key(run_id)
+        waiter = _Waiter(current_notifier())
+        self._add(key, waiter)
+        try:
+            await waiter.event.wait()
+        finally:
+            self._remove(key, waiter)
+
+        if waiter.meta is None:
+            raise waiter.error or ServiceClosedError("Celery back end")
+        return waiter.meta
+
+    def close(self) -> None:
+        """Stop the thread; whoever waits gets `ServiceClosedError`. It blocks for a moment."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            thread = self._thread
+        self._wake()
+        if thread is not None:
+            thread.join(timeout=LAST_DELAY)
+        self._fail_all(ServiceClosedError("Celery back end"))
+        self._wake_reader.close()
+        self._wake_writer.close()
+
+    def _key(self, run_id: str) -> bytes:
+        key = self._backend.get_key_for_task(run_id) if self._on_redis else run_id
+        return key.encode() if isinstance(key, str) else bytes(key)
+
+    def _add(self, key: bytes, waiter: _Waiter) -> None:
+        with self._lock:
+            if self._closed:
+                raise ServiceClosedError("Celery back end")
+            self._waiters.setdefault(key, []).append(waiter)
+            self._changed.append(key)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._serve, name="taskservice-results", daemon=True)
+                self._thread.start()
+        self._wake()
+
+    def _remove(self, key: bytes, waiter: _Waiter) -> None:
+        with self._lock:
+            waiters = self._waiters[key]
+            waiters.remove(waiter)
+            if not waiters:
+                del self._waiters[key]
+            self._changed.append(key)
+        # No wake: leaving a channel can wait for the next reason to look.
+
+    def _wake(self) -> None:
+        # Full means that the thread wakes anyway, closed that it is gone.
+        with suppress(OSError):
+            self._wake_writer.send(b"\0")
+
+    def _deliver(
+        self, key: bytes, *, meta: Mapping[str, Any] | None = None, error: Exception | None = None
+    ) -> None:
+        with self._lock:
+            waiters = tuple(self._waiters.get(key, ()))
+        for waiter in waiters:
+            waiter.meta = meta
+            waiter.error = error
+            waiter.notify(waiter.event.set)
+
+    def _fail_all(self, error: Exception) -> None:
+        for key in tuple(self._waiters):
+            self._deliver(key, error=error)
+
+    def _serve(self) -> None:
+        while not self._closed:
+            try:
+                if self._on_redis:
+                    self._listen()
+                else:
+                    self._poll()
+            except (RedisError, OSError) as error:
+                logger.warning("result listener lost its connection: %s", error)
+                self._sleep(self._delay)
+                self._delay = min(self._delay * 2, LAST_DELAY)
+            except Exception as error:
+                logger.exception("result listener failed")
+                self._fail_all(error)
+                self._sleep(self._delay)
+
+    def _sleep(self, seconds: float) -> None:
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._wake_reader, selectors.EVENT_READ)
+            selector.select(seconds)
+            if self._closed:
+                return
+        self._drain_wakes()
+
+    def _drain_wakes(self) -> None:
+        with suppress(BlockingIOError):
+            while self._wake_reader.recv(4096):
+                pass
+
+    def _listen(self) -> None:
+        """Serve one pub/sub connection until it breaks or the listener is closed."""
+        channels = ResultChannels(self._backend.client)
+        with self._lock:
+            self._changed = deque(self._waiters)
+        try:
+            with selectors.DefaultSelector() as selector:
+                selector.register(self._wake_reader, selectors.EVENT_READ)
+                while not self._closed:
+                    self._read_stored(self._update(channels))
+                    self._await_news(selector, channels)
+                    self._drain_wakes()
+                    self._take_news(channels)
+        finally:
+            channels.close()
+
+    def _await_news(self, selector: selectors.BaseSelector, channels: ResultChannels) -> None:
+        watched = channels.readable_socket()
+        if watched is not None:
+            selector.register(watched, selectors.EVENT_READ)
+        try:
+            selector.select()
+        finally:
+            # Each time anew: redis-py reconnects by itself, with another socket.
+            if watched is not None:
+                selector.unregister(watched)
+
+    def _update(self, channels: ResultChannels) -> set[bytes]:
+        with self._lock:
+            changed = set(self._changed)
+            self._changed.clear()
+            wanted = changed.intersection(self._waiters)
+        return channels.update(wanted=wanted, unwanted=changed - wanted)
+
+    def _take_news(self, channels: ResultChannels) -> None:
+        news = channels.drain()
+        for key, payload in news.payloads:
+            self._take(key, payload)
+        self._read_stored(set(news.followed))
+        if news.followed:
+            self._delay = FIRST_DELAY
+
+    def _read_stored(self, keys: set[bytes]) -> None:
+        found = [key for key in keys if key in self._waiters]
+        for start in range(0, len(found), READ_BATCH):
+            batch = found[start : start + READ_BATCH]
+            payloads: Sequence[bytes | None] = self._backend.client.mget(batch)
+            for key, payload in zip(batch, payloads, strict=True):
+                if payload is not None:
+                    self._take(key, payload)
+
+    def _take(self, key: bytes, payload: bytes) -> None:
+        try:
+            meta = self._backend.decode(payload)
+        except Exception as error:  # noqa: BLE001 - whatever the content, its waiter must hear of it
+            self._deliver(key, error=error)
+            return
+
+        if meta["status"] in FINAL_STATES:
+            self._deliver(key, meta=meta)
+
+    def _poll(self) -> None:
+        """Ask a result backend that cannot tell, for each waiter, once per interval."""
+        while not self._closed:
+            for key in tuple(self._waiters):
+                meta = read_meta(self._backend, key.decode())
+                if meta is not None and meta["status"] in FINAL_STATES:
+                    self._deliver(key, meta=meta)
+            if self._waiters:
+                self._tick()
+            else:
+                self._sleep(LAST_DELAY)
+
+    def _tick(self) -> None:
+        # Not woken by newcomers: they are in the next round anyway.
+        threading.Event().wait(self._poll_interval)

@@ -1,0 +1,134 @@
+"""The task service for code without an event loop: the same service, behind one portal."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from anyio.from_thread import start_blocking_portal
+
+from taskservice.errors import ServiceClosedError
+from taskservice.selection import BackendSelector
+from taskservice.service import ServiceHealth, TaskService
+from taskservice.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from anyio.from_thread import BlockingPortal
+    from celery import Celery
+
+    from taskservice.backends.base import TaskBackend, TaskFunction
+    from taskservice.runs import RunListener, TaskHandle, TaskState
+
+__all__ = ["BlockingTaskHandle", "BlockingTaskService"]
+
+LoopName = Literal["asyncio", "trio"]
+
+
+class BlockingTaskHandle:
+    """A `TaskHandle` whose methods block the calling thread instead of being awaited."""
+
+    def __init__(self, handle: TaskHandle, portal: BlockingPortal) -> None:
+        self._handle = handle
+        self._portal = portal
+
+    @property
+    def id(self) -> str:
+        """The run's id."""
+        return self._handle.id
+
+    def status(self) -> TaskState:
+        """See `TaskHandle.status`."""
+        return self._portal.call(self._handle.status)
+
+    def result(self, timeout: float | None = None) -> Any:
+        """See `TaskHandle.result`."""
+        return self._portal.call(self._handle.result, timeout)
+
+    def exception(self) -> BaseException | None:
+        """See `TaskHandle.exception`."""
+        return self._portal.call(self._handle.exception)
+
+    def ready(self) -> bool:
+        """See `TaskHandle.ready`."""
+        return self._portal.call(self._handle.ready)
+
+    def cancel(self) -> bool:
+        """See `TaskHandle.cancel`."""
+        return self._portal.call(self._handle.cancel)
+
+    def attempts(self) -> int:
+        """See `TaskHandle.attempts`."""
+        return self._portal.call(self._handle.attempts)
+
+
+class BlockingTaskService:
+    """A `TaskService` for threads; open it with ``with``. Any number of threads may share it.
+
+    ``loop`` is the event loop that runs behind it, ``asyncio`` or ``trio``, in a thread of its own.
+    """
+
+    def __init__(self, backend: TaskBackend | BackendSelector, *, loop: LoopName = "asyncio") -> None:
+        self._service = TaskService(backend)
+        self._loop = loop
+        self._portal: BlockingPortal | None = None
+
+    @classmethod
+    def from_settings(
+        cls,
+        settings: Settings | None = None,
+        app: Celery | None = None,
+        *,
+        listener: RunListener | None = None,
+        loop: LoopName = "asyncio",
+    ) -> Self:
+        """See `TaskService.from_settings`."""
+        given = load_settings() if settings is None else settings
+        return cls(BackendSelector(settings=given, app=app, listener=listener), loop=loop)
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            portal = stack.enter_context(start_blocking_portal(self._loop))
+            stack.enter_context(portal.wrap_async_context_manager(self._service))
+            self._stack = stack.pop_all()
+        self._portal = portal
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._portal = None
+        self._stack.__exit__(exc_type, exc, traceback)
+
+    def launch_task(self, func: TaskFunction, /, *args: Any, **kwargs: Any) -> tuple[str, BlockingTaskHandle]:
+        """See `TaskService.launch_task`."""
+        portal = self._opened()
+        launch = partial(self._service.launch_task, func, *args, **kwargs)
+        task_id, handle = portal.call(launch)
+        return task_id, BlockingTaskHandle(handle, portal)
+
+    def launch_and_await_task(self, func: TaskFunction, /, *args: Any, **kwargs: Any) -> tuple[str, Any]:
+        """See `TaskService.launch_and_await_task`."""
+        launch = partial(self._service.launch_and_await_task, func, *args, **kwargs)
+        task_id, value = self._opened().call(launch)
+        return task_id, value
+
+    def get_task(self, task_id: str) -> BlockingTaskHandle:
+        """See `TaskService.get_task`."""
+        portal = self._opened()
+        return BlockingTaskHandle(portal.call(self._service.get_task, task_id), portal)
+
+    def health(self) -> ServiceHealth:
+        """See `TaskService.health`."""
+        return self._opened().call(self._service.health)
+
+    def _opened(self) -> BlockingPortal:
+        if self._portal is None:
+            raise ServiceClosedError("blocking task service")
+
+        return self._portal

@@ -1,0 +1,166 @@
+"""The command line. Heavy imports stay inside the commands, so that ``--help`` is quick."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from celery import Celery
+    from rich.table import Table
+
+    from taskservice.settings import Settings
+    from taskservice.worker.status import ServiceStatus
+
+__all__ = ["cli", "main"]
+
+PROBE_SECONDS = 0.5
+LEVELS = click.Choice(["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], case_sensitive=False)
+POOLS = click.Choice(["prefork", "threads", "solo", "gevent", "eventlet"])
+
+
+def main() -> None:
+    """Run the command line; a mistake of the user's is one line on stderr and exit code 2."""
+    from taskservice.errors import TaskServiceError  # noqa: PLC0415
+
+    sys.path.insert(0, str(Path.cwd()))  # as `celery` does: your own app is found from where you are
+    try:
+        cli(standalone_mode=True)
+    except TaskServiceError as error:
+        click.echo(f"taskservice: {error}", err=True)
+        sys.exit(2)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="taskservice", message="taskservice %(version)s")
+def cli() -> None:
+    """Run workers and the beat, and see how they are."""
+
+
+@cli.command()
+@click.option("--queues", "-Q", default="", help="Queues to consume, with commas between them.")
+@click.option("--pool", "-P", type=POOLS, default="prefork", show_default=True, help="Kind of pool.")
+@click.option("--concurrency", "-c", type=click.IntRange(min=1), help="Slots; default: the CPUs.")
+@click.option("--loglevel", "-l", type=LEVELS, default="INFO", show_default=True, help="Log level.")
+@click.option("--app", "-A", "app_name", help="Your own Celery app, as package.module:attribute.")
+def worker(queues: str, pool: str, concurrency: int | None, loglevel: str, app_name: str | None) -> None:
+    """Run a worker until it is told to stop."""
+    settings = _settings()
+    app = _find_app(app_name)
+    from taskservice.worker.launch import run_worker  # noqa: PLC0415 - loads Celery
+
+    run_worker(
+        app=app,
+        settings=settings,
+        queues=tuple(name.strip() for name in queues.split(",") if name.strip()),
+        pool=pool,
+        concurrency=concurrency,
+        loglevel=loglevel,
+    )
+
+
+@cli.command()
+@click.option("--schedule", "-s", type=click.Path(path_type=Path), help="File to remember runs in.")
+@click.option("--loglevel", "-l", type=LEVELS, default="INFO", show_default=True, help="Log level.")
+@click.option("--app", "-A", "app_name", help="Your own Celery app, as package.module:attribute.")
+def beat(schedule: Path | None, loglevel: str, app_name: str | None) -> None:
+    """Send the scheduled tasks until it is told to stop."""
+    settings = _settings()
+    app = _find_app(app_name)
+    from taskservice.worker.launch import run_beat  # noqa: PLC0415 - loads Celery
+
+    run_beat(app=app, settings=settings, schedule=schedule, loglevel=loglevel)
+
+
+@cli.command()
+@click.option("--json", "as_json", is_flag=True, help="Plain JSON instead of a table.")
+def status(*, as_json: bool) -> None:
+    """Show workers and queues; exit code 1 if nobody would run a task."""
+    settings = _settings()
+    from taskservice.worker.status import read_status  # noqa: PLC0415 - loads redis
+
+    found = read_status(settings, seconds=PROBE_SECONDS)
+    if as_json:
+        from json import dumps  # noqa: PLC0415
+
+        click.echo(dumps(found.to_json(), indent=2))
+    else:
+        _show(found)
+    sys.exit(0 if found.healthy else 1)
+
+
+def _settings() -> Settings:
+    from taskservice.errors import ConfigurationError  # noqa: PLC0415
+    from taskservice.settings import load_settings  # noqa: PLC0415 - loads pydantic
+
+    try:
+        return load_settings()
+    except ConfigurationError as error:
+        raise _Mistake(str(error)) from error
+
+
+def _find_app(name: str | None) -> Celery | None:
+    if name is None:
+        return None
+
+    from taskservice.errors import ConfigurationError  # noqa: PLC0415
+    from taskservice.worker.launch import find_app  # noqa: PLC0415
+
+    try:
+        return find_app(name)
+    except ConfigurationError as error:
+        raise _Mistake(str(error)) from error
+
+
+class _Mistake(click.ClickException):
+    exit_code = 2
+
+    def show(self, file: object = None) -> None:  # noqa: ARG002 - click's signature
+        click.echo(f"taskservice: {self.message}", err=True)
+
+
+def _show(found: ServiceStatus) -> None:
+    from rich.console import Console  # noqa: PLC0415 - only a table needs it
+
+    console = Console()
+    if found.workers:
+        console.print(_worker_table(found))
+    if found.depths:
+        console.print(_queue_table(found))
+    if found.problem:
+        click.echo(f"taskservice: {found.problem}", err=True)
+
+
+def _worker_table(found: ServiceStatus) -> Table:
+    from rich.table import Table  # noqa: PLC0415
+
+    table = Table("worker", "pid", "age", "pool", "slots", "running", "longest", "queues")
+    for seen in found.workers:
+        since = [run.since for run in seen.running if run.since]
+        table.add_row(
+            seen.worker,
+            str(seen.pid),
+            _seconds(found.at - seen.at),
+            seen.pool,
+            str(seen.slots),
+            str(len(seen.running)),
+            _seconds(found.at - min(since)) if since else "-",
+            ", ".join(seen.queues),
+        )
+    return table
+
+
+def _queue_table(found: ServiceStatus) -> Table:
+    from rich.table import Table  # noqa: PLC0415
+
+    table = Table("queue", "waiting")
+    for queue, depth in found.depths:
+        table.add_row(queue, str(depth))
+    return table
+
+
+def _seconds(span: float) -> str:
+    return f"{max(0.0, span):.1f} s"

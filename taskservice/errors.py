@@ -1,0 +1,152 @@
+"""What can go wrong in the task service.
+
+Every leaf is rebuilt from ``args``: errors cross processes by pickle and by Celery's JSON.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "BackendUnavailableError",
+    "ConfigurationError",
+    "PayloadError",
+    "ResultTimeoutError",
+    "RunCancelledError",
+    "RunFailedError",
+    "RunNotFoundError",
+    "ServiceClosedError",
+    "TaskNotRegisteredError",
+    "TaskServiceError",
+    "UnknownBackendError",
+]
+
+
+class TaskServiceError(Exception):
+    """Root of all errors of the task service."""
+
+
+class ConfigurationError(TaskServiceError, ValueError):
+    """A setting, an app or a decorator is wrong; the message says which and how to put it right."""
+
+
+class UnknownBackendError(ConfigurationError):
+    """No back end has this name."""
+
+    def __init__(self, found: str, known: tuple[str, ...]) -> None:
+        # Celery's JSON turns a tuple into a list, and equality should survive it.
+        super().__init__(found, tuple(known))
+        self.found = found
+        self.known = tuple(known)
+
+    def __str__(self) -> str:
+        hint = _nearest(self.found, self.known)
+        return f"unknown backend {self.found!r}; {hint}known: {', '.join(self.known)}"
+
+
+class BackendUnavailableError(TaskServiceError, ConnectionError):
+    """A back end was asked for by name and cannot be reached."""
+
+    def __init__(self, backend: str, reason: str) -> None:
+        super().__init__(backend, reason)
+        self.backend = backend
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"start or configure the {self.backend} back end: {self.reason}"
+
+
+class TaskNotRegisteredError(TaskServiceError, LookupError):
+    """A function was launched that no worker could find by name."""
+
+    def __init__(self, name: str, known: tuple[str, ...]) -> None:
+        super().__init__(name, tuple(known))
+        self.name = name
+        self.known = tuple(known)
+
+    def __str__(self) -> str:
+        hint = _nearest(self.name, self.known)
+        return (
+            f"decorate {self.name!r} with @task or @app.task, in a module that the worker imports: "
+            f"{hint}no task has this name"
+        )
+
+
+class RunNotFoundError(TaskServiceError, LookupError):
+    """No run has this id, or it was forgotten after its retention."""
+
+    def __init__(self, run_id: str) -> None:
+        super().__init__(run_id)
+        self.run_id = run_id
+
+    def __str__(self) -> str:
+        return f"no run {self.run_id!r}: it was never launched here, or its retention is over"
+
+
+class ResultTimeoutError(TaskServiceError, TimeoutError):
+    """A result did not come in time. The run itself goes on."""
+
+    def __init__(self, run_id: str, task: str, seconds: float, state: str) -> None:
+        super().__init__(run_id, task, seconds, state)
+        self.run_id = run_id
+        self.task = task
+        self.seconds = seconds
+        self.state = state
+
+    def __str__(self) -> str:
+        return (
+            f"run {self.run_id!r} of {self.task!r} had no result "
+            f"after {self.seconds:g} s; its last state was {self.state}"
+        )
+
+
+class RunFailedError(TaskServiceError, RuntimeError):
+    """A run failed elsewhere, with an exception that cannot be rebuilt in this process."""
+
+    def __init__(self, type_name: str, message: str, remote_traceback: str | None = None) -> None:
+        super().__init__(type_name, message, remote_traceback)
+        self.type_name = type_name
+        self.message = message
+        self.remote_traceback = remote_traceback
+
+    def __str__(self) -> str:
+        return f"{self.type_name}: {self.message}"
+
+
+class RunCancelledError(TaskServiceError):
+    """A run was cancelled, so it has no result."""
+
+    def __init__(self, run_id: str) -> None:
+        super().__init__(run_id)
+        self.run_id = run_id
+
+    def __str__(self) -> str:
+        return f"run {self.run_id!r} was cancelled"
+
+
+class PayloadError(TaskServiceError, TypeError):
+    """An argument or a result is not JSON, so it cannot travel between processes."""
+
+    def __init__(self, where: str, type_name: str) -> None:
+        super().__init__(where, type_name)
+        self.where = where
+        self.type_name = type_name
+
+    def __str__(self) -> str:
+        return f"{self.where} is {self.type_name}, which is not JSON; send plain data or an id"
+
+
+class ServiceClosedError(TaskServiceError, RuntimeError):
+    """A service or back end was used outside its ``async with`` block."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(what)
+        self.what = what
+
+    def __str__(self) -> str:
+        return f"open the {self.what} first and use it inside its `with` block: it is closed"
+
+
+def _nearest(found: str, known: tuple[str, ...]) -> str:
+    from difflib import get_close_matches  # noqa: PLC0415 - only a mistake pays for it
+
+    near = get_close_matches(found, known, n=1, cutoff=0.5)
+    return f"did you mean {near[0]!r}? " if near else ""

@@ -1,0 +1,129 @@
+"""The task service: launch, await and look up runs, whatever back end runs them."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+from anyio import to_thread
+
+from taskservice.errors import ServiceClosedError
+from taskservice.selection import BackendSelector, Selection
+from taskservice.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from celery import Celery
+
+    from taskservice.backends.base import TaskBackend, TaskFunction
+    from taskservice.runs import RunListener, TaskHandle
+
+__all__ = ["ServiceHealth", "TaskService"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ServiceHealth:
+    """How the service is: its back end, why that one, and whether it could run something now."""
+
+    backend: str
+    requested: str
+    reason: str
+    healthy: bool
+    detail: str
+
+
+class TaskService:
+    """One way to run tasks; open it with ``async with``, on asyncio or trio.
+
+    ``TaskService(backend)`` takes a back end of your own making, `from_settings` selects one when
+    it is opened. A service is opened once.
+    """
+
+    def __init__(self, backend: TaskBackend | BackendSelector) -> None:
+        self._given = backend
+        self._selection: Selection | None = None
+        self._backend: TaskBackend | None = None
+
+    @classmethod
+    def from_settings(
+        cls,
+        settings: Settings | None = None,
+        app: Celery | None = None,
+        *,
+        listener: RunListener | None = None,
+    ) -> Self:
+        """Return a service that selects its back end when it is opened; see `select_backend`.
+
+        Without ``settings`` they come from the environment. ``app`` is your own Celery app; without
+        it one is made of the settings. ``listener`` hears of in-process runs.
+        """
+        given = load_settings() if settings is None else settings
+        return cls(BackendSelector(settings=given, app=app, listener=listener))
+
+    async def __aenter__(self) -> Self:
+        given = self._given
+        if isinstance(given, BackendSelector):
+            # Asking a broker blocks, and opening must not.
+            selection = await to_thread.run_sync(given.select)
+        else:
+            selection = Selection(backend=given, requested=given.name, reason="handed in")
+        self._backend = await selection.backend.__aenter__()
+        self._selection = selection
+        logger.info("task service opened on %s: %s", selection.backend.name, selection.reason)
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        backend, self._backend = self._backend, None
+        if backend is not None:
+            await backend.__aexit__(exc_type, exc, traceback)
+            logger.info("task service closed on %s", backend.name)
+
+    @property
+    def backend(self) -> TaskBackend:
+        """The back end in use; `ServiceClosedError` outside ``async with``."""
+        if self._backend is None:
+            raise ServiceClosedError("task service")
+
+        return self._backend
+
+    async def launch_task(self, func: TaskFunction, /, *args: Any, **kwargs: Any) -> tuple[str, TaskHandle]:
+        """Start a run of ``func(*args, **kwargs)`` and return its id and handle at once.
+
+        For its errors, and for a countdown, see `TaskBackend.launch_task`.
+        """
+        handle = await self.backend.launch_task(func, args, kwargs)
+        logger.info("run %s launched", handle.id, extra={"run_id": handle.id})
+        return handle.id, handle
+
+    async def launch_and_await_task(
+        self, func: TaskFunction, /, *args: Any, **kwargs: Any
+    ) -> tuple[str, Any]:
+        """Start a run, wait for it, return its id and value, or raise as `TaskHandle.result`."""
+        task_id, handle = await self.launch_task(func, *args, **kwargs)
+        return task_id, await handle.result()
+
+    async def get_task(self, task_id: str) -> TaskHandle:
+        """Return the handle of an earlier run; see `TaskBackend.get_task`."""
+        return await self.backend.get_task(task_id)
+
+    async def health(self) -> ServiceHealth:
+        """Return how the service is, within about a second."""
+        backend = self.backend
+        assert self._selection is not None
+        health = await backend.health()
+        return ServiceHealth(
+            backend=backend.name,
+            requested=self._selection.requested,
+            reason=self._selection.reason,
+            healthy=health.healthy,
+            detail=health.detail,
+        )

@@ -1,0 +1,142 @@
+"""Settings: one frozen object, read from ``TASKSERVICE_*`` variables or given in code."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Annotated, Any, Final, Literal
+from zoneinfo import ZoneInfo
+
+from pydantic import Field, PositiveInt, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings.exceptions import SettingsError
+
+from taskservice.errors import ConfigurationError, UnknownBackendError
+
+__all__ = ["BACKENDS", "Settings", "load_settings"]
+
+BackendName = Literal["auto", "celery", "anyio"]
+BACKENDS: Final = ("auto", "celery", "anyio")
+
+PositiveSpan = Annotated[timedelta, Field(gt=timedelta(0))]
+Names = Annotated[tuple[str, ...], NoDecode]
+"""A list in the environment is JSON, or names with commas between them."""
+
+
+class Settings(BaseSettings):
+    """Everything the service and its workers can be told.
+
+    Durations are `timedelta`; in the environment, seconds or ISO 8601. Dicts are JSON there, lists
+    are JSON or ``a,b,c``.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix="TASKSERVICE_", frozen=True, extra="forbid", env_ignore_empty=True
+    )
+
+    backend: BackendName = "auto"
+    """Which back end: ``auto`` takes Celery where a broker and a worker answer."""
+    redis_url: str = "redis://127.0.0.1:6379/0"
+    """The Redis of heartbeats, and of broker and results unless they say otherwise."""
+    broker_url: str = ""
+    """Celery's broker; empty means ``redis_url``."""
+    result_backend: str = ""
+    """Celery's result backend; empty means ``redis_url``."""
+    key_prefix: str = "taskservice:"
+    """Before every Redis key of our own."""
+    broker_key_prefix: str = ""
+    """Before every Redis key of Celery's broker and results; empty keeps Celery's names."""
+    timezone: str = "UTC"
+    """The time zone of the beat schedule."""
+    default_queue: str = "celery"
+    """Where tasks go that name no queue and match no route."""
+    queues: Names = ()
+    """Queues a worker consumes besides the default one."""
+    routes: dict[str, str] = Field(default_factory=dict)
+    """Task name or pattern to queue."""
+    beat_schedule: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """Celery's ``beat_schedule``."""
+    result_expires: PositiveSpan = timedelta(days=1)
+    """How long Celery keeps a result."""
+    visibility_timeout: PositiveSpan = timedelta(hours=1)
+    """When an unacknowledged delivery goes back to its queue: longer than the longest run."""
+    retention_count: PositiveInt = 1000
+    """How many finished in-process runs are kept."""
+    retention: PositiveSpan = timedelta(hours=1)
+    """How long a finished in-process run is kept."""
+    grace: Annotated[timedelta, Field(ge=timedelta(0))] = timedelta(seconds=5)
+    """How long closing waits for in-process runs before it cancels them."""
+    heartbeat_interval: PositiveSpan = timedelta(seconds=2)
+    """How often a worker says that it lives."""
+    heartbeat_ttl: PositiveSpan = timedelta(seconds=10)
+    """How long a worker counts as alive after its last word."""
+    imports: Names = ()
+    """Modules with tasks, imported by workers and by `create_app`."""
+
+    @field_validator("backend", mode="before")
+    @classmethod
+    def _known_backend(cls, value: object) -> object:
+        if value not in BACKENDS:
+            raise UnknownBackendError(str(value), BACKENDS)
+
+        return value
+
+    @field_validator("queues", "imports", mode="before")
+    @classmethod
+    def _split_names(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+
+        if value.lstrip().startswith("["):
+            from json import loads  # noqa: PLC0415 - only this form needs it
+
+            return loads(value)
+        return tuple(name.strip() for name in value.split(",") if name.strip())
+
+    @field_validator("timezone")
+    @classmethod
+    def _known_timezone(cls, value: str) -> str:
+        try:
+            ZoneInfo(value)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"unknown time zone {value!r}; use a name such as 'UTC'") from error
+
+        return value
+
+    @model_validator(mode="after")
+    def _beats_before_it_expires(self) -> Settings:
+        if self.heartbeat_interval >= self.heartbeat_ttl:
+            raise ValueError(
+                f"need heartbeat_interval < heartbeat_ttl, "
+                f"got {self.heartbeat_interval} and {self.heartbeat_ttl}"
+            )
+
+        return self
+
+    @property
+    def effective_broker_url(self) -> str:
+        """The broker's URL after defaults."""
+        return self.broker_url or self.redis_url
+
+    @property
+    def effective_result_backend(self) -> str:
+        """The result backend's URL after defaults."""
+        return self.result_backend or self.redis_url
+
+
+def load_settings(**given: Any) -> Settings:
+    """Return settings from the environment and ``given``, or one `ConfigurationError`."""
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        raise ConfigurationError(_explain(error)) from error
+    except SettingsError as error:
+        raise ConfigurationError(f"{error}; a dict is JSON in the environment") from error
+
+
+def _explain(error: ValidationError) -> str:
+    lines = []
+    for found in error.errors(include_url=False):
+        name = ".".join(str(part) for part in found["loc"])
+        where = f"TASKSERVICE_{name.upper()} ({name}): " if name else ""
+        lines.append(where + found["msg"].removeprefix("Value error, "))
+    return "; ".join(lines)

@@ -1,0 +1,1 @@
+"""Workers: the app they run, its configuration, their heartbeat, and how they are started."""

@@ -1,0 +1,38 @@
+"""The app that workers run: ``celery -A taskservice.worker.app worker`` finds ``app`` here."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from taskservice.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+    app: Celery
+
+__all__ = ["app", "create_app"]
+
+
+def create_app(settings: Settings | None = None) -> Celery:
+    """Return a Celery app with ``settings``, by default the environment's, whose workers beat."""
+    from taskservice.backends.app import build_app  # noqa: PLC0415 - importing this costs no Celery
+    from taskservice.worker.heartbeat import install_heartbeat  # noqa: PLC0415
+
+    given = load_settings() if settings is None else settings
+    made = build_app(given)
+    install_heartbeat(made, given)
+    return made
+
+
+@cache
+def _shared_app() -> Celery:
+    return create_app()
+
+
+def __getattr__(name: str) -> Any:
+    if name == "app":
+        return _shared_app()
+
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,133 @@
+"""A worker's heartbeat: a daemon thread that says what the worker is and does, until it stops."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
+from time import time
+from typing import TYPE_CHECKING, Any
+
+from celery import signals
+from celery.worker import state
+from redis.exceptions import RedisError
+
+from taskservice.backends.probing import connect_redis
+from taskservice.heartbeats import (
+    RunningRun,
+    WorkerHeartbeat,
+    heartbeat_key,
+    read_heartbeats,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from celery import Celery
+
+    from taskservice.settings import Settings
+
+__all__ = ["HeartbeatThread", "WorkerHeartbeat", "install_heartbeat", "read_heartbeats"]
+
+logger = logging.getLogger(__name__)
+
+
+class HeartbeatThread:
+    """Writes ``describe()`` to Redis every interval; Redis away means: again next time."""
+
+    def __init__(self, settings: Settings, describe: Callable[[], WorkerHeartbeat]) -> None:
+        self._settings = settings
+        self._describe = describe
+        self._interval = settings.heartbeat_interval.total_seconds()
+        self._ttl_ms = max(1, int(settings.heartbeat_ttl.total_seconds() * 1000))
+        self._client = connect_redis(settings.redis_url, self._interval)
+        self._stopped = threading.Event()
+        self._key: str | None = None
+        self._thread = threading.Thread(target=self._serve, name="taskservice-heartbeat", daemon=True)
+
+    def start(self) -> None:
+        """Begin to beat."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop, and take the heartbeat away at once instead of when it expires."""
+        self._stopped.set()
+        self._thread.join(timeout=2 * self._interval)
+        with suppress(RedisError, OSError):
+            if self._key is not None:
+                self._client.delete(self._key)
+        self._client.close()
+
+    def beat(self) -> None:
+        """Write it once; redis-py's errors come through."""
+        beat = self._describe()
+        self._key = heartbeat_key(self._settings.key_prefix, beat.worker)
+        self._client.set(self._key, beat.to_json(), px=self._ttl_ms)
+
+    def _serve(self) -> None:
+        while not self._stopped.is_set():
+            try:
+                self.beat()
+            except (RedisError, OSError) as error:
+                logger.warning("heartbeat not written: %s", error)
+            except Exception:
+                logger.exception("heartbeat failed")
+            self._stopped.wait(self._interval)
+
+
+def install_heartbeat(app: Celery, settings: Settings) -> None:
+    """Have every worker of ``app`` beat from ready to shutdown; a second call does nothing."""
+    threads: list[HeartbeatThread] = []
+
+    def begin(sender: Any = None, **_: object) -> None:
+        # The consumer sends this signal again after each reconnection to its broker.
+        if getattr(sender, "app", None) is app and not threads:
+            threads.append(HeartbeatThread(settings, lambda: _describe(sender)))
+            threads[0].start()
+
+    def end(sender: Any = None, **_: object) -> None:
+        if getattr(sender, "app", None) is app and threads:
+            threads.pop().stop()
+
+    uid = f"taskservice-heartbeat-{id(app)}"
+    signals.worker_ready.connect(begin, weak=False, dispatch_uid=uid)
+    signals.worker_shutdown.connect(end, weak=False, dispatch_uid=uid)
+
+
+def _describe(consumer: Any) -> WorkerHeartbeat:
+    pool = consumer.pool
+    return WorkerHeartbeat(
+        worker=str(consumer.hostname),
+        pid=os.getpid(),
+        queues=tuple(sorted(consumer.app.amqp.queues.consume_from)),
+        pool=type(pool).__module__.rpartition(".")[2],
+        slots=int(getattr(pool, "num_processes", 0) or getattr(pool, "limit", 0) or 0),
+        running=_running(),
+        at=time(),
+        version=_version(),
+    )
+
+
+def _running() -> tuple[RunningRun, ...]:
+    found = [
+        RunningRun(id=request.id, task=request.name, since=float(request.time_start or 0.0))
+        for request in _snapshot()
+    ]
+    return tuple(sorted(found, key=lambda run: (run.since, run.id)))
+
+
+def _snapshot() -> list[Any]:
+    # The worker's main thread changes the set; a WeakSet may notice while it is copied.
+    for _ in range(5):
+        with suppress(RuntimeError):
+            return list(state.active_requests)
+    return []
+
+
+def _version() -> str:
+    try:
+        return version("taskservice")
+    except PackageNotFoundError:  # run from a checkout that was not installed
+        return "0"

@@ -1,0 +1,82 @@
+"""Starting a worker or a beat in this process; each call returns when it is told to stop."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from celery import Celery
+
+from taskservice.errors import ConfigurationError
+from taskservice.settings import Settings, load_settings
+from taskservice.worker.app import create_app
+from taskservice.worker.heartbeat import install_heartbeat
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["find_app", "run_beat", "run_worker"]
+
+
+def run_worker(  # noqa: PLR0913 - all optional, all by name
+    *,
+    app: Celery | None = None,
+    settings: Settings | None = None,
+    queues: Sequence[str] = (),
+    pool: str = "prefork",
+    concurrency: int | None = None,
+    loglevel: str = "INFO",
+) -> None:
+    """Run a worker that beats. ``queues`` default to the settings'; ``concurrency`` to the CPUs."""
+    given = load_settings() if settings is None else settings
+    made = create_app(given) if app is None else app
+    install_heartbeat(made, given)
+
+    argv = ["worker", "--pool", pool, "--loglevel", loglevel]
+    consumed = _consumed(given, own_app=app is None, queues=queues)
+    if consumed:
+        argv += ["--queues", ",".join(consumed)]
+    if concurrency is not None:
+        argv += ["--concurrency", str(concurrency)]
+    made.worker_main(argv)
+
+
+def run_beat(
+    *,
+    app: Celery | None = None,
+    settings: Settings | None = None,
+    schedule: Path | None = None,
+    loglevel: str = "INFO",
+) -> None:
+    """Run the beat. ``schedule`` is the file it remembers in, by default a temporary one."""
+    made = create_app(settings) if app is None else app
+    with TemporaryDirectory(prefix="taskservice-beat-") as folder:
+        path = Path(folder, "schedule") if schedule is None else schedule
+        made.Beat(schedule=str(path), loglevel=loglevel).run()
+
+
+def find_app(name: str) -> Celery:
+    """Return the Celery app called ``package.module:attribute``; the attribute may be a factory."""
+    module_name, _, attribute = name.partition(":")
+    try:
+        found: Any = import_module(module_name)
+    except ImportError as error:
+        raise ConfigurationError(f"cannot import the app {name!r}: {error}") from error
+
+    for part in (attribute or "app").split("."):
+        found = getattr(found, part, None)
+    if callable(found) and not isinstance(found, Celery):
+        found = found()
+    if not isinstance(found, Celery):
+        raise ConfigurationError(f"name a Celery app as package.module:attribute; {name!r} is none")
+    return found
+
+
+def _consumed(settings: Settings, *, own_app: bool, queues: Sequence[str]) -> tuple[str, ...]:
+    if queues:
+        return tuple(queues)
+
+    # Somebody's own app knows its queues.
+    return (settings.default_queue, *settings.queues) if own_app else ()

@@ -1,0 +1,105 @@
+"""One Redis and one real worker for the whole session of the contract suite."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from taskservice import Settings, create_app, read_heartbeats
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from celery import Celery
+
+HERE = Path(__file__).parent
+START_SECONDS = 20
+
+
+@pytest.fixture(scope="session")
+def backend_redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A Redis server of our own, gone after the session."""
+    folder = tmp_path_factory.mktemp("redis")
+    port = _free_port()
+    argv = ["redis-server", "--port", str(port), "--save", "", "--appendonly", "no"]
+    server = subprocess.Popen([*argv, "--dir", str(folder), "--bind", "127.0.0.1"], stdout=subprocess.DEVNULL)
+    try:
+        _wait_until(lambda: _answers(port), "redis-server")
+        yield f"redis://127.0.0.1:{port}/0"
+    finally:
+        server.terminate()
+        server.wait(timeout=START_SECONDS)
+
+
+@pytest.fixture(scope="session")
+def backend_settings(backend_redis_url: str) -> Settings:
+    """Settings of client and worker; the tasks are those of `contract_tasks`."""
+    if str(HERE) not in sys.path:
+        sys.path.insert(0, str(HERE))
+    return Settings(redis_url=backend_redis_url, imports=("contract_tasks",))
+
+
+@pytest.fixture(scope="session")
+def backend_app(backend_settings: Settings) -> Celery:
+    """The client's app."""
+    return create_app(backend_settings)
+
+
+@pytest.fixture(scope="session")
+def backend_worker(backend_settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """One prefork worker with two slots, from ready to shut down."""
+    log = tmp_path_factory.mktemp("worker") / "log"
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(HERE), *sys.path]),
+        "TASKSERVICE_REDIS_URL": backend_settings.redis_url,
+        "TASKSERVICE_IMPORTS": "contract_tasks",
+    }
+    argv = [sys.executable, "-c", "from taskservice.cli import main; main()"]
+    with log.open("wb") as output:
+        worker = subprocess.Popen(
+            [*argv, "worker", "-P", "prefork", "-c", "2"],
+            env=environment,
+            stdout=output,
+            stderr=output,
+        )
+    try:
+        _wait_until(lambda: _beats(backend_settings), f"the worker, see {log}")
+        yield
+    finally:
+        worker.terminate()
+        worker.wait(timeout=START_SECONDS)
+
+
+def _beats(settings: Settings) -> bool:
+    return bool(read_heartbeats(settings.redis_url, settings.key_prefix))
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _answers(port: int) -> bool:
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=1):
+            return True
+    except OSError:
+        return False
+
+
+def _wait_until(condition: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while not condition():
+        if time.monotonic() > deadline:
+            pytest.fail(f"{what} did not come up in {START_SECONDS} s")
+        time.sleep(0.02)

@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import pickle
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from taskservice import errors
+
+if TYPE_CHECKING:
+    from taskservice.errors import TaskServiceError
+
+EXAMPLES = (
+    errors.ConfigurationError("set redis_url"),
+    errors.UnknownBackendError("celry", ("auto", "celery", "anyio")),
+    errors.BackendUnavailableError("celery", "connection refused"),
+    errors.TaskNotRegisteredError("shop.ad", ("shop.add",)),
+    errors.RunNotFoundError("r1"),
+    errors.ResultTimeoutError("r1", "shop.add", 2.5, "STARTED"),
+    errors.RunFailedError("shop.Boom", "no funds", "Traceback ..."),
+    errors.RunCancelledError("r1"),
+    errors.PayloadError("argument 'x'", "object"),
+    errors.ServiceClosedError("task service"),
+)
+
+
+@pytest.mark.parametrize("error", EXAMPLES, ids=lambda error: type(error).__name__)
+def test_an_error_survives_pickling(error: TaskServiceError) -> None:
+    copy = pickle.loads(pickle.dumps(error))
+
+    assert type(copy) is type(error)
+    assert str(copy) == str(error)
+    assert vars(copy) == vars(error)
+
+
+@pytest.mark.parametrize("error", EXAMPLES, ids=lambda error: type(error).__name__)
+def test_an_error_is_rebuilt_from_its_arguments(error: TaskServiceError) -> None:
+    kind: Any = type(error)
+
+    assert str(kind(*error.args)) == str(error)
+
+
+def test_every_error_has_an_example() -> None:
+    named = {type(error).__name__ for error in EXAMPLES} | {"TaskServiceError"}
+
+    assert named == set(errors.__all__)
+
+
+@pytest.mark.parametrize(
+    ("error", "builtin"),
+    [
+        (EXAMPLES[0], ValueError),
+        (EXAMPLES[1], ValueError),
+        (EXAMPLES[2], ConnectionError),
+        (EXAMPLES[3], LookupError),
+        (EXAMPLES[4], LookupError),
+        (EXAMPLES[5], TimeoutError),
+        (EXAMPLES[6], RuntimeError),
+        (EXAMPLES[8], TypeError),
+        (EXAMPLES[9], RuntimeError),
+    ],
+)
+def test_an_error_is_also_the_builtin_one_would_guess(
+    error: TaskServiceError, builtin: type[Exception]
+) -> None:
+    assert isinstance(error, builtin)
+
+
+def test_an_unknown_name_comes_with_the_nearest_one() -> None:
+    assert str(EXAMPLES[1]) == ("unknown backend 'celry'; did you mean 'celery'? known: auto, celery, anyio")
+    assert "did you mean 'shop.add'?" in str(EXAMPLES[3])
