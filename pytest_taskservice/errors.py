@@ -27,7 +27,7 @@ class UnknownNameError(HarnessError, ValueError):
         self.known = known
 
     def __str__(self) -> str:
-        from difflib import get_close_matches  # noqa: PLC0415 - only a mistake pays for it
+        from difflib import get_close_matches
 
         near = get_close_matches(self.found, self.known, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]!r}? " if near else ""

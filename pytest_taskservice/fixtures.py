@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 HARNESS = pytest.StashKey[HarnessSession]()
-WORLD = pytest.StashKey["WorldDriver"]()
+WORLD: pytest.StashKey[WorldDriver] = pytest.StashKey()
 
 
 @pytest.fixture
@@ -52,7 +52,8 @@ def taskservice_backend(request: pytest.FixtureRequest) -> Iterator[str]:
 @pytest.fixture
 def taskservice_driver(request: pytest.FixtureRequest, taskservice_backend: str) -> Driver:
     """Control over the world: launch by name, settle, read the history."""
-    return request.node.stash[WORLD]  # type: ignore[no-any-return] # the stash is typed by its key
+    driver: Driver = request.node.stash[WORLD]
+    return driver
 
 
 @pytest.fixture
@@ -89,7 +90,7 @@ def task_service(
 async def _taskservice_async(
     request: pytest.FixtureRequest, taskservice_backend: str
 ) -> AsyncIterator[TaskService]:
-    from taskservice import TaskService  # noqa: PLC0415 - paid by users only
+    from taskservice import TaskService
 
     async with TaskService(request.node.stash[WORLD].task_backend()) as service:
         yield service
@@ -103,9 +104,7 @@ def _taskservice_blocking(
         yield service
 
 
-def open_world(
-    request: pytest.FixtureRequest, world: str, *, needs_app: bool = False
-) -> Celery | None:
+def open_world(request: pytest.FixtureRequest, world: str, *, needs_app: bool = False) -> Celery | None:
     """Put the test of ``request`` into ``world``; return the app that was pointed at it.
 
     In-process tasks do without an app unless the user names one, or ``needs_app``.
@@ -159,9 +158,14 @@ def _settings_of(request: pytest.FixtureRequest) -> Mapping[str, Any]:
 
 
 def _has_fixture(request: pytest.FixtureRequest, name: str) -> bool:
-    return bool(request._fixturemanager.getfixturedefs(name, request.node))  # noqa: SLF001 - no public way
+    return bool(_definitions(request, name))
 
 
 def _is_overridden(request: pytest.FixtureRequest, name: str) -> bool:
-    found = request._fixturemanager.getfixturedefs(name, request.node)  # noqa: SLF001 - no public way
+    found = _definitions(request, name)
     return bool(found) and found[-1].func.__module__ != __name__
+
+
+def _definitions(request: pytest.FixtureRequest, name: str) -> Sequence[Any]:
+    manager = request._fixturemanager  # noqa: SLF001 - pytest has no public way to ask
+    return manager.getfixturedefs(name, request.node) or ()

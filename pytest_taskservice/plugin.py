@@ -128,7 +128,7 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Col
     """Collect scenario files."""
     if not file_path.name.endswith(_SCENARIO_SUFFIX):
         return None
-    from pytest_taskservice.scenario.collect import ScenarioFile  # noqa: PLC0415 - imports YAML
+    from pytest_taskservice.scenario.collect import ScenarioFile
 
     return ScenarioFile.from_parent(parent, path=file_path)
 
@@ -170,11 +170,11 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
 
 
 def _world_sections(driver: WorldDriver) -> list[tuple[str, str]]:
-    from pytest_taskservice.report.history import render_history  # noqa: PLC0415 - failures only
+    from pytest_taskservice.report.history import render_history
 
     try:
         texts = {"history": render_history(driver.log()), **driver.report()}
-    except Exception as error:  # noqa: BLE001 - a broken world must not hide the test's own failure
+    except Exception as error:  # noqa: BLE001 - must not hide the test's own failure
         texts = {"world": f"could not be asked: {type(error).__name__}: {error}"}
     return [(f"taskservice {title}", text) for title, text in texts.items() if text]
 
@@ -197,9 +197,7 @@ def _meant_for(definition: Any) -> tuple[str, ...] | None:
             try:
                 return parse_backends(marker.kwargs["backend"])
             except (UnknownNameError, ValueError) as error:
-                raise pytest.UsageError(
-                    f"@pytest.mark.taskservice of {definition.nodeid}: {error}"
-                ) from None
+                raise pytest.UsageError(f"@pytest.mark.taskservice of {definition.nodeid}: {error}") from None
     return None
 
 

@@ -150,7 +150,7 @@ def delete_keys(url: str, prefix: str, *, timeout: float = 5.0) -> int:
     if not prefix:
         raise ValueError("need a key prefix: an empty one names every key")
 
-    import redis  # noqa: PLC0415 - 150 ms, paid only where a given server is used
+    import redis
 
     pattern = "".join(f"\\{char}" if char in "*?[]\\" else char for char in prefix) + "*"
     deleted = 0
@@ -266,8 +266,8 @@ def _remove_container(value: tuple[str, str]) -> None:
         subprocess.run(command, check=False, capture_output=True, timeout=UNDO_SECONDS, env=environment)
         return
 
-    import socket  # noqa: PLC0415 - the helper starts faster without
-    from http.client import HTTPConnection  # noqa: PLC0415
+    import socket
+    from http.client import HTTPConnection
 
     connection = HTTPConnection("localhost")
     connection.sock = socket.socket(socket.AF_UNIX)

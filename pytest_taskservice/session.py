@@ -38,8 +38,8 @@ class HarnessSession:
     def redis(self) -> RedisServer:
         """Return the session's Redis, started on first use."""
         if self._server is None:
-            from pytest_taskservice.reaper import shared_reaper  # noqa: PLC0415 - paid by users only
-            from pytest_taskservice.redis import RedisRequest, acquire  # noqa: PLC0415 - the same
+            from pytest_taskservice.reaper import shared_reaper
+            from pytest_taskservice.redis import RedisRequest, acquire
 
             request = RedisRequest(choice=self.options.redis, image=self.options.redis_image)
             self._server = acquire(request, reaper=shared_reaper())
@@ -65,9 +65,7 @@ class HarnessSession:
     def app(self) -> Celery:
         """Return the app named in the options, or one of the task service's own."""
         if self._app is None:
-            self._app = (
-                load_app(self.options.app, root=self.root) if self.options.app else _own_app()
-            )
+            self._app = load_app(self.options.app, root=self.root) if self.options.app else _own_app()
         return self._app
 
     def close(self) -> None:
@@ -82,19 +80,19 @@ class HarnessSession:
         if world == "celery":
             return self._open_worker()
         if world == "celery-eager":
-            from pytest_taskservice.drivers.celery_eager import CeleryEagerDriver  # noqa: PLC0415
+            from pytest_taskservice.drivers.celery_eager import CeleryEagerDriver
 
             return CeleryEagerDriver()
-        from pytest_taskservice.drivers.anyio import AnyIODriver  # noqa: PLC0415 - paid by users only
+        from pytest_taskservice.drivers.anyio import AnyIODriver
 
         return AnyIODriver(loop="trio" if world == "anyio-trio" else "asyncio")
 
     def _open_worker(self) -> CeleryWorkerDriver:
-        from pytest_taskservice.drivers.celery_worker import (  # noqa: PLC0415 - paid by users only
+        from pytest_taskservice.drivers.celery_worker import (
             CeleryWorkerDriver,
             WorkerOptions,
         )
-        from pytest_taskservice.reaper import shared_reaper  # noqa: PLC0415 - the same
+        from pytest_taskservice.reaper import shared_reaper
 
         server = self.redis()
         return CeleryWorkerDriver(
@@ -136,7 +134,7 @@ def load_app(path: str, *, root: Path) -> Celery:
 
 def check_app(found: Any, where: str) -> Celery:
     """Return ``found`` if it is a Celery app; raise :class:`AppNotFoundError` that starts with ``where``."""
-    from celery import Celery  # noqa: PLC0415 - whoever names an app has it
+    from celery import Celery
 
     if not isinstance(found, Celery):
         raise AppNotFoundError(f"{where}: not a Celery app but a {type(found).__name__}: {found!r}")
@@ -153,6 +151,6 @@ def check_settings(settings: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _own_app() -> Celery:
-    from taskservice.worker.app import create_app  # noqa: PLC0415 - paid by users only
+    from taskservice.worker.app import create_app
 
     return create_app()

@@ -86,6 +86,7 @@ class ResultTimeoutError(TaskServiceError, TimeoutError):
 
     def __init__(self, run_id: str, task: str, seconds: float, state: str) -> None:
         super().__init__(run_id, task, seconds, state)
+        self.args = (run_id, task, seconds, state)  # OSError keeps two of them
         self.run_id = run_id
         self.task = task
         self.seconds = seconds

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from datetime import date, time
 from decimal import Decimal
+from json import dumps
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -98,7 +99,7 @@ def _key(key: object) -> str:
     if key is None or isinstance(key, bool):
         return {None: "null", True: "true", False: "false"}[key]
     if isinstance(key, int | float):
-        return repr(int(key)) if isinstance(key, int) else repr(float(key))
+        return dumps(int(key) if isinstance(key, int) else float(key))
 
     raise _NotJsonError(f"a dict with keys of type {_type_name(key)}")
 

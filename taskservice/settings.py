@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import Annotated, Any, Final, Literal
 from zoneinfo import ZoneInfo
 
-from pydantic import Field, PositiveInt, ValidationError, field_validator, model_validator
+from pydantic import BeforeValidator, Field, PositiveInt, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError
 
@@ -17,7 +17,17 @@ __all__ = ["BACKENDS", "Settings", "load_settings"]
 BackendName = Literal["auto", "celery", "anyio"]
 BACKENDS: Final = ("auto", "celery", "anyio")
 
-PositiveSpan = Annotated[timedelta, Field(gt=timedelta(0))]
+
+def _seconds(value: object) -> object:
+    # Pydantic takes a number for seconds, but not a number in a string.
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
+
+
+Span = Annotated[timedelta, BeforeValidator(_seconds), Field(ge=timedelta(0))]
+PositiveSpan = Annotated[timedelta, BeforeValidator(_seconds), Field(gt=timedelta(0))]
 Names = Annotated[tuple[str, ...], NoDecode]
 """A list in the environment is JSON, or names with commas between them."""
 
@@ -63,7 +73,7 @@ class Settings(BaseSettings):
     """How many finished in-process runs are kept."""
     retention: PositiveSpan = timedelta(hours=1)
     """How long a finished in-process run is kept."""
-    grace: Annotated[timedelta, Field(ge=timedelta(0))] = timedelta(seconds=5)
+    grace: Span = timedelta(seconds=5)
     """How long closing waits for in-process runs before it cancels them."""
     heartbeat_interval: PositiveSpan = timedelta(seconds=2)
     """How often a worker says that it lives."""
@@ -97,7 +107,7 @@ class Settings(BaseSettings):
     def _known_timezone(cls, value: str) -> str:
         try:
             ZoneInfo(value)
-        except (OSError, ValueError) as error:
+        except (KeyError, OSError, ValueError) as error:
             raise ValueError(f"unknown time zone {value!r}; use a name such as 'UTC'") from error
 
         return value

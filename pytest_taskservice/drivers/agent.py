@@ -17,13 +17,17 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from celery import bootsteps, signals
-from celery.worker import state
+from celery.worker.request import Request
 
 if TYPE_CHECKING:
     from celery import Celery
+
+# The stubs lag behind: ``scheduled_requests`` came with 5.7.
+state: Any = import_module("celery.worker.state")
 
 __all__ = ["Agent", "install"]
 
@@ -42,18 +46,35 @@ _DETAILS = ("result", "exception", "runtime", "eta", "expires", "terminated", "e
 
 
 def install(app: Celery, path: str) -> Agent:
-    """Put an agent that reports to the socket at ``path`` into the worker of ``app`` in this process."""
+    """Put an agent that reports to the socket at ``path`` into the worker of ``app`` in this process.
+
+    The worker must be built with ``task_events=True``, or its requests tell nobody what becomes of them.
+    """
     agent = Agent(app, path)
-    events = app.events
-    dispatcher = events.Dispatcher
+    wanted = bool(app.conf.worker_send_task_events)
+    make = app.events.Dispatcher
+
+    def dispatcher(*args: Any, **kwargs: Any) -> _Recorder:
+        return _Recorder(make(*args, **{**kwargs, "enabled": wanted}), agent.record)
+
     # A cached property of AppEvents: setting it wins over the class.
-    events.__dict__["Dispatcher"] = lambda *args, **kwargs: _Recorder(
-        dispatcher(*args, **kwargs), agent.record
-    )
-    steps = app.steps["consumer"]
-    steps.add(_step(agent))
+    app.events.__dict__["Dispatcher"] = dispatcher
+    _tell_by_request(agent)
+    app.steps["consumer"].add(_step(agent))
     signals.worker_process_init.connect(agent.forget, weak=False)
     return agent
+
+
+def _tell_by_request(agent: Agent) -> None:
+    """Record a request's own events where they arise: only there is its attempt known for certain."""
+    original = Request.send_event
+
+    def send_event(request: Any, type: str, **fields: Any) -> Any:  # noqa: A002 - Celery's word
+        retries = request.request_dict.get("retries")
+        agent.record(type, {**fields, "uuid": request.id, "name": request.name, "retries": retries})
+        return original(request, type, **fields)
+
+    setattr(Request, "send_event", send_event)  # noqa: B010 - a method is replaced on purpose
 
 
 class Agent:
@@ -66,7 +87,6 @@ class Agent:
         self._connection: socket.socket | None = None
         self._events: deque[dict[str, Any]] = deque(maxlen=_HISTORY)
         self._seen = 0
-        self._runs: dict[str, tuple[str, int]] = {}
         self._commands: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
             "settle": self._settle,
             "clear": self._clear,
@@ -90,25 +110,20 @@ class Agent:
             self._connection = None
 
     def record(self, kind: str, fields: dict[str, Any]) -> None:
-        """Keep one of Celery's task events."""
-        name = _KINDS.get(kind)
-        run = fields.get("uuid")
-        if name is None or run is None:
+        """Keep one of Celery's task events; ``fields`` are the event's own, with ``name`` and ``retries``."""
+        if kind not in _KINDS:
             return
-        if name == "received":
-            self._runs[run] = (fields["name"], int(fields.get("retries") or 0) + 1)
-        task, attempt = self._runs.get(run, ("", 1))
-        detail = {key: fields[key] for key in _DETAILS if fields.get(key) is not None}
+        detail = {key: _brief(fields[key]) for key in _DETAILS if fields.get(key) is not None}
         self._seen += 1
         self._events.append(
             {
                 "at": time.time(),
-                "kind": name,
-                "run": run,
-                "task": task,
-                "attempt": attempt,
+                "kind": _KINDS[kind],
+                "run": fields["uuid"],
+                "task": fields.get("name") or "",
+                "attempt": int(fields.get("retries") or 0) + 1,
                 "worker": self._consumer.hostname if self._consumer else "",
-                "detail": {key: _brief(value) for key, value in detail.items()},
+                "detail": detail,
             }
         )
 
@@ -168,7 +183,7 @@ class Agent:
     def _drop(self) -> None:
         consumer = self._consumer
         for request in list(state.scheduled_requests):
-            consumer.timer.cancel(request._eta_timer_entry)  # noqa: SLF001 - Consumer.on_close does so
+            consumer.timer.cancel(request._eta_timer_entry)  # noqa: SLF001 - as Consumer.on_close does
             consumer.qos.decrement_eventually()
             request.acknowledge()
             state.scheduled_requests.discard(request)
@@ -215,7 +230,10 @@ class Agent:
 
 
 class _Recorder:
-    """An event dispatcher that keeps every event, and sends it on only if the user asked for events."""
+    """An event dispatcher that says it is enabled, so that requests tell; it sends only if the user wants.
+
+    What no request tells is recorded here: that a message has arrived, and that nobody knows its task.
+    """
 
     def __init__(self, dispatcher: Any, record: Callable[[str, dict[str, Any]], None]) -> None:
         self._dispatcher = dispatcher
@@ -224,7 +242,8 @@ class _Recorder:
     enabled = True
 
     def send(self, type: str, **fields: Any) -> Any:  # noqa: A002 - Celery's word
-        self._record(type, fields)
+        if type == "task-received" or (type == "task-failed" and "NotRegistered" in str(fields)):
+            self._record(type, {"name": "(not registered)", **fields})
         return self._dispatcher.send(type, **fields)
 
     def __getattr__(self, name: str) -> Any:
@@ -232,7 +251,7 @@ class _Recorder:
 
 
 def _step(agent: Agent) -> type[Any]:
-    class AgentStep(bootsteps.StartStopStep):  # type: ignore[misc] # untyped in celery-types
+    class AgentStep(bootsteps.StartStopStep):
         """Starts the agent once the consumer has its queues."""
 
         requires = ("celery.worker.consumer.tasks:Tasks",)

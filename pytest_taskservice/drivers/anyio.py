@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pytest_taskservice.drivers.base import Capability, CapabilityError, Outcome, TaskCall
 from pytest_taskservice.errors import HarnessTimeoutError
@@ -37,7 +37,7 @@ class AnyIODriver:
     name = "anyio"
     capabilities = frozenset(Capability) - _CANNOT.keys()
 
-    def __init__(self, *, loop: str) -> None:
+    def __init__(self, *, loop: Literal["asyncio", "trio"]) -> None:
         self.refused: list[CapabilityError] = []
         self._loop = loop
         self._app: Celery | None = None
@@ -57,8 +57,8 @@ class AnyIODriver:
         self._app = app
         self._events, self._handles, self._labels, self.refused = [], {}, {}, []
         if app is not None:
-            from pytest_taskservice.drivers.app_patch import AppPatch, memory_changes  # noqa: PLC0415
-            from pytest_taskservice.drivers.celery_app import guarded  # noqa: PLC0415 - needs Celery
+            from pytest_taskservice.drivers.app_patch import AppPatch, memory_changes
+            from pytest_taskservice.drivers.celery_app import guarded
 
             self._test.enter_context(AppPatch(app, memory_changes(app)).applied())
             refuse = partial(self._refuse, Capability.CELERY_MESSAGES)
@@ -66,19 +66,19 @@ class AnyIODriver:
 
     def task_backend(self) -> TaskBackend:
         """Return a backend for the event loop that opens it."""
-        from taskservice.backends.anyio import AnyIOBackend  # noqa: PLC0415 - paid by users only
+        from taskservice.backends.anyio import AnyIOBackend
 
         return AnyIOBackend(listener=self._hear, grace=0.0)
 
     def blocking_service(self) -> BlockingTaskService:
         """Return a service with an event loop of its own."""
-        from taskservice import BlockingTaskService  # noqa: PLC0415 - paid by users only
+        from taskservice import BlockingTaskService
 
         return BlockingTaskService(self.task_backend(), loop=self._loop)
 
     def launch(self, call: TaskCall) -> str:
         """Start one run on the driver's own event loop."""
-        from pytest_taskservice.drivers import celery_app  # noqa: PLC0415 - a call names a Celery task
+        from pytest_taskservice.drivers import celery_app
 
         for capability in celery_app.required(call):
             if capability in _CANNOT:
@@ -140,9 +140,9 @@ class AnyIODriver:
 
     def _open(self) -> tuple[BlockingPortal, AnyIOBackend]:
         if self._portal is None or self._backend is None:
-            from anyio.from_thread import start_blocking_portal  # noqa: PLC0415 - paid by users only
+            from anyio.from_thread import start_blocking_portal
 
-            from taskservice.backends.anyio import AnyIOBackend  # noqa: PLC0415 - paid by users only
+            from taskservice.backends.anyio import AnyIOBackend
 
             backend = AnyIOBackend(listener=self._hear, grace=0.0)
             portal = self._test.enter_context(start_blocking_portal(self._loop))
@@ -172,15 +172,13 @@ async def _outcome(handle: TaskHandle) -> Outcome:
     status, attempts = await handle.status(), await handle.attempts()
     error = await handle.exception() if status == "FAILURE" else None
     if error is not None:
-        return Outcome(
-            status=status, error=type(error).__name__, message=str(error), attempts=attempts
-        )
+        return Outcome(status=status, error=type(error).__name__, message=str(error), attempts=attempts)
     result = await handle.result(timeout=0) if status == "SUCCESS" else None
     return Outcome(status=status, result=result, attempts=attempts)
 
 
 async def _ends(handle: TaskHandle, seconds: float) -> bool:
-    from taskservice.errors import ResultTimeoutError  # noqa: PLC0415 - paid by users only
+    from taskservice.errors import ResultTimeoutError
 
     try:
         await handle.result(timeout=seconds)

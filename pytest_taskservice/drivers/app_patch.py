@@ -63,7 +63,7 @@ class AppPatch:
     @contextmanager
     def applied(self) -> Iterator[None]:
         """Change the app, and undo exactly that on leaving."""
-        conf = self._app.conf
+        conf: Any = self._app.conf
         _load(conf)
         before = dict(conf.changes)
         environment = {name: os.environ.pop(name) for name in _ENVIRONMENT if name in os.environ}
@@ -111,7 +111,7 @@ def override(conf: Any, settings: Mapping[str, Any]) -> None:
     _load(conf)
     for key, value in settings.items():
         # A prefixed ('CELERY_...') or old spelling made on the app itself would win over the plain one.
-        others = [name for name in conf._to_keys(key) if name in conf.changes]  # noqa: SLF001 - as above
+        others = [name for name in conf._to_keys(key) if name in conf.changes]  # noqa: SLF001 - tested
         conf.changes.update(dict.fromkeys([key, *others], value))
 
 

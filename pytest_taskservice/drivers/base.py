@@ -8,11 +8,11 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pytest_taskservice.errors import HarnessError
-from pytest_taskservice.history import EventLog
 
 if TYPE_CHECKING:
     from celery import Celery
 
+    from pytest_taskservice.history import EventLog
     from taskservice import BlockingTaskService
     from taskservice.backends.base import TaskBackend
 

@@ -21,7 +21,7 @@ __all__ = ["event_from", "find_task", "guarded", "now", "outcome_of", "required"
 
 def find_task(app: Celery, name: str) -> Any:
     """Return the task of ``app`` registered as ``name``, or found at that dotted path."""
-    task = app.tasks.get(name)
+    task: Any = app.tasks.get(name)
     if task is not None:
         return task
 
@@ -73,9 +73,10 @@ def guarded(
 
     ``on_apply`` gets the call's options; either refuses by raising.
     """
-    from celery.app.task import Task  # noqa: PLC0415 - needs Celery
+    from celery.app.task import Task
 
-    apply, send_task = Task.apply_async, app.send_task
+    tasks: Any = Task
+    apply, send_task = tasks.apply_async, app.send_task
 
     @wraps(apply)
     def guarded_apply(task: Any, *args: Any, **options: Any) -> Any:
@@ -88,12 +89,12 @@ def guarded(
         on_send()
         return send_task(*args, **options)
 
-    Task.apply_async = guarded_apply  # type: ignore[method-assign] # undone below
-    app.send_task = guarded_send  # type: ignore[method-assign] # undone below
+    tasks.apply_async = guarded_apply
+    app.__dict__["send_task"] = guarded_send
     try:
         yield
     finally:
-        Task.apply_async = apply  # type: ignore[method-assign] # as it was
+        tasks.apply_async = apply
         app.__dict__.pop("send_task", None)
 
 

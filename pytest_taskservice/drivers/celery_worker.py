@@ -19,13 +19,13 @@ from pytest_taskservice.drivers.worker_process import WorkerProcess
 from pytest_taskservice.drivers.worker_spec import WorkerSpec
 from pytest_taskservice.errors import HarnessTimeoutError, WorkerStartError
 from pytest_taskservice.history import Event, EventKind, EventLog
-from pytest_taskservice.reaper import Reaper
-from pytest_taskservice.redis import RedisServer
 
 if TYPE_CHECKING:
     import redis
     from celery import Celery
 
+    from pytest_taskservice.reaper import Reaper
+    from pytest_taskservice.redis import RedisServer
     from taskservice import BlockingTaskService
     from taskservice.backends.base import TaskBackend
 
@@ -102,14 +102,14 @@ class CeleryWorkerDriver:
 
     def task_backend(self) -> TaskBackend:
         """Return a backend over the app, as a production service would have it."""
-        from taskservice.backends.celery import CeleryBackend  # noqa: PLC0415 - needs Celery
+        from taskservice.backends.celery import CeleryBackend
 
         assert self._app is not None
         return CeleryBackend(self._app)
 
     def blocking_service(self) -> BlockingTaskService:
         """Return the same service for a test without an event loop."""
-        from taskservice import BlockingTaskService  # noqa: PLC0415 - paid by users only
+        from taskservice import BlockingTaskService
 
         return BlockingTaskService(self.task_backend())
 
@@ -140,7 +140,7 @@ class CeleryWorkerDriver:
                 return
             if left == 0.0:
                 raise HarnessTimeoutError(
-                    f"not settled within {timeout:g} s: {queued} queued, {self._unfinished()}"
+                    f"not settled within {timeout:g} s: {queued} queued; {self._held() or 'idle worker'}"
                 )
 
     def log(self) -> EventLog:
@@ -169,14 +169,12 @@ class CeleryWorkerDriver:
     def describe(self) -> str:
         """Return pool, start-up time and app."""
         if self._worker is None or self._spec is None:
-            return f"{self._options.pool} x{self._options.concurrency}"
-        own = [
-            name for name in self._worker.tasks if not name.startswith(("celery.", "taskservice."))
-        ]
+            return self._pool()
+        own = [name for name in self._worker.tasks if not name.startswith(("celery.", "taskservice."))]
         app = self._spec.app
         where = f"{app[0].name}:{app[1]}" if app else self._spec.main
         return (
-            f"{self._options.pool} x{self._options.concurrency}, worker up in {self._started_in:.2f} s"
+            f"{self._pool()}, worker up in {self._started_in:.2f} s"
             f" · app {where} ({len(own)} task{'s' if len(own) != 1 else ''})"
         )
 
@@ -186,7 +184,7 @@ class CeleryWorkerDriver:
         if self._worker is not None:
             texts["worker log"] = self._worker.log_text(self._marks[0])
             if self._worker.alive:
-                texts["unfinished"] = self._unfinished()
+                texts["unfinished"] = self._held()
         if self._hints:
             texts["hint"] = "\n".join(self._hints)
         return texts
@@ -251,9 +249,7 @@ class CeleryWorkerDriver:
             cwd=str(Path.cwd()),
             sys_path=tuple(entry or str(Path.cwd()) for entry in sys.path),
             environment={
-                name: value
-                for name, value in os.environ.items()
-                if not name.startswith(_NOT_PASSED_ON)
+                name: value for name, value in os.environ.items() if not name.startswith(_NOT_PASSED_ON)
             },
         )
 
@@ -261,7 +257,7 @@ class CeleryWorkerDriver:
         return broker_changes(app, url=self._server.url, prefix=self._prefix)
 
     def _listen(self) -> None:
-        from celery import signals  # noqa: PLC0415 - a driver is built before it is needed
+        from celery import signals
 
         signals.before_task_publish.connect(self._on_publish, weak=False)
         self._test.callback(signals.before_task_publish.disconnect, self._on_publish)
@@ -312,18 +308,21 @@ class CeleryWorkerDriver:
             return bool(worker.ask("settle", timeout=_SETTLE)["idle"])
         return bool(worker.ask("clear", timeout=_CLEAR)["idle"])
 
-    def _unfinished(self) -> str:
+    def _pool(self) -> str:
+        slots = "" if self._options.pool == "solo" else f" x{self._options.concurrency}"
+        return f"{self._options.pool}{slots}"
+
+    def _held(self) -> str:
         held = self._running().ask("state")
-        parts = [
+        return "; ".join(
             f"{what}: " + ", ".join(f"{name}[{run}]" for run, name in held[key])
             for key, what in (("active", "running"), ("reserved", "waiting"), ("scheduled", "due later"))
             if held[key]
-        ]
-        return "; ".join(parts) or "nothing held by the worker"
+        )
 
     def _client(self) -> redis.Redis:
         if self._redis is None:
-            import redis  # noqa: PLC0415 - a driver is built before it is needed
+            import redis
 
             self._redis = redis.Redis.from_url(self._server.url)
         return self._redis

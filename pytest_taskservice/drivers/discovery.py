@@ -50,7 +50,8 @@ def is_local(task: Any) -> bool:
 
 def portable_settings(app: Celery) -> dict[str, Any]:
     """Return the settings made on the app itself that JSON can carry; the rest comes with its module."""
-    return {key: value for key, value in app.conf.changes.items() if _is_json(value)}
+    changes: Any = app.conf.changes
+    return {key: value for key, value in changes.items() if _is_json(value)}
 
 
 def _task_modules(app: Celery) -> Iterator[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from pytest_taskservice.scenario.model import SYNTHETIC, Behaviour
+from pytest_taskservice.scenario.behaviour import SYNTHETIC, Behaviour
 
 if TYPE_CHECKING:
     import celery
@@ -41,7 +41,7 @@ def _play(self: celery.Task[..., Any], behaviour: dict[str, Any]) -> Any:
 
 
 def _run_for(seconds: float, *, ignores_soft_limit: bool) -> None:
-    from celery.exceptions import SoftTimeLimitExceeded  # noqa: PLC0415 - a world has loaded it
+    from celery.exceptions import SoftTimeLimitExceeded
 
     end = time.monotonic() + seconds
     while True:

@@ -42,9 +42,9 @@ def main() -> int:
 
 def load_app(spec: WorkerSpec) -> Celery:
     """Return the app of ``spec``, imported or built, with all its tasks."""
-    from celery import Celery  # noqa: PLC0415 - main() has timed this import
+    from celery import Celery
 
-    from pytest_taskservice.drivers.app_patch import override  # noqa: PLC0415 - the same
+    from pytest_taskservice.drivers.app_patch import override
 
     if spec.app is None:
         app = Celery(spec.main, set_as_current=True)
@@ -84,7 +84,7 @@ def _serve(spec: WorkerSpec) -> int:
     sys.path[:] = spec.sys_path
     app = load_app(spec)
 
-    from pytest_taskservice.drivers.agent import install  # noqa: PLC0415 - imports Celery
+    from pytest_taskservice.drivers.agent import install
 
     install(app, spec.agent)
     worker = app.Worker(
@@ -93,6 +93,7 @@ def _serve(spec: WorkerSpec) -> int:
         concurrency=spec.concurrency,
         queues=",".join(spec.queues),
         loglevel="INFO",
+        task_events=True,
         without_gossip=True,
         without_mingle=True,
         without_heartbeat=True,
@@ -103,18 +104,18 @@ def _serve(spec: WorkerSpec) -> int:
 
 
 def _pool(name: str) -> Any:
-    from celery.concurrency import get_implementation  # noqa: PLC0415 - main() has timed this import
+    from celery.concurrency import get_implementation
 
     return get_implementation(name)
 
 
 def _register_ours(app: Celery) -> None:
-    # TEMP
-    from taskservice.tasks import default_registry  # noqa: PLC0415 - only a worker needs it
+    from pytest_taskservice.drivers.synthetic import register
+    from taskservice.tasks import default_registry
 
-    # TEMP register(app)
+    register(app)
     if default_registry:
-        from taskservice.backends.celery import register_definitions  # noqa: PLC0415
+        from taskservice.backends.definitions import register_definitions
 
         register_definitions(app, default_registry)
 

@@ -14,11 +14,13 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pytest_taskservice.drivers.worker_spec import WorkerSpec
 from pytest_taskservice.errors import HarnessTimeoutError, WorkerStartError
-from pytest_taskservice.reaper import Reaper
+
+if TYPE_CHECKING:
+    from pytest_taskservice.drivers.worker_spec import WorkerSpec
+    from pytest_taskservice.reaper import Reaper
 
 __all__ = ["WorkerProcess"]
 
@@ -157,7 +159,7 @@ class WorkerProcess:
 
 def _import_path() -> list[str]:
     """Return the parent's import path, so that the process finds this package wherever it lies."""
-    return [entry or os.getcwd() for entry in sys.path]  # noqa: PTH109 - sys.path holds strings
+    return [entry or str(Path.cwd()) for entry in sys.path]
 
 
 def _kill_group(group: int) -> None:

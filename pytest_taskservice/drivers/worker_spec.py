@@ -23,8 +23,8 @@ class WorkerSpec:
     """Everything a worker process needs to serve one app.
 
     ``app`` is ``(module, attribute)``, or ``None`` for an app that no module holds: the worker then builds
-    one named ``main``. ``settings`` are the app's own changes, ``world`` the harness's; both JSON. ``modules``
-    hold tasks and are imported in order.
+    one named ``main``. ``settings`` are the app's own changes, ``world`` the harness's; both JSON.
+    ``modules`` hold tasks and are imported in order.
     """
 
     app: tuple[ModuleSource, str] | None

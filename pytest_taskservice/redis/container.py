@@ -37,8 +37,8 @@ logger = logging.getLogger(__name__)
 def start_container(request: RedisRequest, reaper: Reaper) -> RedisServer:
     """Start ``request.image`` in a container of its own, reachable from this machine only."""
     try:
-        from docker.errors import APIError, DockerException  # noqa: PLC0415 - 200 ms, paid only on use
-        from testcontainers.core.container import DockerContainer  # noqa: PLC0415
+        from docker.errors import APIError, DockerException
+        from testcontainers.core.container import DockerContainer
     except ImportError as error:
         raise RedisProviderError(
             f"testcontainers is not installed; install 'taskservice[containers]': {error}"
@@ -101,7 +101,7 @@ def _address(container: DockerContainer) -> tuple[str, int]:
 
 
 def _remove(container: DockerContainer) -> None:
-    from docker.errors import NotFound  # noqa: PLC0415
+    from docker.errors import NotFound
 
     with suppress(NotFound):
         container.stop()
@@ -110,7 +110,7 @@ def _remove(container: DockerContainer) -> None:
 @contextmanager
 def _configured() -> Iterator[None]:
     """Set what the user left open, while we start: other containers keep their settings."""
-    from testcontainers.core.config import ConnectionMode, testcontainers_config  # noqa: PLC0415
+    from testcontainers.core.config import ConnectionMode, testcontainers_config
 
     config = testcontainers_config
     ryuk, mode = config.ryuk_disabled, config.connection_mode_override
@@ -138,7 +138,7 @@ def _owner_label(pid: int) -> str:
 
 def _sweep(client: Any) -> None:
     """Remove the containers of runs that were killed."""
-    from docker.errors import APIError  # noqa: PLC0415
+    from docker.errors import APIError
 
     for summary in client.api.containers(all=True, filters={"label": LABEL}):
         if not _orphaned(summary["Labels"][LABEL], summary["State"]):

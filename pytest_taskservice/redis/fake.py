@@ -33,7 +33,7 @@ def start_fake(request: RedisRequest) -> RedisServer:
     """Serve a fakeredis on a port of the loopback, for workers in other processes."""
     _need_fakeredis()
     try:
-        from pytest_taskservice.redis.fake_tcp import FakeTcpServer  # noqa: PLC0415 - 250 ms
+        from pytest_taskservice.redis.fake_tcp import FakeTcpServer
     except ImportError as error:
         raise RedisProviderError(
             f"fakeredis {version('fakeredis')} has changed: {error}; "
@@ -53,7 +53,7 @@ def start_fake(request: RedisRequest) -> RedisServer:
 def in_process_client(store: FakeServer | None = None) -> Redis:
     """Return a client that reaches ``store``, or a store of its own, without any socket."""
     _need_fakeredis()
-    import fakeredis  # noqa: PLC0415 - 250 ms, paid only on use
+    import fakeredis
 
     client: Redis = fakeredis.FakeRedis(server=store or fakeredis.FakeServer(version=(7, 4)))
     return client

@@ -120,7 +120,7 @@ class _Connection(asyncio.Protocol):
         self._parser.feed(data)
         self._run_requests()
 
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
+    def connection_lost(self, exc: Exception | None) -> None:
         self._closing = True
         self._connections.discard(self)
         self._socket.stop_waiting()

@@ -39,9 +39,9 @@ def shown(url: str) -> str:
 
 
 def _client(url: str, timeout: float) -> Redis:
-    import redis  # noqa: PLC0415 - 150 ms, paid only where a URL is used
-    from redis.backoff import NoBackoff  # noqa: PLC0415
-    from redis.retry import Retry  # noqa: PLC0415
+    import redis
+    from redis.backoff import NoBackoff
+    from redis.retry import Retry
 
     try:
         # Protocol 2 needs no HELLO, so a refusal is the answer to AUTH or PING and says which.
@@ -58,7 +58,7 @@ def _client(url: str, timeout: float) -> Redis:
 
 
 def _check(client: Redis, request: RedisRequest) -> str:
-    from redis import exceptions  # noqa: PLC0415
+    from redis import exceptions
 
     url = shown(request.choice)
     try:

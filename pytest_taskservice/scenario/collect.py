@@ -67,7 +67,7 @@ class ScenarioItem(pytest.Item):
         self._world = world
         self._skip = skip
         # As doctest items do: an item without a function may use fixtures too.
-        manager = self.session._fixturemanager  # noqa: SLF001 - pytest offers no public way
+        manager = self.session._fixturemanager  # noqa: SLF001 - pytest has no public way
         self._fixtureinfo = manager.getfixtureinfo(node=self, func=None, cls=None)
         self.fixturenames = self._fixtureinfo.names_closure
         self.funcargs: dict[str, object] = {}
@@ -77,19 +77,20 @@ class ScenarioItem(pytest.Item):
 
     def setup(self) -> None:
         """Enter the world."""
-        from _pytest.fixtures import TopRequest  # noqa: PLC0415 - what doctest items use
+        from _pytest.fixtures import TopRequest
 
         if self._skip:
-            pytest.skip(self._skip)
-        self._request = TopRequest(self, _ispytest=True)
+            raise _skipped(self._skip)
+        node: Any = self
+        self._request = TopRequest(node, _ispytest=True)
         self._request._fillfixtures()  # noqa: SLF001 - as above
         driver = self.config.stash[HARNESS].driver(self._world)
         for capability, why in needs(self._scenario):
             if reason := driver.cannot(capability):
-                pytest.skip(f"{self._backend} cannot: {capability} ({why}; {reason})")
+                raise _skipped(f"{self._backend} cannot: {capability} ({why}; {reason})")
         length = story_length(self._scenario)
         if length > _PATIENCE:
-            pytest.skip(
+            raise _skipped(
                 f"{self._backend} runs in real time; this story needs {format_duration(length)}, "
                 f"the bound is {format_duration(_PATIENCE)}"
             )
@@ -103,9 +104,7 @@ class ScenarioItem(pytest.Item):
         """Play the scenario."""
         verdict: Verdict = run(self._scenario, self.stash[WORLD])
         if verdict.mismatches:
-            raise ScenarioFailedError(
-                render_verdict(self._scenario, verdict, replay=self._replay())
-            )
+            raise ScenarioFailedError(render_verdict(self._scenario, verdict, replay=self._replay()))
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
         """Return the report, not a traceback of ours."""
@@ -119,6 +118,11 @@ class ScenarioItem(pytest.Item):
 
     def _replay(self) -> str:
         return f"pytest '{self.nodeid}' --taskservice-backend={self._backend}"
+
+
+def _skipped(reason: str) -> BaseException:
+    # At the scenario's own line, where a reader looks for it.
+    return pytest.skip.Exception(reason, _use_item_location=True)
 
 
 def _worlds(backend: str) -> tuple[str, ...]:

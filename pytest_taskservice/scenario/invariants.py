@@ -104,4 +104,5 @@ def _disagreement(last: View, ending: Ending) -> str:
 
     if ending.status not in FINAL_STATUSES and not last.is_final:
         return ""
-    return f"stored {ending.status}, while the events say {last.status}"
+    error = f" ({ending.error}: {ending.message})"[:200] if ending.error else ""
+    return f"stored {ending.status}{error}, while the events say {last.status}"

@@ -141,7 +141,7 @@ def decode(data: bytes, path: str) -> str:
 
 def documents(text: str, path: str) -> Iterator[Node]:
     """Yield the tree of each document of ``text``."""
-    import yaml  # noqa: PLC0415 - only a suite with scenario files pays for it
+    import yaml
 
     loader = yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader
     builder = _Builder(path)
@@ -165,7 +165,7 @@ class _Builder:
 
     def feed(self, event: yaml.Event) -> Iterator[Node]:
         """Take in one event; yield the document that it completes."""
-        import yaml  # noqa: PLC0415 - loaded already
+        import yaml
 
         mark = self._mark(event)
         if isinstance(event, yaml.AliasEvent):

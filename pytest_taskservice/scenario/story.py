@@ -9,19 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pytest_taskservice.scenario.model import (
-    Behaviour,
-    Config,
-    Launch,
-    Revoke,
-    Scenario,
-    Step,
-    Task,
-    Wait,
-)
+from pytest_taskservice.scenario.model import Config, Launch, Revoke, Scenario, Step, Task, Wait
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+
+    from pytest_taskservice.scenario.behaviour import Behaviour
 
 __all__ = ["Moment", "behaviour_length", "moments", "story_length"]
 

@@ -6,7 +6,8 @@ import re
 from typing import Any
 
 from pytest_taskservice.scenario import fields
-from pytest_taskservice.scenario.model import EXCEPTIONS, Behaviour, Config, Retry, Task
+from pytest_taskservice.scenario.behaviour import EXCEPTIONS, Behaviour, Retry
+from pytest_taskservice.scenario.model import Config, Task
 from pytest_taskservice.scenario.nodes import Entry, Node, Table, describe, wrong
 from pytest_taskservice.scenario.words import nearest, unknown
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import anyio
+from celery import Task
 
 from taskservice.backends.attempts import retry_delay
 from taskservice.payloads import wire_value
@@ -13,7 +14,7 @@ from taskservice.payloads import wire_value
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from celery import Celery, Task
+    from celery import Celery
 
     from taskservice.tasks import TaskDefinition
 
@@ -40,10 +41,31 @@ def _register(app: Celery, definition: TaskDefinition[..., Any]) -> None:
                 raise
             raise self.retry(exc=error, countdown=delay) from error
 
-    options: dict[str, Any] = {} if definition.queue is None else {"queue": definition.queue}
-    # The policy alone decides when to give up.
-    register: Any = app.task(name=definition.name, bind=True, max_retries=None, **options)
+    register = app.task(
+        name=definition.name,
+        bind=True,
+        base=_QueuedTask,
+        definition_queue=definition.queue,
+        max_retries=None,  # the policy alone decides when to give up
+        shared=False,  # or every other app of this process would get it as well
+    )
     register(run)
+
+
+class _QueuedTask(Task[..., Any]):
+    """A task that knows its queue: Celery 6 drops the ``queue`` attribute that it had for this."""
+
+    abstract = True
+    definition_queue: str | None = None
+
+    def apply_async(self, *args: Any, **options: Any) -> Any:
+        # A retry goes back to where the run came from.
+        if self.definition_queue is not None and not options.keys() & _DESTINATIONS:
+            options["queue"] = self.definition_queue
+        return super().apply_async(*args, **options)
+
+
+_DESTINATIONS: Final = frozenset({"queue", "exchange", "routing_key"})
 
 
 def _call(definition: TaskDefinition[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -33,7 +33,8 @@ def connect_redis(url: str, seconds: float) -> Redis:
 def ping_broker(app: Celery, seconds: float) -> BackendHealth:
     """Ask the app's broker whether it is there; it blocks, on Redis for ``seconds`` at most."""
     with app.connection_for_write() as connection:
-        where = connection.as_uri()
+        # kombu shows a masked password even where there is none.
+        where = connection.as_uri().replace("://:**@", "://")
         try:
             if connection.transport_cls in {"redis", "rediss"}:
                 _ping_redis(app, seconds)

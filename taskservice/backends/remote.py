@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from re import search
 from typing import TYPE_CHECKING, Any
 
 from taskservice.errors import PayloadError, RunCancelledError, RunFailedError
@@ -74,7 +75,9 @@ def _rebuild(stored: object, remote_traceback: str | None) -> BaseException:
         module, name, args, _ = args
     if (module, name) == ("kombu.exceptions", "EncodeError"):
         # Celery's own check of a result, told in the words of ours.
-        return PayloadError("result", str(args[0]) if args else "unknown")
+        text = str(args[0]) if args else "an unknown type"
+        named = search(r"type (\S+) is not JSON", text)
+        return PayloadError("result", named[1] if named else text)
 
     error = _construct(_find_type(module, name), args)
     if error is None:

@@ -124,12 +124,14 @@ class ResultListener:
 
     def _remove(self, key: bytes, waiter: _Waiter) -> None:
         with self._lock:
-            waiters = self._waiters[key]
+            waiters = self._waiters.get(key, [])
+            if waiter not in waiters:  # served
+                return
             waiters.remove(waiter)
             if not waiters:
                 del self._waiters[key]
             self._changed.append(key)
-        # No wake: leaving a channel can wait for the next reason to look.
+        self._wake()
 
     def _wake(self) -> None:
         # Full means that the thread wakes anyway, closed that it is gone.
@@ -140,7 +142,8 @@ class ResultListener:
         self, key: bytes, *, meta: Mapping[str, Any] | None = None, error: Exception | None = None
     ) -> None:
         with self._lock:
-            waiters = tuple(self._waiters.get(key, ()))
+            waiters = self._waiters.pop(key, [])
+            self._changed.append(key)
         for waiter in waiters:
             waiter.meta = meta
             waiter.error = error

@@ -5,10 +5,10 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from taskservice.settings import Settings, load_settings
-
 if TYPE_CHECKING:
     from celery import Celery
+
+    from taskservice.settings import Settings
 
     app: Celery
 
@@ -17,7 +17,9 @@ __all__ = ["app", "create_app"]
 
 def create_app(settings: Settings | None = None) -> Celery:
     """Return a Celery app with ``settings``, by default the environment's, whose workers beat."""
-    from taskservice.backends.app import build_app  # noqa: PLC0415 - importing this costs no Celery
+    # Celery finds this module by importing it, and so may anybody: it costs nothing.
+    from taskservice.backends.app import build_app  # noqa: PLC0415
+    from taskservice.settings import load_settings  # noqa: PLC0415
     from taskservice.worker.heartbeat import install_heartbeat  # noqa: PLC0415
 
     given = load_settings() if settings is None else settings

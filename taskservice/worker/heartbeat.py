@@ -102,12 +102,17 @@ def _describe(consumer: Any) -> WorkerHeartbeat:
         worker=str(consumer.hostname),
         pid=os.getpid(),
         queues=tuple(sorted(consumer.app.amqp.queues.consume_from)),
-        pool=type(pool).__module__.rpartition(".")[2],
+        pool=_pool_name(pool),
         slots=int(getattr(pool, "num_processes", 0) or getattr(pool, "limit", 0) or 0),
         running=_running(),
         at=time(),
         version=_version(),
     )
+
+
+def _pool_name(pool: object) -> str:
+    module = type(pool).__module__.rpartition(".")[2]
+    return "threads" if module == "thread" else module  # as --pool calls it
 
 
 def _running() -> tuple[RunningRun, ...]:

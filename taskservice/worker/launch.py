@@ -67,11 +67,20 @@ def find_app(name: str) -> Celery:
 
     for part in (attribute or "app").split("."):
         found = getattr(found, part, None)
-    if callable(found) and not isinstance(found, Celery):
-        found = found()
-    if not isinstance(found, Celery):
+    made = found if isinstance(found, Celery) else _call_factory(found)
+    if not isinstance(made, Celery):
         raise ConfigurationError(f"name a Celery app as package.module:attribute; {name!r} is none")
-    return found
+    return made
+
+
+def _call_factory(found: Any) -> object:
+    if not callable(found):
+        return None
+
+    try:
+        return found()
+    except TypeError:  # it wants arguments, so it is no factory
+        return None
 
 
 def _consumed(settings: Settings, *, own_app: bool, queues: Sequence[str]) -> tuple[str, ...]:

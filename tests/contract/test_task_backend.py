@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from importlib import import_module
 from typing import TYPE_CHECKING
 from uuid import UUID, uuid4
 
@@ -56,9 +57,7 @@ def world(request: pytest.FixtureRequest) -> str:
 def tasks(backend_settings: Settings) -> ModuleType:
     """The tasks, under the name the worker knows them by."""
     assert backend_settings.imports == ("contract_tasks",)
-    import contract_tasks  # noqa: PLC0415 - importable once the fixture has seen to its path
-
-    return contract_tasks
+    return import_module("contract_tasks")
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from taskservice.cli import cli
 from taskservice.heartbeats import RunningRun, WorkerHeartbeat, heartbeat_key
 
 if TYPE_CHECKING:
-    from conftest import RedisProcess
+    from tests.taskservice.conftest import RedisProcess
 
 BEAT = WorkerHeartbeat(
     worker="w1",

@@ -14,7 +14,7 @@ from taskservice.worker.heartbeat import HeartbeatThread
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from conftest import RedisProcess
+    from tests.taskservice.conftest import RedisProcess
 
 BEAT = WorkerHeartbeat(
     worker="w1@here",

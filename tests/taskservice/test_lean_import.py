@@ -61,8 +61,10 @@ def test_the_runtime_never_loads_pytest_or_the_harness() -> None:
         [
             sys.executable,
             "-c",
-            (f"import sys, taskservice\n{names}\n"
-            "print('pytest' in sys.modules, 'pytest_taskservice' in sys.modules)"),
+            (
+                f"import sys, taskservice\n{names}\n"
+                "print('pytest' in sys.modules, 'pytest_taskservice' in sys.modules)"
+            ),
         ],
         capture_output=True,
         text=True,

@@ -19,7 +19,7 @@ from taskservice.heartbeats import WorkerHeartbeat, heartbeat_key
 from taskservice.selection import AvailabilityProbe
 
 if TYPE_CHECKING:
-    from conftest import RedisProcess
+    from tests.taskservice.conftest import RedisProcess
 
 BEAT = WorkerHeartbeat(
     worker="w1", pid=1, queues=("celery",), pool="prefork", slots=2, running=(), at=0.0, version="1"
@@ -73,7 +73,8 @@ def test_auto_wants_a_worker_too(redis_process: RedisProcess) -> None:
 def test_auto_takes_celery_where_a_worker_beats(redis_process: RedisProcess) -> None:
     settings = settings_for(redis_process.port)
     app = create_app(settings)
-    app.backend.client.set(heartbeat_key(settings.key_prefix, "w1"), BEAT.to_json())
+    backend: Any = app.backend
+    backend.client.set(heartbeat_key(settings.key_prefix, "w1"), BEAT.to_json())
 
     selection = select_backend(settings, app, probe=AvailabilityProbe())
 

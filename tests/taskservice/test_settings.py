@@ -34,7 +34,7 @@ def test_the_environment_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_settings_are_frozen() -> None:
     with pytest.raises(ValidationError, match="frozen"):
-        Settings().backend = "celery"  # type: ignore[misc]
+        Settings().backend = "celery"
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,5 @@
+from typing import Any
+
 from celery import chain
 from celery.result import AsyncResult
 
@@ -8,12 +10,10 @@ from shop.payments import charge
 from shop.stock import release, reserve
 
 
-def place(item: str, amount: int) -> tuple[int, AsyncResult]:
+def place(item: str, amount: int) -> "tuple[int, AsyncResult[Any]]":
     """Store an order and start its way through stock, payment and mail."""
     with connect() as db:
-        cursor = db.execute(
-            "insert into orders (item, amount, state) values (?, ?, 'new')", (item, amount)
-        )
+        cursor = db.execute("insert into orders (item, amount, state) values (?, ?, 'new')", (item, amount))
         order_id = int(cursor.lastrowid or 0)
     steps = chain(
         reserve.s(order_id),

@@ -26,7 +26,6 @@ def release(order_id: int) -> None:
     """Put the order's piece back."""
     with connect() as db:
         db.execute(
-            "update stock set quantity = quantity + 1 "
-            "where item = (select item from orders where id = ?)",
+            "update stock set quantity = quantity + 1 where item = (select item from orders where id = ?)",
             (order_id,),
         )

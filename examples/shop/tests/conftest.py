@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
 from shop.db import connect
 
 # Worker processes are told the environment of the test process, so they find the same file.
@@ -26,9 +25,7 @@ class Shop:
         self._db.executemany("insert into gateway values (?)", [(answer,) for answer in answers])
 
     def sold(self, item: str, amount: int) -> None:
-        self._db.execute(
-            "insert into orders (item, amount, state) values (?, ?, 'paid')", (item, amount)
-        )
+        self._db.execute("insert into orders (item, amount, state) values (?, ?, 'paid')", (item, amount))
 
     def state_of(self, order_id: int) -> str:
         row = self._db.execute("select state from orders where id = ?", (order_id,)).fetchone()

@@ -4,7 +4,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from celery import Celery
-
 from shop.orders import place
 from shop.payments import CardDeclinedError, GatewayDownError, charge
 from shop.stock import reserve
@@ -56,9 +55,7 @@ def test_a_dead_gateway_is_asked_four_times(shop: "Shop", taskservice_app: Celer
 
 
 @pytest.mark.taskservice(backend="celery")
-def test_the_last_piece_is_sold_once(
-    shop: "Shop", taskservice_app: Celery, taskservice_driver: Any
-) -> None:
+def test_the_last_piece_is_sold_once(shop: "Shop", taskservice_app: Celery, taskservice_driver: Any) -> None:
     shop.stocks("lamp", 1)
 
     orders = [place("lamp", 40)[0] for _ in range(2)]

@@ -4,7 +4,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 from celery import Celery
-
 from shop.celery import app
 from shop.reports import daily
 

@@ -12,9 +12,9 @@ from pytest_taskservice.drivers.base import Capability, CapabilityError, Outcome
 from pytest_taskservice.errors import HarnessTimeoutError
 from pytest_taskservice.history import Event, EventKind, EventLog
 from pytest_taskservice.scenario import REAL_TIME, Clock, Scenario, Skip, load, run
+from pytest_taskservice.scenario.behaviour import Behaviour
 from pytest_taskservice.scenario.invariants import ONE_FINAL_STATE
 from pytest_taskservice.scenario.load import load_text
-from pytest_taskservice.scenario.model import Behaviour
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -283,6 +283,19 @@ def test_the_world_is_given_the_time_that_the_expectations_allow(world: World) -
     assert world.told[-1] == (0.0, "settle 60")
 
 
+def test_the_world_is_given_the_time_that_the_story_needs(world: World) -> None:
+    scenario = story(
+        """\
+        tasks: {a: {runs_for: 20s}}
+        steps: [{launch: a, as: run}]
+        expect: {never: [{of: run, status: FAILURE}]}
+        """
+    )
+
+    assert run(scenario, world, clock=world.clock()).passed
+    assert world.told[-1] == (0.0, "settle 30")
+
+
 def test_a_run_that_never_ends_breaks_an_invariant(world: World) -> None:
     world.stuck = frozenset({"a"})
     scenario = story(
@@ -318,6 +331,7 @@ def test_a_wait_in_vain_ends_the_story_but_not_what_comes_finally(world: World) 
     late, never = verdict.mismatches[:2]
     assert str(late.mark) == "f.yaml:6:5"
     assert late.expected == "over within 2s of waiting"
+    assert late.at == pytest.approx(2.0)
     assert late.got == "status STARTED; the steps below were not played"
     assert never.got == "it was never launched: the story ended before"
     assert [call.label for call in world.calls] == ["a", "c"]

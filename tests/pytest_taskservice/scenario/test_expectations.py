@@ -302,6 +302,15 @@ def test_a_broken_invariant_is_named(told: tuple[str, ...], ending: str, invaria
     assert found[0].run == "run"
 
 
+def test_what_only_the_result_backend_knows_is_told() -> None:
+    ending = Outcome(status="FAILURE", error="NotRegistered", message="charge")
+
+    found = check_invariants(record("0 sent", ending=ending), mark=MARK)
+
+    got = "stored FAILURE (NotRegistered: charge), while the events say PENDING"
+    assert [one.got for one in found] == ["status PENDING at the end", got]
+
+
 def test_an_event_of_a_stranger_is_found() -> None:
     told = record(*GOOD)
     told.log.append(events("1 started", run="ghost")[0])

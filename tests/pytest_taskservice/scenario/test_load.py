@@ -12,16 +12,9 @@ from hypothesis import strategies as st
 
 from pytest_taskservice.errors import ScenarioError
 from pytest_taskservice.scenario import load
+from pytest_taskservice.scenario.behaviour import Behaviour, Retry
 from pytest_taskservice.scenario.load import load_text
-from pytest_taskservice.scenario.model import (
-    Behaviour,
-    Launch,
-    Property,
-    Retry,
-    Revoke,
-    Skip,
-    Wait,
-)
+from pytest_taskservice.scenario.model import Launch, Property, Revoke, Skip, Wait
 
 if TYPE_CHECKING:
     from pytest_taskservice.scenario.model import Scenario
@@ -199,6 +192,12 @@ def test_a_byte_order_mark_is_no_part_of_the_text() -> None:
     (scenario,) = load_text(b"\xef\xbb\xbf" + GOOD.encode(), "f.yaml")
 
     assert str(scenario.mark) == "f.yaml:1:1"
+
+
+def test_a_bound_may_be_the_instant_of_the_launch() -> None:
+    scenario = one(changed("as: run", "as: run, at: 5s"))
+
+    assert scenario.expect[0].instant == 5.0
 
 
 def test_each_wrong_document_is_told_once() -> None:
@@ -564,12 +563,13 @@ def loads_or_says_why(data: bytes) -> None:
         assert str(error).startswith("f.yaml:")  # noqa: PT017 - either way is right
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=300))
 def test_random_bytes_raise_nothing_else(data: bytes) -> None:
     loads_or_says_why(data)
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(st.data())
 def test_random_changes_of_a_good_file_raise_nothing_else(data: st.DataObject) -> None:
     root = Path(__file__).parents[3] / "scenarios" / "first"

@@ -3,8 +3,9 @@ from __future__ import annotations
 import pytest
 
 from pytest_taskservice.scenario import needs, story_length
+from pytest_taskservice.scenario.behaviour import Behaviour, Retry
 from pytest_taskservice.scenario.load import load_text
-from pytest_taskservice.scenario.model import Behaviour, Config, Retry
+from pytest_taskservice.scenario.model import Config
 from pytest_taskservice.scenario.story import behaviour_length
 
 

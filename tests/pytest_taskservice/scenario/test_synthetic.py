@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import celery
@@ -12,7 +13,7 @@ import pytest
 from celery.exceptions import SoftTimeLimitExceeded
 
 from pytest_taskservice.drivers.synthetic import SYNTHETIC, register
-from pytest_taskservice.scenario.model import Behaviour, Retry
+from pytest_taskservice.scenario.behaviour import Behaviour, Retry
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,7 +32,9 @@ def test_each_module_may_be_imported_first_and_loads_nothing_else(first: str) ->
     heavy = "{'celery', 'yaml', 'redis', 'pytest'}"
     code = f"import sys, pytest_taskservice.{first}; sys.exit(str({heavy} & set(sys.modules)))"
 
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    root = Path(__file__).parents[3]
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
 
     assert done.stderr.strip() == "set()"
 

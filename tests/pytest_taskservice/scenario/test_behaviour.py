@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from pytest_taskservice.scenario.model import EXCEPTIONS, Behaviour, Retry, SyntheticError
+from pytest_taskservice.scenario.behaviour import EXCEPTIONS, Behaviour, Retry, SyntheticError
 
 
 @pytest.mark.parametrize("returns", [None, 0, False, "", [], {"a": [1, None]}, 1.5])

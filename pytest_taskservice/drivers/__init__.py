@@ -1,0 +1,1 @@
+"""The worlds: one driver each, and what they share."""

@@ -1,0 +1,237 @@
+"""Which worlds a test runs in, and what becomes of a test in a world that cannot show what it asks for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.pytest_taskservice.plugin.conftest import Downstream
+
+ALL = ("celery", "celery-eager", "anyio-asyncio", "anyio-trio")
+
+
+def ids(result: pytest.RunResult) -> tuple[str, ...]:
+    return tuple(line.partition("[")[2].rstrip("]") for line in result.outlines if "::test_" in line)
+
+
+@pytest.mark.parametrize(
+    ("ini", "option", "expected"),
+    [
+        (None, None, ("celery",)),
+        (None, "all", ALL),
+        (None, "anyio,celery", ("anyio-asyncio", "anyio-trio", "celery")),
+        ("celery-eager", None, ("celery-eager",)),
+        ("celery-eager", "celery", ("celery",)),
+    ],
+    ids=["default", "all", "list", "ini", "option-wins"],
+)
+def test_a_test_has_a_readable_id_in_every_chosen_world(
+    downstream: Downstream, ini: str | None, option: str | None, expected: tuple[str, ...]
+) -> None:
+    downstream.write(test_shopx="def test_it(task_service): ...")
+    downstream.ini(**({"taskservice_backend": ini} if ini else {}))
+
+    result = downstream.run(
+        "--collect-only", "-q", *([f"--taskservice-backend={option}"] if option else [])
+    )
+
+    assert ids(result) == expected
+
+
+def test_a_marker_narrows_the_worlds(downstream: Downstream) -> None:
+    downstream.write(
+        test_shopx="""
+        import pytest
+
+        @pytest.mark.taskservice(backend="celery-eager,anyio")
+        def test_text(taskservice_backend): ...
+
+        @pytest.mark.taskservice(backend=["celery"])
+        def test_list(taskservice_app): ...
+
+        @pytest.mark.taskservice(backend="celery-eager")
+        def test_no_fixture(): ...
+        """
+    )
+
+    result = downstream.run("--collect-only", "-q", "--taskservice-backend=all")
+
+    assert ids(result) == ("celery-eager", "anyio-asyncio", "anyio-trio", "celery", "celery-eager")
+
+
+def test_a_marker_for_a_world_that_was_not_chosen_is_a_skip_that_says_so(downstream: Downstream) -> None:
+    downstream.write(
+        test_shopx="""
+        import pytest
+
+        @pytest.mark.taskservice(backend="celery")
+        def test_it(task_service): ...
+        """
+    )
+
+    result = downstream.run("-rs", "--taskservice-backend=anyio,celery-eager")
+
+    result.assert_outcomes(skipped=1)
+    result.stdout.fnmatch_lines("*meant for celery; chosen: anyio, celery-eager*")
+
+
+def test_a_marker_changes_the_workers_settings_for_one_test(downstream: Downstream) -> None:
+    downstream.write(
+        test_shopx="""
+        import pytest
+        from celery.exceptions import TimeLimitExceeded
+        from shopx.celery import app
+        from shopx.tasks import nap
+
+        @app.task
+        def limit():
+            return app.conf.task_time_limit
+
+        @pytest.mark.taskservice(config={"task_time_limit": 1})
+        def test_ends(taskservice_app):
+            assert limit.delay().get(timeout=10) == 1
+            with pytest.raises(TimeLimitExceeded):
+                nap.delay(30).get(timeout=10)
+
+        def test_gone(taskservice_app):
+            assert app.conf.task_time_limit is None
+            assert limit.delay().get(timeout=10) is None
+        """
+    )
+
+    result = downstream.run("--taskservice-backend=celery")
+
+    result.assert_outcomes(passed=2)
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("--taskservice-backend=celry", "unknown backend 'celry'; did you mean 'celery'?*"),
+        ("--taskservice-redis=embeded", "unknown redis provider 'embeded'; did you mean 'embedded'?*"),
+        ("--taskservice-pool=prefrk", "unknown pool 'prefrk'; did you mean 'prefork'?*"),
+        ("--taskservice-concurrency=none", "--taskservice-concurrency needs a number*'none'"),
+    ],
+)
+def test_an_unknown_word_is_a_usage_error_that_offers_the_nearest(
+    downstream: Downstream, option: str, message: str
+) -> None:
+    downstream.write(test_shopx="def test_it(task_service): ...")
+
+    result = downstream.run(option)
+
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(f"ERROR: taskservice: {message}")
+    assert downstream.code_shown(result) == []
+
+
+def test_an_unknown_backend_in_a_marker_names_the_test_and_the_nearest(downstream: Downstream) -> None:
+    downstream.write(
+        test_shopx="""
+        import pytest
+
+        @pytest.mark.taskservice(backend="celry")
+        def test_it(task_service): ...
+        """
+    )
+
+    result = downstream.run()
+
+    assert result.ret in (pytest.ExitCode.USAGE_ERROR, pytest.ExitCode.INTERRUPTED)
+    output = result.stdout.str() + result.stderr.str()
+    assert "test_shopx.py::test_it: unknown backend 'celry'; did you mean 'celery'?" in output
+    assert downstream.code_shown(result) == []
+
+
+def test_the_task_service_awaits_in_an_async_test_and_blocks_in_any_other(downstream: Downstream) -> None:
+    downstream.write(
+        test_shopx="""
+        import pytest
+        from shopx.tasks import add, boom, flaky
+
+        @pytest.mark.anyio
+        async def test_async(task_service):
+            _, result = await task_service.launch_and_await_task(add, 2, 3)
+            assert result == 5
+            _, result = await task_service.launch_and_await_task(flaky, 2)
+            assert result == 2
+
+        def test_sync(task_service):
+            assert task_service.launch_and_await_task(add, 2, 3)[1] == 5
+            with pytest.raises(ValueError, match="kettle"):
+                task_service.launch_and_await_task(boom)
+        """
+    )
+
+    result = downstream.run("--taskservice-backend=all", "-v")
+
+    # Three worlds on two loops, and four worlds.
+    result.assert_outcomes(passed=6 + 4)
+    result.stdout.fnmatch_lines_random(
+        [f"*::test_async*{world}*{loop}* PASSED*" for world in ("celery", "anyio") for loop in ("asyncio", "trio")]
+    )
+
+
+def test_an_async_test_without_a_loop_is_told_to_ask_for_one(downstream: Downstream) -> None:
+    downstream.write(
+        test_shopx="""
+        async def test_it(task_service):
+            await task_service.launch_task(print)
+        """
+    )
+
+    result = downstream.run("--taskservice-backend=anyio")
+
+    assert result.ret != pytest.ExitCode.OK
+    result.stdout.fnmatch_lines("*task_service in an async test needs AnyIO's pytest plugin: mark*")
+    assert downstream.code_shown(result) == []
+
+
+def test_a_world_that_cannot_show_what_a_test_asks_for_skips_it_with_the_reason(
+    downstream: Downstream,
+) -> None:
+    downstream.write(
+        test_shopx="""
+        import contextlib
+        import pytest
+        from shopx.celery import app
+        from shopx.tasks import add, nap
+
+        @pytest.mark.taskservice(backend="anyio")
+        def test_delay(taskservice_app):
+            assert add.delay(2, 3).get(timeout=5) == 5
+
+        @pytest.mark.taskservice(backend="celery-eager")
+        def test_countdown_is_swallowed(taskservice_app):
+            with contextlib.suppress(Exception):
+                add.apply_async((2, 3), countdown=60)
+
+        @pytest.mark.taskservice(backend="celery-eager")
+        def test_limit_in_a_failing_test(taskservice_app):
+            with contextlib.suppress(Exception):
+                nap.apply_async((0,), time_limit=1)
+            raise AssertionError("hidden by the skip")
+
+        @pytest.mark.taskservice(backend="celery-eager")
+        def test_by_name(taskservice_app):
+            app.send_task("shopx.tasks.add", (2, 3)).get(timeout=5)
+
+        @pytest.mark.taskservice(backend="celery-eager")
+        def test_what_it_can(taskservice_app):
+            assert add.delay(2, 3).get(timeout=5) == 5
+        """
+    )
+
+    result = downstream.run("-rs", "--taskservice-backend=celery-eager,anyio")
+
+    result.assert_outcomes(passed=1, skipped=5)
+    result.stdout.fnmatch_lines_random(
+        [
+            "SKIPPED*anyio cannot: celery messages*",
+            "SKIPPED*celery-eager cannot: eta*",
+            "SKIPPED*celery-eager cannot: time limits*",
+            "SKIPPED*celery-eager cannot: celery messages*",
+        ]
+    )

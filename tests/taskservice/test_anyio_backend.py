@@ -1,0 +1,291 @@
+"""What only the in-process back end does: retention, events, closing, Celery tasks as they are."""
+
+from __future__ import annotations
+
+import threading
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import anyio.lowlevel
+import pytest
+from celery import Celery
+
+from taskservice import (
+    AnyIOBackend,
+    PayloadError,
+    RetryPolicy,
+    RunCancelledError,
+    RunEvent,
+    RunNotFoundError,
+    TaskRegistry,
+    TaskState,
+    task,
+)
+
+if TYPE_CHECKING:
+    from celery import Task
+
+pytestmark = pytest.mark.anyio
+
+WAIT = 10.0
+REGISTRY = TaskRegistry()
+QUICK = RetryPolicy(max_attempts=2, base=timedelta(milliseconds=1))
+
+# Nobody listens on this port: a message that is published, or a result stored, is an error.
+app = Celery("inline", broker="redis://127.0.0.1:1/0", backend="redis://127.0.0.1:1/0")
+app.conf.broker_transport_options = {"socket_connect_timeout": 1}
+app.conf.task_publish_retry = False
+
+
+@pytest.fixture(params=["asyncio", "trio"])
+def anyio_backend(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+async def ident(value: int) -> int:
+    return value
+
+
+@task(registry=REGISTRY)
+async def forever() -> None:
+    await anyio.sleep_forever()
+
+
+@task(registry=REGISTRY, retry=QUICK)
+async def always_fails() -> None:
+    raise ValueError("no")
+
+
+@task(registry=REGISTRY, retry=RetryPolicy(retry_for=(KeyError,)))
+async def fails_finally() -> None:
+    raise ValueError("no")
+
+
+@app.task(bind=True, name="bound")
+def bound(self: Task[..., Any], failures: int) -> list[Any]:
+    if self.request.retries < failures:
+        raise self.retry(countdown=0.01, max_retries=3, exc=ValueError("again"))
+    return [self.request.id, self.request.retries]
+
+
+@app.task(bind=True, name="bound_default", max_retries=1)
+def gives_up(self: Task[..., Any]) -> None:
+    raise self.retry(countdown=0)
+
+
+@app.task(name="auto", autoretry_for=(KeyError,), retry_backoff=False, default_retry_delay=0)
+def auto(seen: str) -> None:
+    SEEN.append(seen)
+    raise KeyError(seen)
+
+
+@app.task(bind=True, name="changes")
+def changes_arguments(self: Task[..., Any], value: int) -> int:
+    if self.request.retries == 0:
+        raise self.retry(args=(value + 1,), countdown=0)
+    return value
+
+
+@app.task(bind=True, name="progress")
+def reports_progress(self: Task[..., Any]) -> str:
+    self.update_state(state="PROGRESS", meta={"done": 1})
+    return "done"
+
+
+@app.task(name="not_json")
+def not_json() -> object:
+    return object()
+
+
+SEEN: list[str] = []
+
+
+async def test_a_plain_function_needs_no_decorator() -> None:
+    async with AnyIOBackend() as backend:
+        handle = await backend.launch_task(ident, [7])
+
+        assert await handle.result(WAIT) == 7
+
+
+async def test_finished_runs_are_kept_by_count() -> None:
+    async with AnyIOBackend(retention_count=2) as backend:
+        handles = []
+        for number in range(3):
+            handles.append(await backend.launch_task(ident, [number]))
+            assert await handles[-1].result(WAIT) == number
+
+        with pytest.raises(RunNotFoundError):
+            await backend.get_task(handles[0].id)
+        assert (await backend.get_task(handles[2].id)).id == handles[2].id
+
+
+async def test_finished_runs_are_kept_for_a_time() -> None:
+    async with AnyIOBackend(retention=0) as backend:
+        handle = await backend.launch_task(ident, [1])
+        await handle.result(WAIT)
+
+        await anyio.sleep(0.001)  # the clock must have moved
+        with pytest.raises(RunNotFoundError):
+            await backend.get_task(handle.id)
+
+
+async def test_a_running_async_function_is_cancelled() -> None:
+    async with AnyIOBackend() as backend:
+        handle = await backend.launch_task(forever)
+        await anyio.wait_all_tasks_blocked()
+        assert await handle.status() is TaskState.STARTED
+
+        assert await handle.cancel()
+
+        with pytest.raises(RunCancelledError):
+            await handle.result(WAIT)
+
+
+async def test_a_run_that_waits_for_a_thread_is_cancelled_without_starting() -> None:
+    gate = threading.Event()
+    async with AnyIOBackend(threads=1) as backend:
+        first = await backend.launch_task(gate.wait, [WAIT])
+        with anyio.fail_after(WAIT):
+            while await first.status() is not TaskState.STARTED:
+                await anyio.lowlevel.checkpoint()
+        second = await backend.launch_task(gate.wait, [WAIT])
+
+        assert await second.cancel()
+
+        assert await second.attempts() == 0
+        gate.set()
+        assert await first.result(WAIT) is True
+
+
+async def test_closing_waits_for_what_is_quick_and_cancels_the_rest() -> None:
+    async with AnyIOBackend(grace=0.05) as backend:
+        quick = await backend.launch_task(ident, [1])
+        slow = await backend.launch_task(forever)
+
+    assert await quick.result(WAIT) == 1
+    assert await slow.status() is TaskState.REVOKED
+
+
+async def test_an_error_of_the_caller_comes_out_as_it_is() -> None:
+    async def use() -> None:
+        async with AnyIOBackend() as backend:
+            await backend.launch_task(forever)
+            raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        await use()
+
+
+async def test_leaving_by_cancellation_ends_the_runs() -> None:
+    with anyio.move_on_after(0.01) as scope:
+        async with AnyIOBackend() as backend:
+            handle = await backend.launch_task(forever)
+            await anyio.sleep_forever()
+
+    assert scope.cancelled_caught
+    assert await handle.status() is TaskState.REVOKED
+
+
+async def test_a_listener_hears_what_happens_in_order() -> None:
+    events: list[RunEvent] = []
+    async with AnyIOBackend(listener=events.append) as backend:
+        handle = await backend.launch_task(always_fails)
+        with pytest.raises(ValueError, match="no"):
+            await handle.result(WAIT)
+
+    told = [(event.kind.value, event.attempt, event.detail) for event in events]
+    assert told == [
+        ("sent", 0, ""),
+        ("started", 1, ""),
+        ("retried", 1, "0.001 s after ValueError('no')"),
+        ("started", 2, ""),
+        ("failed", 2, "ValueError('no')"),
+    ]
+    assert {event.run for event in events} == {handle.id}
+
+
+async def test_a_failing_listener_harms_no_run() -> None:
+    def listener(event: RunEvent) -> None:
+        raise RuntimeError(event.kind)
+
+    async with AnyIOBackend(listener=listener) as backend:
+        handle = await backend.launch_task(ident, [1])
+
+        assert await handle.result(WAIT) == 1
+
+
+async def test_an_error_the_policy_does_not_name_is_final() -> None:
+    async with AnyIOBackend() as backend:
+        handle = await backend.launch_task(fails_finally)
+        with pytest.raises(ValueError, match="no"):
+            await handle.result(WAIT)
+
+        assert await handle.attempts() == 1
+
+
+async def test_a_bound_celery_task_is_retried_in_process() -> None:
+    async with AnyIOBackend() as backend:
+        handle = await backend.launch_task(bound, [2])
+
+        assert await handle.result(WAIT) == [handle.id, 2]
+        assert await handle.attempts() == 3
+
+
+async def test_a_celery_task_out_of_retries_raises_its_error() -> None:
+    async with AnyIOBackend() as backend:
+        handle = await backend.launch_task(bound, [9])
+        with pytest.raises(ValueError, match="again"):
+            await handle.result(WAIT)
+        assert await handle.attempts() == 4
+
+        other = await backend.launch_task(gives_up)
+        with pytest.raises(gives_up.MaxRetriesExceededError):
+            await other.result(WAIT)
+        assert await other.attempts() == 2
+
+
+async def test_autoretry_of_a_celery_task_is_honoured(anyio_backend: str) -> None:
+    async with AnyIOBackend() as backend:
+        handle = await backend.launch_task(auto, [anyio_backend])
+        with pytest.raises(KeyError):
+            await handle.result(WAIT)
+
+    assert SEEN.count(anyio_backend) == 4
+
+
+async def test_a_celery_task_may_be_retried_with_other_arguments() -> None:
+    async with AnyIOBackend() as backend:
+        handle = await backend.launch_task(changes_arguments, [1])
+
+        assert await handle.result(WAIT) == 2
+
+
+async def test_a_celery_task_that_reports_progress_needs_no_result_backend() -> None:
+    async with AnyIOBackend() as backend:
+        handle = await backend.launch_task(reports_progress)
+
+        assert await handle.result(WAIT) == "done"
+
+
+async def test_a_celery_task_is_held_to_json_too() -> None:
+    async with AnyIOBackend() as backend:
+        handle = await backend.launch_task(not_json)
+
+        with pytest.raises(PayloadError):
+            await handle.result(WAIT)
+
+
+async def test_the_wait_between_attempts_can_be_cancelled() -> None:
+    async with AnyIOBackend() as backend:
+        handle = await backend.launch_task(waits_long_between)
+        with anyio.fail_after(WAIT):
+            while await handle.status() is not TaskState.RETRY:
+                await anyio.lowlevel.checkpoint()
+
+        assert await handle.cancel()
+
+
+@task(registry=REGISTRY, retry=RetryPolicy(base=timedelta(minutes=1)))
+def waits_long_between() -> None:
+    raise ValueError("no")
