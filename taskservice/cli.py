@@ -24,7 +24,7 @@ POOLS = click.Choice(["prefork", "threads", "solo", "gevent", "eventlet"])
 
 def main() -> None:
     """Run the command line; a mistake of the user's is one line on stderr and exit code 2."""
-    from taskservice.errors import TaskServiceError  # noqa: PLC0415
+    from taskservice.errors import TaskServiceError
 
     sys.path.insert(0, str(Path.cwd()))  # as `celery` does: your own app is found from where you are
     try:
@@ -50,7 +50,7 @@ def worker(queues: str, pool: str, concurrency: int | None, loglevel: str, app_n
     """Run a worker until it is told to stop."""
     settings = _settings()
     app = _find_app(app_name)
-    from taskservice.worker.launch import run_worker  # noqa: PLC0415 - loads Celery
+    from taskservice.worker.launch import run_worker
 
     run_worker(
         app=app,
@@ -70,7 +70,7 @@ def beat(schedule: Path | None, loglevel: str, app_name: str | None) -> None:
     """Send the scheduled tasks until it is told to stop."""
     settings = _settings()
     app = _find_app(app_name)
-    from taskservice.worker.launch import run_beat  # noqa: PLC0415 - loads Celery
+    from taskservice.worker.launch import run_beat
 
     run_beat(app=app, settings=settings, schedule=schedule, loglevel=loglevel)
 
@@ -80,11 +80,11 @@ def beat(schedule: Path | None, loglevel: str, app_name: str | None) -> None:
 def status(*, as_json: bool) -> None:
     """Show workers and queues; exit code 1 if nobody would run a task."""
     settings = _settings()
-    from taskservice.worker.status import read_status  # noqa: PLC0415 - loads redis
+    from taskservice.worker.status import read_status
 
     found = read_status(settings, seconds=PROBE_SECONDS)
     if as_json:
-        from json import dumps  # noqa: PLC0415
+        from json import dumps
 
         click.echo(dumps(found.to_json(), indent=2))
     else:
@@ -93,8 +93,8 @@ def status(*, as_json: bool) -> None:
 
 
 def _settings() -> Settings:
-    from taskservice.errors import ConfigurationError  # noqa: PLC0415
-    from taskservice.settings import load_settings  # noqa: PLC0415 - loads pydantic
+    from taskservice.errors import ConfigurationError
+    from taskservice.settings import load_settings
 
     try:
         return load_settings()
@@ -106,8 +106,8 @@ def _find_app(name: str | None) -> Celery | None:
     if name is None:
         return None
 
-    from taskservice.errors import ConfigurationError  # noqa: PLC0415
-    from taskservice.worker.launch import find_app  # noqa: PLC0415
+    from taskservice.errors import ConfigurationError
+    from taskservice.worker.launch import find_app
 
     try:
         return find_app(name)
@@ -118,12 +118,12 @@ def _find_app(name: str | None) -> Celery | None:
 class _Mistake(click.ClickException):
     exit_code = 2
 
-    def show(self, file: object = None) -> None:  # noqa: ARG002 - click's signature
+    def show(self, file: object = None) -> None:
         click.echo(f"taskservice: {self.message}", err=True)
 
 
 def _show(found: ServiceStatus) -> None:
-    from rich.console import Console  # noqa: PLC0415 - only a table needs it
+    from rich.console import Console
 
     console = Console()
     if found.workers:
@@ -135,7 +135,7 @@ def _show(found: ServiceStatus) -> None:
 
 
 def _worker_table(found: ServiceStatus) -> Table:
-    from rich.table import Table  # noqa: PLC0415
+    from rich.table import Table
 
     table = Table("worker", "pid", "age", "pool", "slots", "running", "longest", "queues")
     for seen in found.workers:
@@ -154,7 +154,7 @@ def _worker_table(found: ServiceStatus) -> Table:
 
 
 def _queue_table(found: ServiceStatus) -> Table:
-    from rich.table import Table  # noqa: PLC0415
+    from rich.table import Table
 
     table = Table("queue", "waiting")
     for queue, depth in found.depths:

@@ -147,7 +147,7 @@ class ServiceClosedError(TaskServiceError, RuntimeError):
 
 
 def _nearest(found: str, known: tuple[str, ...]) -> str:
-    from difflib import get_close_matches  # noqa: PLC0415 - only a mistake pays for it
+    from difflib import get_close_matches
 
     near = get_close_matches(found, known, n=1, cutoff=0.5)
     return f"did you mean {near[0]!r}? " if near else ""

@@ -66,10 +66,10 @@ def read_heartbeats(redis_url: str, prefix: str, *, seconds: float = READ_SECOND
 
     Each exchange with Redis takes ``seconds`` at most.
     """
-    from redis import Redis  # noqa: PLC0415 - importing this module stays cheap
-    from redis.backoff import NoBackoff  # noqa: PLC0415
-    from redis.exceptions import RedisError  # noqa: PLC0415
-    from redis.retry import Retry  # noqa: PLC0415
+    from redis import Redis
+    from redis.backoff import NoBackoff
+    from redis.exceptions import RedisError
+    from redis.retry import Retry
 
     try:
         with Redis.from_url(

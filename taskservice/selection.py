@@ -127,8 +127,8 @@ def select_backend(
     if settings.backend == "anyio":
         return Selection(backend=_anyio(settings, listener), requested="anyio", reason="asked for by name")
 
-    from taskservice.backends.app import build_app  # noqa: PLC0415 - only this branch loads Celery
-    from taskservice.backends.celery import CeleryBackend  # noqa: PLC0415
+    from taskservice.backends.app import build_app
+    from taskservice.backends.celery import CeleryBackend
 
     app = build_app(settings) if app is None else app
     if app.conf.task_always_eager:
@@ -167,8 +167,8 @@ def _anyio(settings: Settings, listener: RunListener | None) -> AnyIOBackend:
 
 
 def _probe(settings: Settings, app: Celery, seconds: float) -> ProbeAnswer:
-    from taskservice.backends.probing import ping_broker  # noqa: PLC0415 - loads Celery
-    from taskservice.heartbeats import read_heartbeats  # noqa: PLC0415 - loads redis
+    from taskservice.backends.probing import ping_broker
+    from taskservice.heartbeats import read_heartbeats
 
     broker = ping_broker(app, seconds / 2)
     if not broker.healthy:

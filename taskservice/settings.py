@@ -97,7 +97,7 @@ class Settings(BaseSettings):
             return value
 
         if value.lstrip().startswith("["):
-            from json import loads  # noqa: PLC0415 - only this form needs it
+            from json import loads
 
             return loads(value)
         return tuple(name.strip() for name in value.split(",") if name.strip())

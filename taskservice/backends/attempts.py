@@ -83,7 +83,7 @@ def retry_delay(policy: RetryPolicy | None, error: Exception, attempt: int) -> f
 
 
 def _celery_attempt(task: Task[..., Any]) -> Attempt:
-    from taskservice.backends.inline import InlineTask, RetryRequest  # noqa: PLC0415 - loads Celery
+    from taskservice.backends.inline import InlineTask, RetryRequest
 
     inline = InlineTask(task)
 

@@ -127,7 +127,7 @@ class EagerHandle:
     async def status(self) -> TaskState:
         return self._outcome.state
 
-    async def result(self, timeout: float | None = None) -> Any:  # noqa: ARG002 - never late
+    async def result(self, timeout: float | None = None) -> Any:
         await anyio.lowlevel.checkpoint()
         if self._outcome.error is not None:
             raise self._outcome.error

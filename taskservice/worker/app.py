@@ -18,9 +18,9 @@ __all__ = ["app", "create_app"]
 def create_app(settings: Settings | None = None) -> Celery:
     """Return a Celery app with ``settings``, by default the environment's, whose workers beat."""
     # Celery finds this module by importing it, and so may anybody: it costs nothing.
-    from taskservice.backends.app import build_app  # noqa: PLC0415
-    from taskservice.settings import load_settings  # noqa: PLC0415
-    from taskservice.worker.heartbeat import install_heartbeat  # noqa: PLC0415
+    from taskservice.backends.app import build_app
+    from taskservice.settings import load_settings
+    from taskservice.worker.heartbeat import install_heartbeat
 
     given = load_settings() if settings is None else settings
     made = build_app(given)
