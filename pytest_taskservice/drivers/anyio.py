@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -119,7 +120,10 @@ class AnyIODriver:
 
     def log(self) -> EventLog:
         """Return what the backend told."""
-        return EventLog(iter(self._events))
+        # Labelled only now: a run may have started before its launch came back with the id.
+        return EventLog(
+            replace(event, task=self._labels.get(event.run, event.task)) for event in self._events
+        )
 
     def reset(self) -> None:
         """Cancel what runs, end the event loop, let the app send again."""
@@ -161,7 +165,7 @@ class AnyIODriver:
                 at=event.at,
                 kind=EventKind(event.kind),
                 run=event.run,
-                task=self._labels.get(event.run, event.task),
+                task=event.task,
                 attempt=max(1, event.attempt),
                 detail={"note": event.detail} if event.detail else {},
             )

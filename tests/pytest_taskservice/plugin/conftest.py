@@ -16,10 +16,11 @@ from uuid import uuid4
 
 import pytest
 
+from pytest_taskservice.reaper import Reaper
 from pytest_taskservice.redis import RedisRequest, acquire
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from pytest_taskservice.redis import RedisServer
 
@@ -143,6 +144,13 @@ class Downstream:
         left = [f"process {pid}: {command}" for pid, command in self.processes().items()]
         return left + [str(path) for path in self.temporary.glob("taskservice-*")]
 
+    def remains_in_the_end(self) -> list[str]:
+        """Ask again until nothing is left or the promised time is over; return what is left."""
+        deadline = time.monotonic() + PROMISED
+        while (left := self.remains()) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        return left
+
     def _is_ours(self, entry: Path) -> bool:
         # A Redis server writes its title over its environment, but it lives in its directory.
         try:
@@ -169,7 +177,7 @@ def downstream(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> It
     project.write(shopx____init__="", shopx__celery=_CELERY, shopx__tasks=_TASKS)
     project.ini(taskservice_app="shopx.celery:app")
     yield project
-    left = _until_empty(project.remains)
+    left = project.remains_in_the_end()
     for pid in project.processes():
         os.kill(pid, signal.SIGKILL)
     shutil.rmtree(temporary, ignore_errors=True)
@@ -179,22 +187,12 @@ def downstream(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> It
 @pytest.fixture
 def given_redis() -> Iterator[RedisServer]:
     """A server that is not the run's own; whoever runs it keeps other things there, too."""
-    server = acquire(RedisRequest(choice="embedded"))
+    # A helper of its own, which ends here: the shared one might be taken for a run's.
+    reaper = Reaper()
+    server = acquire(RedisRequest(choice="embedded"), reaper=reaper)
     yield server
     server.close()
-
-
-@pytest.fixture
-def until_empty() -> Callable[[Callable[[], list[str]]], list[str]]:
-    """Ask again until nothing is left or the promised time is over; return what is left."""
-    return _until_empty
-
-
-def _until_empty(remains: Callable[[], list[str]]) -> list[str]:
-    deadline = time.monotonic() + PROMISED
-    while (left := remains()) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    return left
+    reaper.close()
 
 
 def _command(entry: Path) -> str:

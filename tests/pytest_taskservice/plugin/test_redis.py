@@ -34,7 +34,7 @@ def client(given_redis: RedisServer) -> Iterator[redis.Redis]:
             marks=pytest.mark.skipif(NO_BINARY, reason="no redis-server on PATH"),
         ),
         ("embedded", "Redis: embedded Valkey [0-9.]+"),
-        ("fake", "Redis: fake .*[0-9.]+"),
+        ("fake", "Redis: fake fakeredis [0-9.]+.*"),
     ],
     ids=["server", "embedded", "fake"],
 )

@@ -159,7 +159,6 @@ def test_what_a_test_leaves_is_not_seen_by_the_next_and_costs_it_little(downstre
 
         def test_after_countdown():
             assert add.delay(2, 3).get(timeout=3) == 5
-            assert app.control.inspect(timeout=2, limit=1).scheduled() == {"celery@taskservice": []}
             nap.delay(1.2).get(timeout=5)
             ended()
 
@@ -177,6 +176,25 @@ def test_what_a_test_leaves_is_not_seen_by_the_next_and_costs_it_little(downstre
     result = downstream.run(CELERY)
 
     result.assert_outcomes(passed=6)
+
+
+def test_a_countdown_of_an_earlier_test_is_not_among_the_scheduled(downstream: Downstream) -> None:
+    downstream.write(
+        test_shopx="""
+        from shopx.celery import app
+        from shopx.tasks import add
+
+        def test_leaves_a_countdown(taskservice_app):
+            add.apply_async((2, 3), countdown=60)
+
+        def test_sees_none(taskservice_app):
+            assert app.control.inspect(timeout=2, limit=1).scheduled() == {"celery@taskservice": []}
+        """
+    )
+
+    result = downstream.run(CELERY)
+
+    result.assert_outcomes(passed=2)
 
 
 def test_a_worker_that_a_test_kills_is_replaced_for_the_next(downstream: Downstream) -> None:
