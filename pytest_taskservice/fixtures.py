@@ -38,15 +38,20 @@ def taskservice_backend(request: pytest.FixtureRequest) -> Iterator[str]:
     """The name of the world the test runs in; asking for it makes the test run in every chosen one."""
     harness = request.config.stash[HARNESS]
     world = getattr(request, "param", harness.options.backends[0])
+    driver, problem = None, ""
     try:
         driver = harness.driver(world)
+        open_world(request, world)
     except HarnessError as error:
-        pytest.fail(f"taskservice: {error}", pytrace=False)
+        problem = str(error)
     try:
-        _open_or_fail(request, world)
+        if driver is None or problem:
+            # Outside of the handler: a mistake of the user's is told without a traceback of ours.
+            pytest.fail(f"taskservice: {problem}", pytrace=False)
         yield driver.name
     finally:
-        driver.reset()
+        if driver is not None:
+            driver.reset()
 
 
 @pytest.fixture
@@ -115,14 +120,6 @@ def open_world(request: pytest.FixtureRequest, world: str, *, needs_app: bool = 
     request.node.stash[WORLD] = driver
     driver.begin(app, check_settings(_settings_of(request)))
     return app
-
-
-def _open_or_fail(request: pytest.FixtureRequest, world: str) -> None:
-    """Open the world; tell a mistake of the user's without a traceback of ours."""
-    try:
-        open_world(request, world)
-    except (HarnessError, ValueError) as error:
-        pytest.fail(f"taskservice: {error}", pytrace=False)
 
 
 def _app_of(request: pytest.FixtureRequest) -> Celery:

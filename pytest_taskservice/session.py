@@ -8,10 +8,11 @@ import os
 import secrets
 import sys
 from collections.abc import Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_taskservice.errors import AppNotFoundError
+from pytest_taskservice.errors import AppNotFoundError, HarnessError
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -141,13 +142,26 @@ def check_app(found: Any, where: str) -> Celery:
     return found
 
 
-def check_settings(settings: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return ``settings`` if another process can be told them, which takes JSON."""
+def check_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``settings`` as another process can be told them, which takes JSON."""
+    return {key: _portable(key, value) for key, value in settings.items()}
+
+
+def _portable(key: str, value: Any) -> Any:
     try:
-        json.dumps(dict(settings))
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"config must be JSON, since a worker process is told it: {error}") from None
-    return settings
+        return json.loads(json.dumps(value, default=_plain))
+    except TypeError as error:
+        raise HarnessError(
+            f"setting {key!r} must be JSON, since a worker process is told it: {error}; got {value!r}"
+        ) from None
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, (set, frozenset)):
+        return sorted(value)
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    raise TypeError(f"{type(value).__name__} is not")
 
 
 def _own_app() -> Celery:

@@ -1,7 +1,7 @@
 """Pointing somebody's Celery app at a world for the length of a test, and putting it back.
 
-Reaches into an app's private caches; everything touched is listed in ``_STATE`` and ``_CACHED`` and
-checked to be there before anything changes.
+Reaches into an app's private caches and into the thread's current app. The caches are listed in ``_STATE``
+and ``_CACHED``, and checked to be there before anything changes.
 """
 
 from __future__ import annotations
@@ -10,12 +10,16 @@ import os
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from pytest_taskservice.errors import HarnessError
 
 if TYPE_CHECKING:
     from celery import Celery
+
+# Untyped in the stubs.
+_current: Any = import_module("celery._state")
 
 __all__ = ["AppPatch", "broker_changes", "memory_changes", "override"]
 
@@ -69,9 +73,13 @@ class AppPatch:
         environment = {name: os.environ.pop(name) for name in _ENVIRONMENT if name in os.environ}
         self._swap()
         override(conf, self._changes)
+        # Shared tasks go to the current app, which an app made by a fixture need not be.
+        current = _current._tls.current_app  # noqa: SLF001 - get_current_app() would make one
+        _current._set_current_app(self._app)  # noqa: SLF001 - what set_current() calls
         try:
             yield
         finally:
+            _current._set_current_app(current)  # noqa: SLF001 - as above
             conf.changes.clear()
             conf.changes.update(before)
             self._swap()

@@ -91,6 +91,12 @@ class CeleryWorkerDriver:
         if self._app is not app or self._settings != settings or not self._ready(app):
             self._serve(app, settings)
         self._app, self._settings = app, settings
+        assert self._spec is not None
+        if any("mode=memory" in name for name in self._spec.databases.values()):
+            self._hints.append(
+                "Django's test database is in this process's memory, where no worker sees it: name a file "
+                "in DATABASES[...]['TEST']['NAME']"
+            )
         key = (id(app), json.dumps(settings, sort_keys=True, default=repr))
         if key not in self._patches:
             self._patches[key] = AppPatch(app, self._world(app) | dict(settings))
@@ -171,12 +177,12 @@ class CeleryWorkerDriver:
         if self._worker is None or self._spec is None:
             return self._pool()
         own = [name for name in self._worker.tasks if not name.startswith(("celery.", "taskservice."))]
+        up = f"{self._pool()}, worker up in {self._started_in:.2f} s"
+        if not own:
+            return up
         app = self._spec.app
         where = f"{app[0].name}:{app[1]}" if app else self._spec.main
-        return (
-            f"{self._pool()}, worker up in {self._started_in:.2f} s"
-            f" · app {where} ({len(own)} task{'s' if len(own) != 1 else ''})"
-        )
+        return f"{up} · app {where} ({len(own)} task{'s' * (len(own) != 1)})"
 
     def report(self) -> dict[str, str]:
         """Return the worker's log during this test, and what it could not find."""
@@ -208,6 +214,8 @@ class CeleryWorkerDriver:
     def _ready(self, app: Celery) -> bool:
         worker = self._worker
         if worker is None or not worker.alive:
+            return False
+        if self._spec is None or self._spec.databases != discovery.find_databases():
             return False
         missing = app.tasks.keys() - worker.tasks
         return all(discovery.is_local(app.tasks[name]) for name in missing)
@@ -246,6 +254,7 @@ class CeleryWorkerDriver:
             concurrency=self._options.concurrency,
             hostname="celery@taskservice",
             agent="",
+            databases=discovery.find_databases(),
             cwd=str(Path.cwd()),
             sys_path=tuple(entry or str(Path.cwd()) for entry in sys.path),
             environment={

@@ -12,7 +12,7 @@ from pytest_taskservice.drivers.worker_spec import ModuleSource
 if TYPE_CHECKING:
     from celery import Celery
 
-__all__ = ["find_app", "find_modules", "find_queues", "is_local", "portable_settings"]
+__all__ = ["find_app", "find_databases", "find_modules", "find_queues", "is_local", "portable_settings"]
 
 
 def find_app(app: Celery) -> tuple[ModuleSource, str] | None:
@@ -24,6 +24,18 @@ def find_app(app: Celery) -> tuple[ModuleSource, str] | None:
             if value is app:
                 return _source(name), attribute
     return None
+
+
+def find_databases() -> dict[str, str]:
+    """Return the names of Django's databases, by alias; empty without a Django that is set up.
+
+    Once pytest-django has made its test databases these are their names. A worker process that reads the
+    settings anew would otherwise work on the real ones.
+    """
+    django = sys.modules.get("django.db")
+    if django is None or not sys.modules["django.conf"].settings.configured:
+        return {}
+    return {alias: str(django.connections[alias].settings_dict["NAME"]) for alias in django.connections}
 
 
 def find_modules(app: Celery) -> tuple[ModuleSource, ...]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_taskservice.drivers.worker_spec import ModuleSource, WorkerSpec
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from types import ModuleType
 
     from celery import Celery
@@ -46,6 +47,7 @@ def load_app(spec: WorkerSpec) -> Celery:
 
     from pytest_taskservice.drivers.app_patch import override
 
+    _use_databases(spec.databases)
     if spec.app is None:
         app = Celery(spec.main, set_as_current=True)
     else:
@@ -118,6 +120,15 @@ def _register_ours(app: Celery) -> None:
         from taskservice.backends.definitions import register_definitions
 
         register_definitions(app, default_registry)
+
+
+def _use_databases(names: Mapping[str, str]) -> None:
+    """Have Django work on the test databases, before anything connects to the real ones."""
+    if not names:
+        return
+    databases = importlib.import_module("django.conf").settings.DATABASES
+    for alias, name in names.items():
+        databases[alias]["NAME"] = name
 
 
 def _finds(source: ModuleSource) -> bool:

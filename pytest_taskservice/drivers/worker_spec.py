@@ -24,7 +24,8 @@ class WorkerSpec:
 
     ``app`` is ``(module, attribute)``, or ``None`` for an app that no module holds: the worker then builds
     one named ``main``. ``settings`` are the app's own changes, ``world`` the harness's; both JSON.
-    ``modules`` hold tasks and are imported in order.
+    ``modules`` hold tasks and are imported in order. ``databases`` are the names that Django's test
+    databases have, by alias.
     """
 
     app: tuple[ModuleSource, str] | None
@@ -40,6 +41,7 @@ class WorkerSpec:
     cwd: str
     sys_path: tuple[str, ...]
     environment: Mapping[str, str] = field(default_factory=dict)
+    databases: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """Return the spec as one line of JSON."""

@@ -1,4 +1,4 @@
-"""Somebody else's project: a package ``shopx`` with a Celery app that never heard of us, and its own tests."""
+"""Somebody else's project: a package ``shopx`` with a Celery app and tests of its own."""
 
 from __future__ import annotations
 

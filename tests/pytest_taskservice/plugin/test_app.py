@@ -90,7 +90,9 @@ def test_a_broker_in_the_environment_does_not_win(
     ],
     ids=["no-module", "broken-module", "no-attribute", "no-app"],
 )
-def test_an_app_that_cannot_be_had_is_one_clear_error(downstream: Downstream, path: str, message: str) -> None:
+def test_an_app_that_cannot_be_had_is_one_clear_error(
+    downstream: Downstream, path: str, message: str
+) -> None:
     downstream.write(
         shopx__broken="1 / 0",
         test_shopx="""

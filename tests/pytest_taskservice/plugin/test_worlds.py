@@ -33,9 +33,7 @@ def test_a_test_has_a_readable_id_in_every_chosen_world(
     downstream.write(test_shopx="def test_it(task_service): ...")
     downstream.ini(**({"taskservice_backend": ini} if ini else {}))
 
-    result = downstream.run(
-        "--collect-only", "-q", *([f"--taskservice-backend={option}"] if option else [])
-    )
+    result = downstream.run("--collect-only", "-q", *([f"--taskservice-backend={option}"] if option else []))
 
     assert ids(result) == expected
 
@@ -170,7 +168,11 @@ def test_the_task_service_awaits_in_an_async_test_and_blocks_in_any_other(downst
     # Three worlds on two loops, and four worlds.
     result.assert_outcomes(passed=6 + 4)
     result.stdout.fnmatch_lines_random(
-        [f"*::test_async*{world}*{loop}* PASSED*" for world in ("celery", "anyio") for loop in ("asyncio", "trio")]
+        [
+            f"*::test_async*{world}*{loop}* PASSED*"
+            for world in ("celery", "anyio")
+            for loop in ("asyncio", "trio")
+        ]
     )
 
 
