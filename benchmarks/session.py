@@ -1,8 +1,8 @@
 """What the celery world costs a session: the time to its first result, and the overhead of each test.
 
-Runs a small downstream project in fresh pytest processes. The first result is timed inside pytest, from the start
-of the session to the first ``get()`` that returned; the overhead is the difference between tests that ask for the
-world and do nothing, and tests that do not. Promises: 0.8 s and 5 ms.
+Runs a small downstream project in fresh pytest processes. The first result is timed inside pytest, from the
+start of the session to the first ``get()`` that returned; the overhead is the difference between tests that
+ask for the world and do nothing, and tests that do not. Promises: 0.8 s and 5 ms.
 
     python benchmarks/session.py [RUNS]
 """
@@ -104,11 +104,17 @@ def main() -> int:
             statistics.median(per_test(directory, test) for _ in range(3))
             for test in ("test_plain", "test_world", "test_result")
         )
-    overhead = world - plain
-    print(f"first result of a session   {first:7.3f} s   (promised: at most {FIRST_RESULT_PROMISE:g}; median of {runs})")
-    print(f"overhead of the world       {overhead:7.2f} ms  a test (promised: at most {PER_TEST_PROMISE_MS:g})")
-    print(f"a test that gets a result   {result - plain:7.2f} ms")
-    figures = {"first_result_s": first, "overhead_ms": round(overhead, 2), "result_ms": round(result - plain, 2)}
+    figures = {
+        "first_result_s": round(first, 3),
+        "overhead_ms": round(world - plain, 2),
+        "result_ms": round(result - plain, 2),
+    }
+    overhead = figures["overhead_ms"]
+    print(
+        f"first result of a session   {first:7.3f} s   (promised: {FIRST_RESULT_PROMISE:g}; median of {runs})"
+    )
+    print(f"overhead of the world       {overhead:7.2f} ms  a test (promised: {PER_TEST_PROMISE_MS:g})")
+    print(f"a test that gets a result   {figures['result_ms']:7.2f} ms")
     print(json.dumps(figures))
     return 0 if first <= FIRST_RESULT_PROMISE and overhead <= PER_TEST_PROMISE_MS else 1
 

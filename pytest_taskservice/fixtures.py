@@ -83,9 +83,10 @@ def task_service(
     name = "_taskservice_blocking"
     if inspect.iscoroutinefunction(getattr(request, "function", None)):
         if "anyio_backend" not in request.fixturenames:
-            raise pytest.UsageError(
+            pytest.fail(
                 "task_service in an async test needs AnyIO's pytest plugin: mark the test with "
-                "@pytest.mark.anyio, or set anyio_mode = auto"
+                "@pytest.mark.anyio, or set anyio_mode = auto",
+                pytrace=False,
             )
         name = "_taskservice_async"
     return request.getfixturevalue(name)  # type: ignore[no-any-return] # by name, so untyped

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -66,10 +66,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     """Where the celery world is chosen, let it get ready while tests are collected."""
     harness = session.config.stash[HARNESS]
     if harness.options.explicit and "celery" in harness.options.backends and _runs_tests(session):
-        try:
-            harness.warm()
-        except HarnessError as error:
-            raise pytest.UsageError(f"taskservice: {error}") from None
+        _told(harness.warm)
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
@@ -81,8 +78,7 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
 
     parts = [f"taskservice: world{'s' * (len(options.backends) > 1)} {', '.join(options.backends)}"]
     if "celery" in options.backends and not config.option.collectonly:
-        server = harness.redis()
-        parts.append(f"Redis: {server.provider} {server.version}")
+        parts.append(f"Redis: {_redis_of(harness)}")
     if options.app:
         parts.append(f"app {options.app}")
     lines = [" · ".join(parts)]
@@ -186,6 +182,23 @@ def _runs_tests(session: pytest.Session) -> bool:
     return not controls and not config.option.collectonly
 
 
+def _told(action: Callable[[], Any]) -> Any:
+    """Do something that the user may have asked for in vain, and tell that as a usage error."""
+    try:
+        return action()
+    except HarnessError as error:
+        message = str(error)
+    raise pytest.UsageError(f"taskservice: {message}")
+
+
+def _redis_of(harness: HarnessSession) -> str:
+    """Return who gives the session its Redis; a process that runs no tests does not keep it."""
+    server = _told(harness.redis)
+    if not harness.opened():
+        harness.close()
+    return f"{server.provider} {server.version}"
+
+
 def _asks_for_world(function: Any) -> bool:
     names = inspect.signature(function).parameters
     return not _WORLD_FIXTURES.isdisjoint(names)
@@ -197,7 +210,9 @@ def _meant_for(definition: Any) -> tuple[str, ...] | None:
             try:
                 return parse_backends(marker.kwargs["backend"])
             except (UnknownNameError, ValueError) as error:
-                raise pytest.UsageError(f"@pytest.mark.taskservice of {definition.nodeid}: {error}") from None
+                raise pytest.Collector.CollectError(
+                    f"@pytest.mark.taskservice of {definition.nodeid}: {error}"
+                ) from None
     return None
 
 

@@ -1,9 +1,8 @@
 """The harness's agent inside a worker process: what runs, what happened, and a way to clear it.
 
-Once the worker consumes, the agent connects to the unix socket its test process listens on; that is
-the sign of being ready. A thread then answers one JSON line with another. It reads Celery's own
-worker state, and changes it only on the worker's event loop, through ``Hub.call_soon``. Nothing of
-it travels over the broker.
+Once the worker consumes, the agent greets the test process on a socket inherited from it; that is the
+sign of being ready. A thread then answers one JSON line with another. It reads Celery's own worker state, and
+changes it only on the worker's event loop, through ``Hub.call_soon``. Nothing of it travels over the broker.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from heapq import heapify
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -45,12 +45,12 @@ _KINDS = {
 _DETAILS = ("result", "exception", "runtime", "eta", "expires", "terminated", "expired", "signum")
 
 
-def install(app: Celery, path: str) -> Agent:
-    """Put an agent that reports to the socket at ``path`` into the worker of ``app`` in this process.
+def install(app: Celery, descriptor: int) -> Agent:
+    """Put an agent that talks on the inherited socket ``descriptor`` into the worker of ``app``.
 
     The worker must be built with ``task_events=True``, or its requests tell nobody what becomes of them.
     """
-    agent = Agent(app, path)
+    agent = Agent(app, socket.socket(fileno=descriptor))
     wanted = bool(app.conf.worker_send_task_events)
     make = app.events.Dispatcher
 
@@ -80,11 +80,11 @@ def _tell_by_request(agent: Agent) -> None:
 class Agent:
     """State over the life of one worker process."""
 
-    def __init__(self, app: Celery, path: str) -> None:
+    def __init__(self, app: Celery, connection: socket.socket) -> None:
         self._app = app
-        self._path = path
+        self._connection = connection
+        self._pid = os.getpid()
         self._consumer: Any = None
-        self._connection: socket.socket | None = None
         self._events: deque[dict[str, Any]] = deque(maxlen=_HISTORY)
         self._seen = 0
         self._commands: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
@@ -97,17 +97,16 @@ class Agent:
 
     def attach(self, consumer: Any) -> None:
         """Serve ``consumer``; called again after every reconnect."""
+        first = self._consumer is None
         self._consumer = consumer
-        if self._connection is None:
-            self._connection = socket.socket(socket.AF_UNIX)
-            self._connection.connect(self._path)
+        if first:
             threading.Thread(target=self._talk, name="taskservice-agent", daemon=True).start()
 
     def forget(self, **_: Any) -> None:
         """In a forked pool process: the connection stays the parent's."""
-        if self._connection is not None:
+        # A solo pool sends this signal from the worker itself.
+        if os.getpid() != self._pid:
             self._connection.close()
-            self._connection = None
 
     def record(self, kind: str, fields: dict[str, Any]) -> None:
         """Keep one of Celery's task events; ``fields`` are the event's own, with ``name`` and ``retries``."""
@@ -128,10 +127,7 @@ class Agent:
         )
 
     def _talk(self) -> None:
-        connection = self._connection
-        if connection is None:
-            return
-        with connection, connection.makefile("rwb") as stream:
+        with self._connection, self._connection.makefile("rwb") as stream:
             self._on_loop(lambda: None, time.monotonic() + 60.0)
             for answer in itertools.chain([self._hello({})], map(self._answer, stream)):
                 stream.write(json.dumps(answer, default=str).encode() + b"\n")
@@ -145,7 +141,7 @@ class Agent:
             return {"error": f"{type(error).__name__}: {error}"}
 
     def _hello(self, _: dict[str, Any]) -> dict[str, Any]:
-        return {"pid": os.getpid(), "tasks": sorted(self._app.tasks), "queues": self._queues()}
+        return {"pid": self._pid, "tasks": sorted(self._app.tasks), "queues": self._queues()}
 
     def _queues(self) -> list[str]:
         return [queue.name for queue in self._consumer.task_consumer.queues]
@@ -188,6 +184,7 @@ class Agent:
             request.acknowledge()
             state.scheduled_requests.discard(request)
             state.requests.pop(request.id, None)
+        _forget_cancelled(consumer.timer)
         for bucket in consumer.task_buckets.values():
             if bucket:
                 bucket.clear_pending()
@@ -248,6 +245,13 @@ class _Recorder:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._dispatcher, name)
+
+
+def _forget_cancelled(timer: Any) -> None:
+    # A cancelled entry never fires, but inspect().scheduled() would list it until it is due.
+    schedule = getattr(timer, "schedule", timer)
+    schedule._queue[:] = [entry for entry in schedule._queue if not entry.entry.canceled]  # noqa: SLF001
+    heapify(schedule._queue)  # noqa: SLF001 - kombu's timer offers no way to drop an entry
 
 
 def _step(agent: Agent) -> type[Any]:

@@ -95,6 +95,8 @@ class AppPatch:
         consumer = getattr(backend, "result_consumer", None)
         if consumer is not None:
             consumer.stop()
+            # A result that is collected later must not go looking for a server that is gone.
+            consumer.cancel_for = _forget
         client = backend.__dict__.get("client") if backend is not None else None
         if client is not None:
             client.connection_pool.disconnect()
@@ -121,6 +123,10 @@ def override(conf: Any, settings: Mapping[str, Any]) -> None:
         # A prefixed ('CELERY_...') or old spelling made on the app itself would win over the plain one.
         others = [name for name in conf._to_keys(key) if name in conf.changes]  # noqa: SLF001 - tested
         conf.changes.update(dict.fromkeys([key, *others], value))
+
+
+def _forget(task_id: str) -> None:
+    """Unsubscribe nothing from nowhere."""
 
 
 def broker_changes(app: Celery, *, url: str, prefix: str) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_taskservice.drivers import celery_app, discovery, keys
+from pytest_taskservice.drivers import celery_app, discovery, exchanges, keys
 from pytest_taskservice.drivers.app_patch import AppPatch, broker_changes
 from pytest_taskservice.drivers.base import Capability, CapabilityError, Outcome, TaskCall
 from pytest_taskservice.drivers.worker_process import WorkerProcess
@@ -33,7 +33,6 @@ __all__ = ["CeleryWorkerDriver", "WorkerOptions"]
 
 _SETTLE = 0.05
 _CLEAR = 2.0
-_GRACE = 3.0
 
 _NOT_PASSED_ON = ("CELERY_", "PYTEST_CURRENT_TEST", "PYTEST_XDIST_")
 
@@ -73,6 +72,7 @@ class CeleryWorkerDriver:
         self._started_in = 0.0
         self._redis: redis.Redis | None = None
         self._hints: list[str] = []
+        self._exchanges: dict[int, dict[str, str]] = {}
         self._failed: tuple[WorkerSpec, str] | None = None
 
     def warm(self) -> None:
@@ -101,6 +101,7 @@ class CeleryWorkerDriver:
         if key not in self._patches:
             self._patches[key] = AppPatch(app, self._world(app) | dict(settings))
         self._test.enter_context(self._patches[key].applied())
+        self._test.callback(exchanges.teach(self._spec.exchanges))
         self._listen()
         assert self._worker is not None
         self._marks = (self._worker.log_size(), int(self._worker.ask("state")["events"]))
@@ -159,18 +160,22 @@ class CeleryWorkerDriver:
     def reset(self) -> None:
         """Purge messages and results, and free the worker; replace it if it cannot be freed."""
         self._test.close()
-        worker = self._worker
-        if worker is None:
+        if self._worker is None:
             return
-        if worker.alive:
+        try:
+            self._clear(self._worker)
+        except (WorkerStartError, HarnessTimeoutError):
+            # The test has killed it, or it hangs: the next test gets another.
+            self._stop()
             keys.clear(self._client(), self._prefix)
-            settled = worker.ask("settle", timeout=_SETTLE)
-            if not settled["idle"] and not self._free(worker):
-                self._stop(grace=0.0)
-            if settled["moved"] or not settled["idle"]:
-                keys.clear(self._client(), self._prefix)
-        else:
-            self._stop(grace=0.0)
+
+    def _clear(self, worker: WorkerProcess) -> None:
+        keys.clear(self._client(), self._prefix)
+        settled = worker.ask("settle", timeout=_SETTLE)
+        if not settled["idle"] and not self._free(worker):
+            self._stop()
+        if settled["moved"] or not settled["idle"]:
+            keys.clear(self._client(), self._prefix)
 
     def describe(self) -> str:
         """Return pool, start-up time and app."""
@@ -202,9 +207,9 @@ class CeleryWorkerDriver:
             patch.close()
         self._patches.clear()
         if self._warm is not None:
-            self._warm.close(grace=0.0)
+            self._warm.close()
             self._warm = None
-        self._stop(grace=_GRACE)
+        self._stop()
         if self._redis is not None:
             if self._prefix:
                 keys.clear(self._redis, self._prefix)
@@ -224,21 +229,21 @@ class CeleryWorkerDriver:
         """Have a worker for ``app`` with ``settings``: the one we have, or a new one."""
         started = time.perf_counter()
         spec = self._make_spec(app, settings)
-        if self._spec == replace(spec, agent=self._spec.agent if self._spec else "") and self._ready(app):
+        if self._spec == replace(spec, agent=self._spec.agent if self._spec else 0) and self._ready(app):
             return
-        self._stop(grace=0.0)
+        self._stop()
         if self._failed is not None and self._failed[0] == spec:
             raise WorkerStartError(f"as before, {self._failed[1]}")
         process = self._warm or WorkerProcess(self._reaper)
         self._warm = None
         self._worker = process
-        self._spec = replace(spec, agent=process.socket_path)
+        self._spec = replace(spec, agent=process.agent)
         try:
             process.start(self._spec, timeout=self._options.timeout)
         except WorkerStartError as error:
             # Every further test would wait for the same end.
             self._failed = (spec, str(error))
-            self._stop(grace=0.0)
+            self._stop()
             raise
         self._started_in = time.perf_counter() - started
 
@@ -253,7 +258,9 @@ class CeleryWorkerDriver:
             pool=self._options.pool,
             concurrency=self._options.concurrency,
             hostname="celery@taskservice",
-            agent="",
+            agent=0,
+            # Asked before the first patch: afterwards every app seems to be meant for Redis.
+            exchanges=self._exchanges.setdefault(id(app), exchanges.known_types(app)),
             databases=discovery.find_databases(),
             cwd=str(Path.cwd()),
             sys_path=tuple(entry or str(Path.cwd()) for entry in sys.path),
@@ -268,26 +275,32 @@ class CeleryWorkerDriver:
     def _listen(self) -> None:
         from celery import signals
 
-        signals.before_task_publish.connect(self._on_publish, weak=False)
-        self._test.callback(signals.before_task_publish.disconnect, self._on_publish)
+        for signal, receiver in (
+            (signals.before_task_publish, self._before_publish),
+            (signals.after_task_publish, self._after_publish),
+        ):
+            signal.connect(receiver, weak=False)
+            self._test.callback(signal.disconnect, receiver)
 
-    def _on_publish(self, sender: Any = None, **message: Any) -> None:
+    def _before_publish(self, sender: Any = None, **message: Any) -> None:
         """Before a message leaves: make sure that the worker knows its task and listens to its queue."""
         worker, app = self._running(), self._app
         assert app is not None
-        headers = message.get("headers") or {}
         name = str(sender)
         if name not in worker.tasks and name in app.tasks:
             worker = self._teach(name)
         for queue in message.get("declare") or ():
             if queue.name not in worker.queues:
                 worker.queues = set(worker.ask("consume", queue=queue.name)["queues"])
+
+    def _after_publish(self, sender: Any = None, **message: Any) -> None:
+        headers = message.get("headers") or {}
         self._sent.append(
             Event(
                 at=celery_app.now(),
                 kind=EventKind.SENT,
                 run=str(headers.get("id", "")),
-                task=str(headers.get("shadow") or name),
+                task=str(headers.get("shadow") or sender),
                 attempt=int(headers.get("retries") or 0) + 1,
                 detail={"queue": message.get("routing_key")},
             )
@@ -336,8 +349,8 @@ class CeleryWorkerDriver:
             self._redis = redis.Redis.from_url(self._server.url)
         return self._redis
 
-    def _stop(self, *, grace: float) -> None:
+    def _stop(self) -> None:
         if self._worker is not None:
-            self._worker.close(grace=grace)
+            self._worker.close()
             self._worker = None
             self._spec = None

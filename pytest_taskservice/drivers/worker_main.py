@@ -46,8 +46,10 @@ def load_app(spec: WorkerSpec) -> Celery:
     from celery import Celery
 
     from pytest_taskservice.drivers.app_patch import override
+    from pytest_taskservice.drivers.exchanges import teach
 
     _use_databases(spec.databases)
+    teach(spec.exchanges)
     if spec.app is None:
         app = Celery(spec.main, set_as_current=True)
     else:

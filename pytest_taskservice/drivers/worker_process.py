@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,10 +40,8 @@ class WorkerProcess:
         self.directory = Path(tempfile.mkdtemp(prefix="taskservice-worker-"))
         self._released: list[Callable[[], None]] = [reaper.watch_path(self.directory)]
         self._log = (self.directory / "worker.log").open("wb")
-        self._listener = socket.socket(socket.AF_UNIX)
-        self.socket_path = str(self.directory / "agent.sock")
-        self._listener.bind(self.socket_path)
-        self._listener.listen(1)
+        self._agent, theirs = socket.socketpair()
+        self.agent = theirs.fileno()
         self._process = subprocess.Popen(
             [sys.executable, "-m", "pytest_taskservice.drivers.worker_main"],
             stdin=subprocess.PIPE,
@@ -50,8 +49,10 @@ class WorkerProcess:
             stderr=subprocess.STDOUT,
             cwd=self.directory,
             env=os.environ | {"PYTHONPATH": os.pathsep.join(_import_path())},
+            pass_fds=[self.agent],
             start_new_session=True,
         )
+        theirs.close()
         self._released.append(reaper.watch_group(self._process.pid))
         self._stream: Any = None
         self.tasks: frozenset[str] = frozenset()
@@ -67,10 +68,9 @@ class WorkerProcess:
             stdin.close()
         except OSError:
             self._fail("the worker died before it was told its app")
-        connection = self._await_agent(time.monotonic() + timeout, timeout)
-        connection.settimeout(_ASK_TIMEOUT)
-        self._stream = connection.makefile("rwb")
-        connection.close()
+        self._await_agent(time.monotonic() + timeout, timeout)
+        self._agent.settimeout(_ASK_TIMEOUT)
+        self._stream = self._agent.makefile("rwb")
         hello = self._read()
         self.tasks = frozenset(hello["tasks"])
         self.queues = set(hello["queues"])
@@ -102,38 +102,35 @@ class WorkerProcess:
             log.seek(start)
             return log.read().decode(errors="replace")
 
-    def close(self, *, grace: float) -> None:
-        """End the process: a warm shutdown within ``grace`` seconds, then by force; leave no file."""
+    def close(self) -> None:
+        """End the process by force, and leave no file.
+
+        A warm shutdown takes Celery two seconds, and there is nothing left to finish.
+        """
         if not self._log.closed:
-            if grace and self.alive:
-                self._process.terminate()
-                self._wait(grace)
             _kill_group(self._process.pid)
             self._process.wait()
             if self._process.stdin:
-                self._process.stdin.close()
+                # Told nothing yet: what is in the buffer has nowhere to go.
+                with suppress(OSError):
+                    self._process.stdin.close()
             if self._stream is not None:
-                self._stream.close()
-            self._listener.close()
+                with suppress(OSError):
+                    self._stream.close()
+            self._agent.close()
             self._log.close()
             shutil.rmtree(self.directory, ignore_errors=True)
         while self._released:
             self._released.pop()()
 
-    def _wait(self, seconds: float) -> None:
-        try:
-            self._process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            return
-
-    def _await_agent(self, deadline: float, timeout: float) -> socket.socket:
+    def _await_agent(self, deadline: float, timeout: float) -> None:
         while True:
-            # Short, because a process that dies does not wake us.
-            readable, _, _ = select.select([self._listener], [], [], 0.02)
-            if readable:
-                return self._listener.accept()[0]
+            # Short, because its pool may outlive a process that dies, and hold the socket open.
+            readable, _, _ = select.select([self._agent], [], [], 0.02)
             if not self.alive:
                 self._fail(f"the worker died at start, exit code {self._process.returncode}")
+            if readable:
+                return
             if time.monotonic() > deadline:
                 self._fail(f"the worker did not come up within {timeout:g} s")
 
@@ -144,6 +141,8 @@ class WorkerProcess:
             raise HarnessTimeoutError(
                 f"the worker's agent did not answer within {_ASK_TIMEOUT:g} s; {self._tail()}"
             ) from None
+        except OSError:
+            line = b""
         if not line:
             self._fail("the worker died")
         answer: dict[str, Any] = json.loads(line)

@@ -25,7 +25,8 @@ class WorkerSpec:
     ``app`` is ``(module, attribute)``, or ``None`` for an app that no module holds: the worker then builds
     one named ``main``. ``settings`` are the app's own changes, ``world`` the harness's; both JSON.
     ``modules`` hold tasks and are imported in order. ``databases`` are the names that Django's test
-    databases have, by alias.
+    databases have, by alias, and ``exchanges`` the types of the app's exchanges, by name. ``agent`` is the
+    descriptor of a socket that the process has inherited.
     """
 
     app: tuple[ModuleSource, str] | None
@@ -37,11 +38,12 @@ class WorkerSpec:
     pool: str
     concurrency: int
     hostname: str
-    agent: str
+    agent: int
     cwd: str
     sys_path: tuple[str, ...]
     environment: Mapping[str, str] = field(default_factory=dict)
     databases: Mapping[str, str] = field(default_factory=dict)
+    exchanges: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """Return the spec as one line of JSON."""

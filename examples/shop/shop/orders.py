@@ -1,13 +1,15 @@
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from celery import chain
-from celery.result import AsyncResult
 
 from shop.celery import app
 from shop.db import connect
 from shop.mail import confirm, send
 from shop.payments import charge
 from shop.stock import release, reserve
+
+if TYPE_CHECKING:
+    from celery.result import AsyncResult
 
 
 def place(item: str, amount: int) -> "tuple[int, AsyncResult[Any]]":

@@ -108,7 +108,7 @@ class Downstream:
 
     def ini(self, **settings: str) -> None:
         """Write the ini file anew, with these settings beside the usual ones."""
-        lines = ["[pytest]", "addopts = -p no:valkey -p no:cacheprovider", "pythonpath = ."]
+        lines = ["[pytest]", "addopts = -p taskservice -p no:cacheprovider", "pythonpath = ."]
         lines += [f"{name} = {value}" for name, value in settings.items()]
         self.root.joinpath("pytest.ini").write_text("\n".join(lines) + "\n", "utf-8")
 
@@ -171,6 +171,8 @@ def downstream(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> It
     mark = uuid4().hex
     monkeypatch.setenv("TMPDIR", str(temporary))
     monkeypatch.setenv(_MARK, mark)
+    # Other people's plugins, found by their entry points, would cost seconds and be taken for us.
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     for name in [name for name in os.environ if name.startswith(("CELERY_", "TASKSERVICE_"))]:
         monkeypatch.delenv(name)
     project = Downstream(pytester, temporary, mark)

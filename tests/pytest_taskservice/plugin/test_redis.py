@@ -104,14 +104,14 @@ def test_four_processes_share_one_given_server(
     )
 
     result = downstream.run(
-        CELERY, f"--taskservice-redis={given_redis.url}", "--taskservice-concurrency=1", "-n4"
+        CELERY, f"--taskservice-redis={given_redis.url}", "--taskservice-concurrency=1", "-pxdist", "-n4"
     )
 
     result.assert_outcomes(passed=20)
     assert client.keys() == []
 
 
-@pytest.mark.parametrize("workers", [(), ("-n2",)], ids=["alone", "xdist"])
+@pytest.mark.parametrize("workers", [(), ("-pxdist", "-n2")], ids=["alone", "xdist"])
 def test_an_unreachable_server_is_a_usage_error(downstream: Downstream, workers: tuple[str, ...]) -> None:
     downstream.write(test_shopx="def test_it(taskservice_app): ...")
 

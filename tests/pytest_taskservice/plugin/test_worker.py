@@ -228,6 +228,7 @@ def test_one_worker_serves_routes_retries_chords_and_unlisted_queues(downstream:
         def test_routed(taskservice_driver):
             sent = mail.delay("hello")
             assert sent.get(timeout=5) == "hello"
+            taskservice_driver.settle(timeout=5)
             events = [event for event in taskservice_driver.log() if event.run == sent.id]
             assert [event.kind for event in events] == ["sent", "received", "started", "succeeded"]
             assert events[0].detail["queue"] == "mails"
@@ -408,3 +409,24 @@ def test_a_worker_that_dies_at_start_fails_all_tests_at_once_and_shows_its_last_
         ]
     )
     assert result.duration < 6
+
+
+def test_a_temporary_directory_with_a_long_path_is_no_obstacle(
+    downstream: Downstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A unix socket's path has room for a hundred characters.
+    long = downstream.temporary / ("x" * 80)
+    long.mkdir()
+    monkeypatch.setenv("TMPDIR", str(long))
+    downstream.write(
+        test_shopx="""
+        from shopx.tasks import add
+
+        def test_it(taskservice_app):
+            assert add.delay(2, 3).get(timeout=5) == 5
+        """
+    )
+
+    result = downstream.run(CELERY)
+
+    result.assert_outcomes(passed=1)

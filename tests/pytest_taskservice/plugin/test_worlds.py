@@ -163,7 +163,7 @@ def test_the_task_service_awaits_in_an_async_test_and_blocks_in_any_other(downst
         """
     )
 
-    result = downstream.run("--taskservice-backend=all", "-v")
+    result = downstream.run("--taskservice-backend=all", "-v", "-p", "anyio")
 
     # Three worlds on two loops, and four worlds.
     result.assert_outcomes(passed=6 + 4)
