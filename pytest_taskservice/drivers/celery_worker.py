@@ -153,6 +153,8 @@ class CeleryWorkerDriver:
     def log(self) -> EventLog:
         """Return the messages sent by the test and all that its worker did since."""
         worker = self._running()
+        # A result reaches its reader before the worker's own process has heard of the end.
+        worker.ask("settle", timeout=_SETTLE)
         records = worker.ask("events", after=self._marks[1])["events"]
         events = [*self._sent, *(celery_app.event_from(record) for record in records)]
         return EventLog(iter(events))
