@@ -7,7 +7,8 @@ import json
 import os
 import secrets
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,6 +36,7 @@ class HarnessSession:
         self._server: RedisServer | None = None
         self._drivers: dict[str, WorldDriver] = {}
         self._app: Celery | None = None
+        self._release_keys: Callable[[], None] = _nothing
 
     def redis(self) -> RedisServer:
         """Return the session's Redis, started on first use."""
@@ -45,7 +47,7 @@ class HarnessSession:
             request = RedisRequest(choice=self.options.redis, image=self.options.redis_image)
             self._server = acquire(request, reaper=shared_reaper())
             if not self._server.owned:
-                shared_reaper().watch_keys(self._server.url, self._namespace)
+                self._release_keys = shared_reaper().watch_keys(self._server.url, self._namespace)
         return self._server
 
     def driver(self, world: str) -> WorldDriver:
@@ -74,8 +76,21 @@ class HarnessSession:
         while self._drivers:
             self._drivers.popitem()[1].close()
         if self._server is not None:
+            if not self._server.owned:
+                self._leave(self._server)
             self._server.close()
             self._server = None
+
+    def _leave(self, server: RedisServer) -> None:
+        """Take our keys off a server that goes on without us."""
+        from redis.exceptions import RedisError
+
+        from pytest_taskservice.reaper import delete_keys
+
+        with suppress(ConnectionError, RedisError):
+            delete_keys(server.url, self._namespace)
+            # Not where that failed: the reaper tries once more.
+            self._release_keys()
 
     def _open(self, world: str) -> WorldDriver:
         if world == "celery":
@@ -140,6 +155,10 @@ def check_app(found: Any, where: str) -> Celery:
     if not isinstance(found, Celery):
         raise AppNotFoundError(f"{where}: not a Celery app but a {type(found).__name__}: {found!r}")
     return found
+
+
+def _nothing() -> None:
+    """Release nothing."""
 
 
 def check_settings(settings: Mapping[str, Any]) -> dict[str, Any]:

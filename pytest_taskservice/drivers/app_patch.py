@@ -87,9 +87,11 @@ class AppPatch:
 
     def close(self) -> None:
         """Close the connections made under this patch."""
-        pool, backend = self._state["_pool"], self._state["_backend_cache"]
-        if pool is not None:
-            pool.force_close_all()
+        backend = self._state["_backend_cache"]
+        producers = getattr(self._cached.get("amqp"), "_producer_pool", None)
+        for pool in (producers, self._state["_pool"]):
+            if pool is not None:
+                _drop(pool)
         if backend is None:
             backend = getattr(self._state["_local"], "backend", None)
         consumer = getattr(backend, "result_consumer", None)
@@ -123,6 +125,17 @@ def override(conf: Any, settings: Mapping[str, Any]) -> None:
         # A prefixed ('CELERY_...') or old spelling made on the app itself would win over the plain one.
         others = [name for name in conf._to_keys(key) if name in conf.changes]  # noqa: SLF001 - tested
         conf.changes.update(dict.fromkeys([key, *others], value))
+
+
+def _drop(pool: Any) -> None:
+    from kombu import pools
+
+    # kombu keeps pools by URL, and would hand a closed one to the next app with the same.
+    for group in (pools.producers, pools.connections):
+        # These dicts hash every key they are given once more, so the keys they hold go past them.
+        for key in [key for key, value in dict.items(group) if value is pool]:
+            dict.pop(group, key)
+    pool.force_close_all()
 
 
 def _forget(task_id: str) -> None:

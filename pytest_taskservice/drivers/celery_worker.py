@@ -65,14 +65,15 @@ class CeleryWorkerDriver:
         self._spec: WorkerSpec | None = None
         self._app: Celery | None = None
         self._settings: Mapping[str, Any] = {}
-        self._patches: dict[tuple[int, str], AppPatch] = {}
+        self._patches: dict[str, AppPatch] = {}
         self._test = ExitStack()
         self._sent: list[Event] = []
         self._marks = (0, 0)
         self._started_in = 0.0
         self._redis: redis.Redis | None = None
         self._hints: list[str] = []
-        self._exchanges: dict[int, dict[str, str]] = {}
+        self._exchanges: dict[str, str] = {}
+        self._never_known: frozenset[str] = frozenset()
         self._failed: tuple[WorkerSpec, str] | None = None
 
     def warm(self) -> None:
@@ -88,6 +89,10 @@ class CeleryWorkerDriver:
         """Point ``app`` at the worker; start or exchange the worker where this test needs it."""
         assert app is not None, "the celery world needs an app"
         self._hints, self.refused = [], []
+        if self._app is not app:
+            self._forget_app()
+            # Asked before the first patch: afterwards every app seems to be meant for Redis.
+            self._exchanges = exchanges.known_types(app)
         if self._app is not app or self._settings != settings or not self._ready(app):
             self._serve(app, settings)
         self._app, self._settings = app, settings
@@ -97,7 +102,7 @@ class CeleryWorkerDriver:
                 "Django's test database is in this process's memory, where no worker sees it: name a file "
                 "in DATABASES[...]['TEST']['NAME']"
             )
-        key = (id(app), json.dumps(settings, sort_keys=True, default=repr))
+        key = json.dumps(settings, sort_keys=True)
         if key not in self._patches:
             self._patches[key] = AppPatch(app, self._world(app) | dict(settings))
         self._test.enter_context(self._patches[key].applied())
@@ -205,18 +210,20 @@ class CeleryWorkerDriver:
     def close(self) -> None:
         """End the worker, and forget the app's connections to it."""
         self._test.close()
-        for patch in self._patches.values():
-            patch.close()
-        self._patches.clear()
+        self._forget_app()
         if self._warm is not None:
             self._warm.close()
             self._warm = None
         self._stop()
         if self._redis is not None:
-            if self._prefix:
-                keys.clear(self._redis, self._prefix)
             self._redis.close()
             self._redis = None
+
+    def _forget_app(self) -> None:
+        for patch in self._patches.values():
+            patch.close()
+        self._patches.clear()
+        self._app = None
 
     def _ready(self, app: Celery) -> bool:
         worker = self._worker
@@ -224,7 +231,7 @@ class CeleryWorkerDriver:
             return False
         if self._spec is None or self._spec.databases != discovery.find_databases():
             return False
-        missing = app.tasks.keys() - worker.tasks
+        missing = app.tasks.keys() - worker.tasks - self._never_known
         return all(discovery.is_local(app.tasks[name]) for name in missing)
 
     def _serve(self, app: Celery, settings: Mapping[str, Any]) -> None:
@@ -248,6 +255,9 @@ class CeleryWorkerDriver:
             self._stop()
             raise
         self._started_in = time.perf_counter() - started
+        self._marks = (0, 0)
+        # What a new worker has not found it never will; asking again would start one for every test.
+        self._never_known = frozenset(app.tasks.keys() - process.tasks)
 
     def _make_spec(self, app: Celery, settings: Mapping[str, Any]) -> WorkerSpec:
         return WorkerSpec(
@@ -261,8 +271,7 @@ class CeleryWorkerDriver:
             concurrency=self._options.concurrency,
             hostname="celery@taskservice",
             agent=0,
-            # Asked before the first patch: afterwards every app seems to be meant for Redis.
-            exchanges=self._exchanges.setdefault(id(app), exchanges.known_types(app)),
+            exchanges=self._exchanges,
             databases=discovery.find_databases(),
             cwd=str(Path.cwd()),
             sys_path=tuple(entry or str(Path.cwd()) for entry in sys.path),
@@ -317,8 +326,9 @@ class CeleryWorkerDriver:
                 f"task {name!r} is defined inside a function; the worker is another process and can "
                 "only import it from module level"
             )
-            return worker
-        if worker.ask("settle", timeout=1.0)["idle"]:
+        elif name in self._never_known:
+            self._hints.append(f"the worker has imported the module of task {name!r} and found no such task")
+        elif worker.ask("settle", timeout=1.0)["idle"]:
             self._serve(self._app, self._settings)
         return self._running()
 

@@ -1,0 +1,95 @@
+"""A suite that has Celery's own fixtures, whose app is a new one in every test."""
+
+from __future__ import annotations
+
+import pytest
+
+CONFTEST = """
+import pytest
+
+pytest_plugins = ("celery.contrib.pytest",)
+
+
+@pytest.fixture(scope="session")
+def celery_config():
+    return {"task_default_queue": "special", "accept_content": {"json"}}
+"""
+
+TESTS = """
+from celery import shared_task
+
+
+@shared_task
+def double(x):
+    return x * 2
+
+
+def test_one(celery_app, taskservice_backend):
+    assert celery_app.conf.task_default_queue == "special"
+    assert double.delay(2).get(timeout=5) == 4
+
+
+def test_another(taskservice_app, celery_app):
+    assert taskservice_app is celery_app
+    assert double.delay(3).get(timeout=5) == 6
+"""
+
+ABSENT = """
+import sys
+
+import pytest
+from celery import Celery
+
+app = Celery("absent", broker="amqp://nowhere.invalid", backend="rpc://")
+
+
+@app.task
+def pid():
+    import os
+
+    return os.getppid()
+
+
+if "pytest_taskservice.plugin" in sys.modules:
+
+    @app.task
+    def only_here():
+        return 1
+
+
+WORKERS = set()
+
+
+@pytest.fixture
+def taskservice_app():
+    return app
+
+
+@pytest.mark.parametrize("n", range(3))
+def test_the_worker_stays(taskservice_app, n):
+    WORKERS.add(pid.delay().get(timeout=5))
+
+    assert len(WORKERS) == 1
+
+
+def test_the_absent_one_is_explained(taskservice_app):
+    only_here.delay().get(timeout=5)
+"""
+
+
+def test_an_app_of_one_test_is_served_and_the_next_one_too(pytester: pytest.Pytester) -> None:
+    pytester.makeconftest(CONFTEST)
+    pytester.makepyfile(TESTS)
+
+    result = pytester.runpytest_subprocess("-p", "no:valkey", "--taskservice-backend=celery,celery-eager")
+
+    result.assert_outcomes(passed=4)
+
+
+def test_a_task_that_no_worker_can_find_starts_no_worker_for_every_test(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(ABSENT)
+
+    result = pytester.runpytest_subprocess("-p", "no:valkey", "--taskservice-backend=celery")
+
+    result.assert_outcomes(passed=3, failed=1)
+    result.stdout.fnmatch_lines(["*has imported the module of task '*.only_here' and found no such task"])
