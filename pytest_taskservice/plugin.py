@@ -154,7 +154,8 @@ def pytest_runtest_makereport(
     report = yield
     driver = item.stash.get(WORLD, None)
     if report.failed and driver is not None and call.when == "call":
-        report.sections += _world_sections(driver)
+        # A scenario's own report has its history.
+        report.sections += _world_sections(driver, history=isinstance(item, pytest.Function))
     return report
 
 
@@ -165,11 +166,11 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         terminalreporter.write_line(f"taskservice: celery worker: {driver.describe()}")
 
 
-def _world_sections(driver: WorldDriver) -> list[tuple[str, str]]:
+def _world_sections(driver: WorldDriver, *, history: bool) -> list[tuple[str, str]]:
     from pytest_taskservice.report.history import render_history
 
     try:
-        texts = {"history": render_history(driver.log()), **driver.report()}
+        texts = {"history": render_history(driver.log()) if history else "", **driver.report()}
     except Exception as error:  # noqa: BLE001 - must not hide the test's own failure
         texts = {"world": f"could not be asked: {type(error).__name__}: {error}"}
     return [(f"taskservice {title}", text) for title, text in texts.items() if text]

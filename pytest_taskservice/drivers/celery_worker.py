@@ -68,6 +68,7 @@ class CeleryWorkerDriver:
         self._patches: dict[str, AppPatch] = {}
         self._test = ExitStack()
         self._sent: list[Event] = []
+        self._leaves_at = 0.0
         self._marks = (0, 0)
         self._started_in = 0.0
         self._redis: redis.Redis | None = None
@@ -303,12 +304,14 @@ class CeleryWorkerDriver:
         for queue in message.get("declare") or ():
             if queue.name not in worker.queues:
                 worker.queues = set(worker.ask("consume", queue=queue.name)["queues"])
+        # Told once it has gone out, but the worker may have it before we are told.
+        self._leaves_at = celery_app.now()
 
     def _after_publish(self, sender: Any = None, **message: Any) -> None:
         headers = message.get("headers") or {}
         self._sent.append(
             Event(
-                at=celery_app.now(),
+                at=self._leaves_at,
                 kind=EventKind.SENT,
                 run=str(headers.get("id", "")),
                 task=str(headers.get("shadow") or sender),

@@ -165,3 +165,10 @@ def test_a_reset_world_has_forgotten(driver: WorldDriver) -> None:
     driver.begin(app, {})
 
     assert list(driver.log()) == []
+
+
+def test_nothing_is_received_before_it_was_sent(driver: WorldDriver) -> None:
+    runs = [driver.launch(call("add", 1, 2)) for _ in range(20)]
+    driver.settle(timeout=10)
+
+    assert {driver.log().of(run)[0].kind for run in runs} == {EventKind.SENT}
