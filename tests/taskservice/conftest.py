@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
 import subprocess
 import time
 from typing import TYPE_CHECKING
 
 import pytest
+
+from pytest_taskservice.redis.process import embedded_binary
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,7 +20,7 @@ START_SECONDS = 10
 
 
 class RedisProcess:
-    """A redis-server that can be stopped and started again on its port."""
+    """A server that can be stopped and started again on its port."""
 
     def __init__(self, folder: Path) -> None:
         with socket.socket() as probe:
@@ -28,11 +31,12 @@ class RedisProcess:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        argv = ["redis-server", "--port", str(self.port), "--save", "", "--bind", "127.0.0.1"]
+        binary = shutil.which("redis-server") or str(embedded_binary())
+        argv = [binary, "--port", str(self.port), "--save", "", "--bind", "127.0.0.1"]
         self._process = subprocess.Popen([*argv, "--dir", str(self._folder)], stdout=subprocess.DEVNULL)
         deadline = time.monotonic() + START_SECONDS
         while not self._answers():
-            assert time.monotonic() < deadline, "redis-server did not come up"
+            assert time.monotonic() < deadline, "the server did not come up"
             time.sleep(0.02)
 
     def stop(self) -> None:
