@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import multiprocessing
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_taskservice.drivers.worker_spec import ModuleSource, WorkerSpec
@@ -32,6 +34,9 @@ _WARM = (
 
 def main() -> int:
     """Wait for a spec, serve it until told to stop, and return the exit code."""
+    # The process begins in a directory of its own, which goes with it; one of multiprocessing's would stay.
+    process: Any = multiprocessing.current_process()
+    process._config["tempdir"] = str(Path.cwd())  # noqa: SLF001 - where get_temp_dir() looks first
     for name in _WARM:
         importlib.import_module(name)
     line = sys.stdin.readline()

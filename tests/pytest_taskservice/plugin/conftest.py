@@ -142,7 +142,8 @@ class Downstream:
     def remains(self) -> list[str]:
         """Return what its runs have left: processes and directories."""
         left = [f"process {pid}: {command}" for pid, command in self.processes().items()]
-        return left + [str(path) for path in self.temporary.glob("taskservice-*")]
+        files = [path for path in self.temporary.iterdir() if not path.name.startswith("pytest-of-")]
+        return left + [str(path) for path in files]
 
     def remains_in_the_end(self) -> list[str]:
         """Ask again until nothing is left or the promised time is over; return what is left."""
