@@ -161,9 +161,15 @@ def pytest_runtest_makereport(
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     """Say what the worker was."""
-    driver = config.stash[HARNESS].opened().get("celery")
-    if driver is not None:
-        terminalreporter.write_line(f"taskservice: celery worker: {driver.describe()}")
+    harness = config.stash[HARNESS]
+    driver = harness.opened().get("celery")
+    if driver is None:
+        return
+    line = f"taskservice: celery worker: {driver.describe()}"
+    if not harness.options.explicit:
+        # There was no header to say it.
+        line += f" · Redis: {_redis_of(harness)}"
+    terminalreporter.write_line(line)
 
 
 def _world_sections(driver: WorldDriver, *, history: bool) -> list[tuple[str, str]]:
