@@ -42,7 +42,17 @@ _KINDS = {
     "task-revoked": "revoked",
     "task-rejected": "rejected",
 }
-_DETAILS = ("result", "exception", "runtime", "eta", "expires", "terminated", "expired", "signum")
+_DETAILS = (
+    "parent_id",
+    "result",
+    "exception",
+    "runtime",
+    "eta",
+    "expires",
+    "terminated",
+    "expired",
+    "signum",
+)
 
 
 def install(app: Celery, descriptor: int) -> Agent:
