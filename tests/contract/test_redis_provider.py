@@ -481,13 +481,14 @@ def test_a_killed_run_leaves_no_container() -> None:
     run = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE)
     assert run.stdout is not None
     assert run.stdout.readline() == b"up\n"
-    assert _traces()["containers"]
+    owner = _owner(run.pid)
+    assert _containers(owner)
 
     run.kill()
     run.wait()
     run.stdout.close()
 
-    assert eventually(lambda: not _traces()["containers"])
+    assert eventually(lambda: not _containers(owner))
 
 
 def test_an_image_nobody_has_is_said() -> None:
@@ -504,14 +505,14 @@ def test_an_image_nobody_has_is_said() -> None:
 def test_an_image_without_a_redis_is_said_and_its_container_removed(command: str) -> None:
     need_engine()
     created = docker("create", IMAGE).strip()
-    docker("commit", "--change", f"CMD {command}", created, "no-redis:test")
+    docker("commit", "--change", f"CMD {command}", created, f"no-redis:{os.getpid()}")
     docker("rm", created)
 
-    with pytest.raises(RedisProviderError, match=r"image 'no-redis:test' gave no Redis within 0\.5 s"):
-        acquire(RedisRequest(choice="container", image="no-redis:test", timeout=0.5))
+    with pytest.raises(RedisProviderError, match=r"image 'no-redis:\d+' gave no Redis within 0\.5 s"):
+        acquire(RedisRequest(choice="container", image=f"no-redis:{os.getpid()}", timeout=0.5))
 
-    left = _traces()["containers"]
-    docker("rmi", "no-redis:test")
+    left = _containers(_owner(os.getpid()))
+    docker("rmi", f"no-redis:{os.getpid()}")
     assert not left
 
 
@@ -525,7 +526,10 @@ def test_starting_leaves_the_settings_of_other_containers_alone() -> None:
     assert (config.ryuk_disabled, config.connection_mode_override) == before
 
 
-def test_closing_leaves_no_process_directory_port_or_descriptor(own_provider: str) -> None:
+def test_closing_leaves_no_process_directory_port_or_descriptor(
+    own_provider: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     acquire(RedisRequest(choice=own_provider, image=IMAGE)).close()  # imports stay behind, once
     before = _traces()
 
@@ -562,14 +566,22 @@ def _pair(client: redis.Redis, key: str, value: str) -> object:
 
 def _traces() -> dict[str, object]:
     children = Path(f"/proc/self/task/{os.getpid()}/children").read_text("ascii").split()
-    containers = ""
-    if shutil.which("docker"):
-        command = ["docker", "ps", "--all", "--quiet", "--filter", f"label={LABEL}"]
-        containers = subprocess.run(command, capture_output=True, text=True, check=False).stdout
     return {
         "children": children,
         "directories": sorted(Path(tempfile.gettempdir()).glob("taskservice-redis-*")),
         "descriptors": len(list(Path("/proc/self/fd").iterdir())),
         "threads": threading.active_count(),
-        "containers": containers,
+        "containers": _containers(_owner(os.getpid())),
     }
+
+
+def _owner(pid: int) -> str:
+    return f"{LABEL}={pid}:{process_identity(pid)}"
+
+
+def _containers(owner: str) -> str:
+    """Return the containers of one process only: others run these tests at the same time."""
+    if not shutil.which("docker"):
+        return ""
+    command = ["docker", "ps", "--all", "--quiet", "--filter", f"label={owner}"]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout
