@@ -116,8 +116,10 @@ def _call(definition: TaskDefinition[..., Any], call: Callable[[], Any]) -> Any:
 
 def _in_pool_process() -> bool:
     # billiard's handler is there only in the processes of a prefork pool, which it can kill as well.
-    in_main_thread = threading.current_thread() is threading.main_thread()
-    return in_main_thread and signal.getsignal(SIG_SOFT_TIMEOUT) is soft_timeout_sighandler
+    if SIG_SOFT_TIMEOUT is None or threading.current_thread() is not threading.main_thread():
+        return False
+
+    return signal.getsignal(SIG_SOFT_TIMEOUT) is soft_timeout_sighandler
 
 
 def _call_with_signal(call: Callable[[], Any], seconds: float | None) -> Any:
