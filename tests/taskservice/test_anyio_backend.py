@@ -337,7 +337,10 @@ async def test_a_run_that_expires_in_the_queue_for_threads_is_told_at_once() -> 
     gate = threading.Event()
     events: list[RunEvent] = []
     async with AnyIOBackend(threads=1, listener=events.append) as backend:
-        await backend.launch_task(gate.wait, [WAIT])
+        first = await backend.launch_task(gate.wait, [WAIT])
+        with anyio.fail_after(WAIT):
+            while await first.status() is not TaskState.STARTED:
+                await anyio.lowlevel.checkpoint()
         late = await backend.launch_task(gate.wait, [WAIT], options=LaunchOptions(expires=0.02))
 
         with pytest.raises(RunExpiredError):

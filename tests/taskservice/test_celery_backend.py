@@ -21,6 +21,7 @@ from taskservice import (
     ServiceClosedError,
     Settings,
     TaskRegistry,
+    TaskService,
     TaskState,
     create_app,
     task,
@@ -176,6 +177,22 @@ async def test_a_channel_is_left_when_nobody_waits(redis_process: RedisProcess) 
         run_id = str(uuid4())
         store(app, run_id, 5)
         await (await backend.get_task(run_id)).result(WAIT)
+
+        await until_channels(app, 0)
+
+
+async def test_a_channel_is_left_when_an_iteration_ends_early(redis_process: RedisProcess) -> None:
+    app = app_on(redis_process)
+    ended, waiting = str(uuid4()), str(uuid4())
+    store(app, ended, 5)
+    async with TaskService(CeleryBackend(app)) as service:
+        handles = [await service.get_task(run_id) for run_id in (waiting, ended)]
+        completed = service.as_completed(handles)
+
+        with anyio.fail_after(WAIT):
+            assert (await anext(completed)).id == ended
+        await until_channels(app, 1)
+        completed.close()
 
         await until_channels(app, 0)
 
