@@ -9,25 +9,30 @@ if TYPE_CHECKING:
     from taskservice.backends.anyio import AnyIOBackend
     from taskservice.backends.base import BackendCapability, BackendHealth, TaskBackend
     from taskservice.backends.celery import CeleryBackend
-    from taskservice.blocking import BlockingTaskHandle, BlockingTaskService
+    from taskservice.blocking import BlockingTaskHandle, BlockingTaskLauncher, BlockingTaskService
     from taskservice.errors import (
         BackendUnavailableError,
         ConfigurationError,
+        LaunchOptionError,
         PayloadError,
         ResultTimeoutError,
         RunCancelledError,
+        RunExpiredError,
         RunFailedError,
         RunNotFoundError,
         ServiceClosedError,
+        SoftTimeLimitError,
         TaskNotRegisteredError,
         TaskServiceError,
+        TimeLimitError,
         UnknownBackendError,
     )
     from taskservice.heartbeats import WorkerHeartbeat, read_heartbeats
     from taskservice.runs import RunEvent, RunEventKind, RunListener, TaskHandle, TaskState
     from taskservice.selection import Selection, select_backend
-    from taskservice.service import ServiceHealth, TaskService
+    from taskservice.service import ServiceHealth, TaskLauncher, TaskService
     from taskservice.settings import Settings, load_settings
+    from taskservice.submission import LaunchOptions
     from taskservice.tasks import (
         RetryPolicy,
         TaskDefinition,
@@ -44,15 +49,19 @@ __all__ = [
     "BackendHealth",
     "BackendUnavailableError",
     "BlockingTaskHandle",
+    "BlockingTaskLauncher",
     "BlockingTaskService",
     "CeleryBackend",
     "ConfigurationError",
+    "LaunchOptionError",
+    "LaunchOptions",
     "PayloadError",
     "ResultTimeoutError",
     "RetryPolicy",
     "RunCancelledError",
     "RunEvent",
     "RunEventKind",
+    "RunExpiredError",
     "RunFailedError",
     "RunListener",
     "RunNotFoundError",
@@ -60,14 +69,17 @@ __all__ = [
     "ServiceClosedError",
     "ServiceHealth",
     "Settings",
+    "SoftTimeLimitError",
     "TaskBackend",
     "TaskDefinition",
     "TaskHandle",
+    "TaskLauncher",
     "TaskNotRegisteredError",
     "TaskRegistry",
     "TaskService",
     "TaskServiceError",
     "TaskState",
+    "TimeLimitError",
     "UnknownBackendError",
     "WorkerHeartbeat",
     "create_app",
@@ -83,13 +95,14 @@ _HOMES = {
     "backends.anyio": ("AnyIOBackend",),
     "backends.base": ("BackendCapability", "BackendHealth", "TaskBackend"),
     "backends.celery": ("CeleryBackend",),
-    "blocking": ("BlockingTaskHandle", "BlockingTaskService"),
+    "blocking": ("BlockingTaskHandle", "BlockingTaskLauncher", "BlockingTaskService"),
     "errors": tuple(name for name in __all__ if name.endswith("Error")),
     "heartbeats": ("WorkerHeartbeat", "read_heartbeats"),
     "runs": ("RunEvent", "RunEventKind", "RunListener", "TaskHandle", "TaskState"),
     "selection": ("Selection", "select_backend"),
-    "service": ("ServiceHealth", "TaskService"),
+    "service": ("ServiceHealth", "TaskLauncher", "TaskService"),
     "settings": ("Settings", "load_settings"),
+    "submission": ("LaunchOptions",),
     "tasks": (
         "RetryPolicy",
         "TaskDefinition",

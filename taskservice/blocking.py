@@ -8,21 +8,24 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from anyio.from_thread import start_blocking_portal
 
+from taskservice.completion import Completions
 from taskservice.errors import ServiceClosedError
 from taskservice.selection import BackendSelector
-from taskservice.service import ServiceHealth, TaskService
+from taskservice.service import ServiceHealth, TaskLauncher, TaskService
 from taskservice.settings import Settings, load_settings
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from datetime import datetime
     from types import TracebackType
 
     from anyio.from_thread import BlockingPortal
     from celery import Celery
 
     from taskservice.backends.base import TaskBackend, TaskFunction
-    from taskservice.runs import RunListener, TaskHandle, TaskState
+    from taskservice.runs import RunListener, RunWatcher, TaskHandle, TaskState
 
-__all__ = ["BlockingTaskHandle", "BlockingTaskService"]
+__all__ = ["BlockingTaskHandle", "BlockingTaskLauncher", "BlockingTaskService"]
 
 LoopName = Literal["asyncio", "trio"]
 
@@ -38,6 +41,10 @@ class BlockingTaskHandle:
     def id(self) -> str:
         """The run's id."""
         return self._handle.id
+
+    def watch(self, watcher: RunWatcher) -> Callable[[], None]:
+        """See `TaskHandle.watch`; for the service's own event loop, not for threads."""
+        return self._handle.watch(watcher)
 
     def status(self) -> TaskState:
         """See `TaskHandle.status`."""
@@ -62,6 +69,26 @@ class BlockingTaskHandle:
     def attempts(self) -> int:
         """See `TaskHandle.attempts`."""
         return self._portal.call(self._handle.attempts)
+
+
+class BlockingTaskLauncher:
+    """A `TaskLauncher` whose methods block; `BlockingTaskService.options` makes it."""
+
+    def __init__(self, launcher: TaskLauncher, portal: BlockingPortal) -> None:
+        self._launcher = launcher
+        self._portal = portal
+
+    def launch_task(self, func: TaskFunction, /, *args: Any, **kwargs: Any) -> tuple[str, BlockingTaskHandle]:
+        """See `TaskService.launch_task`."""
+        launch = partial(self._launcher.launch_task, func, *args, **kwargs)
+        task_id, handle = self._portal.call(launch)
+        return task_id, BlockingTaskHandle(handle, self._portal)
+
+    def launch_and_await_task(self, func: TaskFunction, /, *args: Any, **kwargs: Any) -> tuple[str, Any]:
+        """See `TaskService.launch_and_await_task`."""
+        launch = partial(self._launcher.launch_and_await_task, func, *args, **kwargs)
+        task_id, value = self._portal.call(launch)
+        return task_id, value
 
 
 class BlockingTaskService:
@@ -117,6 +144,32 @@ class BlockingTaskService:
         launch = partial(self._service.launch_and_await_task, func, *args, **kwargs)
         task_id, value = self._opened().call(launch)
         return task_id, value
+
+    def options(
+        self,
+        *,
+        countdown: float | None = None,
+        eta: datetime | None = None,
+        expires: float | datetime | None = None,
+        priority: int | None = None,
+        queue: str | None = None,
+    ) -> BlockingTaskLauncher:
+        """See `TaskService.options`."""
+        launcher = self._service.options(
+            countdown=countdown, eta=eta, expires=expires, priority=priority, queue=queue
+        )
+        return BlockingTaskLauncher(launcher, self._opened())
+
+    def as_completed(self, handles: Iterable[BlockingTaskHandle]) -> Iterator[BlockingTaskHandle]:
+        """Yield ``handles`` in the order in which their runs end; see `TaskService.as_completed`."""
+        portal = self._opened()
+        completions = Completions(handles)
+        try:
+            while (handle := portal.call(completions.next)) is not None:
+                yield handle
+        finally:
+            if self._portal is portal:
+                portal.call(completions.close)
 
     def get_task(self, task_id: str) -> BlockingTaskHandle:
         """See `TaskService.get_task`."""

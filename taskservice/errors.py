@@ -8,14 +8,18 @@ from __future__ import annotations
 __all__ = [
     "BackendUnavailableError",
     "ConfigurationError",
+    "LaunchOptionError",
     "PayloadError",
     "ResultTimeoutError",
     "RunCancelledError",
+    "RunExpiredError",
     "RunFailedError",
     "RunNotFoundError",
     "ServiceClosedError",
+    "SoftTimeLimitError",
     "TaskNotRegisteredError",
     "TaskServiceError",
+    "TimeLimitError",
     "UnknownBackendError",
 ]
 
@@ -26,6 +30,18 @@ class TaskServiceError(Exception):
 
 class ConfigurationError(TaskServiceError, ValueError):
     """A setting, an app or a decorator is wrong; the message says which and how to put it right."""
+
+
+class LaunchOptionError(ConfigurationError):
+    """An option of a launch, or of ``@task``, cannot be honoured; nothing was sent."""
+
+    def __init__(self, option: str, problem: str) -> None:
+        super().__init__(option, problem)
+        self.option = option
+        self.problem = problem
+
+    def __str__(self) -> str:
+        return f"{self.option}: {self.problem}"
 
 
 class UnknownBackendError(ConfigurationError):
@@ -113,7 +129,9 @@ class RunFailedError(TaskServiceError, RuntimeError):
 
 
 class RunCancelledError(TaskServiceError):
-    """A run was cancelled, so it has no result."""
+    """A run was cancelled, so it has no result; ``reason`` is ``cancelled``."""
+
+    reason = "cancelled"
 
     def __init__(self, run_id: str) -> None:
         super().__init__(run_id)
@@ -121,6 +139,40 @@ class RunCancelledError(TaskServiceError):
 
     def __str__(self) -> str:
         return f"run {self.run_id!r} was cancelled"
+
+
+class RunExpiredError(RunCancelledError):
+    """A run had not started when it expired, so it never will; ``reason`` is ``expired``."""
+
+    reason = "expired"
+
+    def __str__(self) -> str:
+        return f"run {self.run_id!r} expired before it could start"
+
+
+class SoftTimeLimitError(TaskServiceError, TimeoutError):
+    """Raised inside a function that ran into its soft limit; it may catch it and clean up.
+
+    ``seconds`` is the limit, ``None`` where a worker did not tell.
+    """
+
+    def __init__(self, seconds: float | None = None) -> None:
+        super().__init__(seconds)
+        self.seconds = seconds
+
+    def __str__(self) -> str:
+        return f"the function ran into its soft time limit{_of(self.seconds)}"
+
+
+class TimeLimitError(TaskServiceError, TimeoutError):
+    """A run was given up at its hard limit, ``seconds``; it is never retried."""
+
+    def __init__(self, seconds: float | None = None) -> None:
+        super().__init__(seconds)
+        self.seconds = seconds
+
+    def __str__(self) -> str:
+        return f"the run was given up at its time limit{_of(self.seconds)}"
 
 
 class PayloadError(TaskServiceError, TypeError):
@@ -144,6 +196,10 @@ class ServiceClosedError(TaskServiceError, RuntimeError):
 
     def __str__(self) -> str:
         return f"open the {self.what} first and use it inside its `with` block: it is closed"
+
+
+def _of(seconds: float | None) -> str:
+    return "" if seconds is None else f" of {seconds:g} s"
 
 
 def _nearest(found: str, known: tuple[str, ...]) -> str:

@@ -11,6 +11,7 @@ __all__ = [
     "RunEvent",
     "RunEventKind",
     "RunListener",
+    "RunWatcher",
     "TaskHandle",
     "TaskState",
 ]
@@ -62,6 +63,14 @@ class TaskHandle(Protocol):
         goes on. Giving up, or being cancelled while waiting, never touches the run.
         """
 
+    def watch(self, watcher: RunWatcher) -> Callable[[], None]:
+        """Have ``watcher`` called once, when the run is over; at once if it is over already.
+
+        It is called in the event loop from which this is called, gets ``None``, or the error for
+        which nobody will ever know the run's end, and must neither block nor raise. What is
+        returned takes it back. A watcher costs no thread and no task.
+        """
+
     async def exception(self) -> BaseException | None:
         """Return what `result` would raise; ``None`` if the run succeeded or is not over."""
 
@@ -110,3 +119,6 @@ class RunEvent:
 
 RunListener = Callable[[RunEvent], object]
 """Called in the event loop, at once and in order; it must not block, and its errors are logged."""
+
+RunWatcher = Callable[[Exception | None], object]
+"""See `TaskHandle.watch`."""

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 from anyio import to_thread
 
+from taskservice.completion import Completions
 from taskservice.errors import ServiceClosedError
 from taskservice.selection import BackendSelector, Selection
 from taskservice.settings import Settings, load_settings
+from taskservice.submission import AT_ONCE, LaunchOptions
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+    from datetime import datetime
     from types import TracebackType
 
     from celery import Celery
@@ -20,7 +25,7 @@ if TYPE_CHECKING:
     from taskservice.backends.base import TaskBackend, TaskFunction
     from taskservice.runs import RunListener, TaskHandle
 
-__all__ = ["ServiceHealth", "TaskService"]
+__all__ = ["ServiceHealth", "TaskLauncher", "TaskService"]
 
 logger = logging.getLogger(__name__)
 
@@ -98,11 +103,9 @@ class TaskService:
     async def launch_task(self, func: TaskFunction, /, *args: Any, **kwargs: Any) -> tuple[str, TaskHandle]:
         """Start a run of ``func(*args, **kwargs)`` and return its id and handle at once.
 
-        For its errors, and for a countdown, see `TaskBackend.launch_task`.
+        For its errors see `TaskBackend.launch_task`; for a countdown and the like, `options`.
         """
-        handle = await self.backend.launch_task(func, args, kwargs)
-        logger.info("run %s launched", handle.id, extra={"run_id": handle.id})
-        return handle.id, handle
+        return await self._launch(func, args, kwargs, AT_ONCE)
 
     async def launch_and_await_task(
         self, func: TaskFunction, /, *args: Any, **kwargs: Any
@@ -110,6 +113,31 @@ class TaskService:
         """Start a run, wait for it, return its id and value, or raise as `TaskHandle.result`."""
         task_id, handle = await self.launch_task(func, *args, **kwargs)
         return task_id, await handle.result()
+
+    def options(
+        self,
+        *,
+        countdown: float | None = None,
+        eta: datetime | None = None,
+        expires: float | datetime | None = None,
+        priority: int | None = None,
+        queue: str | None = None,
+    ) -> TaskLauncher:
+        """Return what launches with these options, apart from the task's own keywords.
+
+        `LaunchOptionError` for what cannot be meant; see `LaunchOptions`. It may be kept and used
+        any number of times: what is relative counts from each launch.
+        """
+        chosen = LaunchOptions(countdown=countdown, eta=eta, expires=expires, priority=priority, queue=queue)
+        return TaskLauncher(partial(self._launch, options=chosen))
+
+    def as_completed(self, handles: Iterable[TaskHandle]) -> Completions[TaskHandle]:
+        """Return an async iterator over ``handles`` in the order in which their runs end.
+
+        A failed or cancelled run comes like any other; `TaskHandle.result` raises. Waiting costs no
+        thread and no task per handle. Bound it with ``anyio.fail_after``.
+        """
+        return Completions(handles)
 
     async def get_task(self, task_id: str) -> TaskHandle:
         """Return the handle of an earlier run; see `TaskBackend.get_task`."""
@@ -127,3 +155,28 @@ class TaskService:
             healthy=health.healthy,
             detail=health.detail,
         )
+
+    async def _launch(
+        self, func: TaskFunction, args: Sequence[Any], kwargs: Mapping[str, Any], options: LaunchOptions
+    ) -> tuple[str, TaskHandle]:
+        handle = await self.backend.launch_task(func, args, kwargs, options=options)
+        logger.info("run %s launched", handle.id, extra={"run_id": handle.id})
+        return handle.id, handle
+
+
+class TaskLauncher:
+    """A `TaskService` with options for what it launches; `TaskService.options` makes it."""
+
+    def __init__(self, launch: Callable[..., Awaitable[tuple[str, TaskHandle]]]) -> None:
+        self._launch = launch
+
+    async def launch_task(self, func: TaskFunction, /, *args: Any, **kwargs: Any) -> tuple[str, TaskHandle]:
+        """See `TaskService.launch_task`."""
+        return await self._launch(func, args, kwargs)
+
+    async def launch_and_await_task(
+        self, func: TaskFunction, /, *args: Any, **kwargs: Any
+    ) -> tuple[str, Any]:
+        """See `TaskService.launch_and_await_task`."""
+        task_id, handle = await self._launch(func, args, kwargs)
+        return task_id, await handle.result()

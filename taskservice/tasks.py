@@ -1,7 +1,7 @@
 """Tasks: named callables, the registry they live in, and when a failed one is tried again.
 
-Pure by design. What runs a task is a back end's business, so only options that every back end
-honours exist here: a name, a queue, a retry policy.
+Pure by design. What runs a task is a back end's business; what each makes of an option is told in
+``docs/service.md``.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from inspect import iscoroutinefunction
 from math import log
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
 
-from taskservice.errors import ConfigurationError, TaskNotRegisteredError
+from taskservice.errors import ConfigurationError, LaunchOptionError, TaskNotRegisteredError
+from taskservice.submission import check_priority, check_queue, check_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -77,12 +78,34 @@ def next_delay(policy: RetryPolicy, attempt: int, *, random: float = 0.0) -> tim
 
 @dataclass(frozen=True, kw_only=True)
 class TaskDefinition(Generic[P, R]):
-    """A named function that a back end can run; calling it runs the plain function here and now."""
+    """A named function that a back end can run; calling it runs the plain function here and now.
+
+    Times are in seconds: ``expires`` from the launch, the limits from the start of each attempt. At
+    the soft one `SoftTimeLimitError` is raised inside the function, at the hard one the run fails
+    with `TimeLimitError`.
+    """
 
     func: Callable[P, R]
     name: str
     queue: str | None = None
     retry: RetryPolicy | None = None
+    priority: int | None = None
+    expires: float | None = None
+    soft_time_limit: float | None = None
+    time_limit: float | None = None
+    acks_late: bool | None = None
+
+    def __post_init__(self) -> None:
+        check_queue(self.queue)
+        check_priority(self.priority)
+        for option in ("expires", "soft_time_limit", "time_limit"):
+            value = getattr(self, option)
+            if value is not None:
+                check_seconds(option, value)
+
+        soft, hard = self.soft_time_limit, self.time_limit
+        if soft is not None and hard is not None and soft >= hard:
+            raise LaunchOptionError("soft_time_limit", f"need less than the time_limit of {hard}, got {soft}")
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run the plain function; an ``async`` one must be awaited."""
@@ -149,26 +172,46 @@ def task(
     name: str | None = None,
     queue: str | None = None,
     retry: RetryPolicy | None = None,
+    priority: int | None = None,
+    expires: float | None = None,
+    soft_time_limit: float | None = None,
+    time_limit: float | None = None,
+    acks_late: bool | None = None,
     registry: TaskRegistry | None = None,
 ) -> Callable[[Callable[P, R]], TaskDefinition[P, R]]: ...
-def task(
+def task(  # noqa: PLR0913 - all optional, all by name
     func: Callable[..., Any] | None = None,
     /,
     *,
     name: str | None = None,
     queue: str | None = None,
     retry: RetryPolicy | None = None,
+    priority: int | None = None,
+    expires: float | None = None,
+    soft_time_limit: float | None = None,
+    time_limit: float | None = None,
+    acks_late: bool | None = None,
     registry: TaskRegistry | None = None,
 ) -> Any:
     """Make a function, plain or ``async``, a task: ``@task`` or ``@task(name=..., retry=...)``.
 
     The name defaults to ``module.qualname``, as Celery's does. Without ``queue`` the routes and the
-    default queue decide; without ``retry`` the first error is final.
+    default queue decide; without ``retry`` the first error is final. For the rest see
+    `TaskDefinition` and `LaunchOptions`; ``acks_late`` is Celery's, and leaves it to the app if not
+    given.
     """
 
     def define(function: Callable[P, R]) -> TaskDefinition[P, R]:
         definition = TaskDefinition(
-            func=function, name=name or _full_name(function), queue=queue, retry=retry
+            func=function,
+            name=name or _full_name(function),
+            queue=queue,
+            retry=retry,
+            priority=priority,
+            expires=expires,
+            soft_time_limit=soft_time_limit,
+            time_limit=time_limit,
+            acks_late=acks_late,
         )
         (default_registry if registry is None else registry).register(definition)
         return definition

@@ -80,6 +80,7 @@ class AnyIODriver:
     def launch(self, call: TaskCall) -> str:
         """Start one run on the driver's own event loop."""
         from pytest_taskservice.drivers import celery_app
+        from taskservice.submission import LaunchOptions
 
         for capability in celery_app.required(call):
             if capability in _CANNOT:
@@ -91,7 +92,7 @@ class AnyIODriver:
             celery_app.find_task(self._app, call.task),
             call.args,
             call.kwargs,
-            countdown=call.countdown,
+            options=LaunchOptions(countdown=call.countdown),
         )
         handle = portal.call(launch)
         self._handles[handle.id] = handle

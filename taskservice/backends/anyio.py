@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import deque
+from datetime import UTC, datetime
 from time import time
 from typing import TYPE_CHECKING, Any, Final, Self
 from uuid import uuid4
@@ -20,11 +21,12 @@ from anyio import to_thread
 
 from taskservice.backends.attempts import Arguments, Attempt, AttemptAgain, attempt_of
 from taskservice.backends.base import BackendCapability, BackendHealth
-from taskservice.backends.calls import function_name, prepare_arguments, require_open
+from taskservice.backends.calls import function_name, own_expires, prepare_arguments, require_open
 from taskservice.backends.records import AnyIOHandle, RunRecord
-from taskservice.errors import RunCancelledError, RunNotFoundError
+from taskservice.errors import RunCancelledError, RunExpiredError, RunNotFoundError, TimeLimitError
 from taskservice.payloads import wire_value
 from taskservice.runs import RunEvent, RunEventKind, RunListener, TaskHandle, TaskState
+from taskservice.submission import AT_ONCE, LaunchOptions, LaunchPlan, plan_launch
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -38,7 +40,11 @@ __all__ = ["AnyIOBackend"]
 
 logger = logging.getLogger(__name__)
 
-CAPABILITIES: Final = frozenset(BackendCapability) - {BackendCapability.DURABLE}
+# Nothing waits here for somebody to take it, so there is no queue to choose and no order to change.
+MISSING: Final = frozenset(
+    {BackendCapability.DURABLE, BackendCapability.PRIORITIES, BackendCapability.QUEUES}
+)
+CAPABILITIES: Final = frozenset(BackendCapability) - MISSING
 
 
 class AnyIOBackend:
@@ -99,18 +105,19 @@ class AnyIOBackend:
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
         *,
-        countdown: float | None = None,
+        options: LaunchOptions = AT_ONCE,
     ) -> TaskHandle:
         require_open(self._open, "AnyIO back end")
         assert self._group is not None
         positional, named = prepare_arguments(func, args, kwargs or {})
         record = RunRecord(run_id=str(uuid4()), task=function_name(func))
         attempt = attempt_of(func)
+        plan = plan_launch(options, expires=own_expires(func))
 
         self._records[record.id] = record
         self._tell(RunEventKind.SENT, record)
         arguments = Arguments(args=positional, kwargs=named)
-        self._group.start_soon(self._drive, record, attempt, arguments, countdown or 0.0)
+        self._group.start_soon(self._drive, record, attempt, arguments, plan)
         return AnyIOHandle(record)
 
     async def get_task(self, task_id: str) -> TaskHandle:
@@ -144,30 +151,35 @@ class AnyIOBackend:
             logger.warning("run %s cancelled by closing", record.id, extra={"run_id": record.id})
 
     async def _drive(
-        self, record: RunRecord, attempt: Attempt, arguments: Arguments, countdown: float
+        self, record: RunRecord, attempt: Attempt, arguments: Arguments, plan: LaunchPlan
     ) -> None:
         try:
             with record.scope:
-                if countdown > 0:
-                    await anyio.sleep(countdown)
-                await self._repeat(record, attempt, arguments)
+                if plan.delay > 0:
+                    await anyio.sleep(plan.delay)
+                await self._repeat(record, attempt, arguments, plan)
         finally:
             if not record.state.final:
                 record.end(TaskState.REVOKED, error=RunCancelledError(record.id))
             self._settle(record)
 
-    async def _repeat(self, record: RunRecord, attempt: Attempt, arguments: Arguments) -> None:
-        while (again := await self._attempt(record, attempt, arguments)) is not None:
+    async def _repeat(
+        self, record: RunRecord, attempt: Attempt, arguments: Arguments, plan: LaunchPlan
+    ) -> None:
+        while (again := await self._attempt(record, attempt, arguments, plan)) is not None:
             arguments = again.arguments or arguments
             record.state = TaskState.RETRY
             self._tell(RunEventKind.RETRIED, record, detail=f"{again.delay:g} s after {again.detail}")
             await anyio.sleep(again.delay)
 
     async def _attempt(
-        self, record: RunRecord, attempt: Attempt, arguments: Arguments
+        self, record: RunRecord, attempt: Attempt, arguments: Arguments, plan: LaunchPlan
     ) -> AttemptAgain | None:
         try:
-            value = wire_value(await self._call(record, attempt, arguments), "result")
+            value = wire_value(await self._call(record, attempt, arguments, plan), "result")
+        except _ExpiredError:
+            record.end(TaskState.REVOKED, error=RunExpiredError(record.id))
+            return None
         except Exception as error:  # noqa: BLE001 - the boundary that records what a task raises
             again = attempt.again(error, record.attempts)
             if again is None:
@@ -177,28 +189,48 @@ class AnyIOBackend:
         record.end(TaskState.SUCCESS, value=value)
         return None
 
-    async def _call(self, record: RunRecord, attempt: Attempt, arguments: Arguments) -> Any:
+    async def _call(self, record: RunRecord, attempt: Attempt, arguments: Arguments, plan: LaunchPlan) -> Any:
         if not attempt.in_thread:
-            self._begin(record)
+            self._begin(record, plan)
             return await attempt.call(record.id, arguments, record.attempts)
 
         # A run without a free thread has not started, and can still be cancelled.
-        async with self._slots:
-            self._begin(record)
+        await self._take_slot(plan)
+        try:
+            self._begin(record, plan)
             record.in_thread = True
-            try:
-                return await to_thread.run_sync(
-                    attempt.call,
-                    record.id,
-                    arguments,
-                    record.attempts,
-                    abandon_on_cancel=True,  # only closing cancels here; see AnyIOHandle.cancel
-                    limiter=self._unlimited,
-                )
-            finally:
-                record.in_thread = False
+            return await self._call_in_thread(record, attempt, arguments)
+        finally:
+            record.in_thread = False
+            self._slots.release()
 
-    def _begin(self, record: RunRecord) -> None:
+    async def _take_slot(self, plan: LaunchPlan) -> None:
+        if plan.expires is None:
+            await self._slots.acquire()
+            return
+
+        with anyio.move_on_after((plan.expires - datetime.now(tz=UTC)).total_seconds()):
+            await self._slots.acquire()
+            return
+        raise _ExpiredError
+
+    async def _call_in_thread(self, record: RunRecord, attempt: Attempt, arguments: Arguments) -> Any:
+        limit = attempt.limit
+        with anyio.move_on_after(math.inf if limit is None else limit):
+            return await to_thread.run_sync(
+                attempt.call,
+                record.id,
+                arguments,
+                record.attempts,
+                abandon_on_cancel=True,  # only closing and the limit cancel here; see AnyIOHandle.cancel
+                limiter=self._unlimited,
+            )
+        raise TimeLimitError(limit)
+
+    def _begin(self, record: RunRecord, plan: LaunchPlan) -> None:
+        if plan.expires is not None and plan.expired(datetime.now(tz=UTC)):
+            raise _ExpiredError
+
         record.attempts += 1
         record.state = TaskState.STARTED
         self._tell(RunEventKind.STARTED, record)
@@ -207,7 +239,7 @@ class AnyIOBackend:
         now = anyio.current_time()
         self._finished.append((now, record.id))
         self._forget_old(now)
-        record.done.set()
+        record.wake()
         detail = "" if record.error is None else repr(record.error)
         self._tell(_ENDINGS[record.state], record, detail=detail)
 
@@ -233,6 +265,10 @@ class AnyIOBackend:
             self._listener(event)
         except Exception:
             logger.exception("run listener failed", extra={"run_id": record.id})
+
+
+class _ExpiredError(Exception):
+    """Never a function's own, as `RunExpiredError` of another run may be."""
 
 
 _ENDINGS: Final = {

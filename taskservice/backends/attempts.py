@@ -7,8 +7,9 @@ from inspect import iscoroutinefunction
 from random import random
 from typing import TYPE_CHECKING, Any
 
-from taskservice.backends.calls import is_celery_task
-from taskservice.errors import PayloadError
+from taskservice.backends.calls import function_name, is_celery_task
+from taskservice.backends.limits import NO_LIMITS, Limits, call_limited, refuse_soft_limit
+from taskservice.errors import PayloadError, TimeLimitError
 from taskservice.tasks import RetryPolicy, TaskDefinition, next_delay
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
     from taskservice.backends.base import TaskFunction
 
-__all__ = ["Arguments", "Attempt", "AttemptAgain", "attempt_of", "retry_delay"]
+__all__ = ["Arguments", "Attempt", "AttemptAgain", "attempt_of", "limits_of", "retry_delay"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,16 +44,18 @@ class Attempt:
     """How to call a function once: ``call(run_id, arguments, attempt)``, attempts counted from 1.
 
     ``in_thread`` tells a plain call from one that returns an awaitable. ``again(error, attempt)``
-    decides what follows an error; ``None`` makes it the run's own.
+    decides what follows an error; ``None`` makes it the run's own. ``limit`` is how long to wait for
+    a call in a thread; one that is awaited knows its limits itself.
     """
 
     in_thread: bool
     call: Callable[[str, Arguments, int], Any]
     again: Callable[[Exception, int], AttemptAgain | None]
+    limit: float | None = None
 
 
 def attempt_of(func: TaskFunction) -> Attempt:
-    """Return how ``func`` is called."""
+    """Return how ``func`` is called, or raise `LaunchOptionError` for limits that cannot be kept."""
     if is_celery_task(func):
         return _celery_attempt(func)
 
@@ -63,17 +66,37 @@ def attempt_of(func: TaskFunction) -> Attempt:
         delay = retry_delay(policy, error, attempt)
         return None if delay is None else AttemptAgain(delay=delay, detail=repr(error))
 
-    return Attempt(
-        in_thread=not _is_async(body),
-        call=lambda _, arguments, __: body(*arguments.args, **arguments.kwargs),
-        again=again,
-    )
+    limits = limits_of(func) if isinstance(func, TaskDefinition) else NO_LIMITS
+    if not _is_async(body):
+        return Attempt(
+            in_thread=True,
+            call=lambda _, arguments, __: body(*arguments.args, **arguments.kwargs),
+            again=again,
+            limit=_thread_limit(func, limits),
+        )
+    if limits == NO_LIMITS:
+        return Attempt(
+            in_thread=False,
+            call=lambda _, arguments, __: body(*arguments.args, **arguments.kwargs),
+            again=again,
+        )
+
+    def call(_: str, arguments: Arguments, __: int) -> Any:
+        return call_limited(lambda: body(*arguments.args, **arguments.kwargs), limits)
+
+    return Attempt(in_thread=False, call=call, again=again)
+
+
+def limits_of(task: TaskDefinition[..., Any] | Task[..., Any]) -> Limits:
+    """Return the task's own limits."""
+    return Limits(soft=task.soft_time_limit, hard=task.time_limit)
 
 
 def retry_delay(policy: RetryPolicy | None, error: Exception, attempt: int) -> float | None:
     """Return the seconds until the next attempt, or ``None`` if ``error`` is final."""
-    # The same value comes out of the next attempt, so a PayloadError is never worth one.
-    if policy is None or isinstance(error, PayloadError):
+    # The same value comes out of the next attempt, so a PayloadError is never worth one; and a pool
+    # that has killed a run at its limit cannot attempt it again, so nobody does.
+    if policy is None or isinstance(error, PayloadError | TimeLimitError):
         return None
     if not isinstance(error, policy.retry_for):
         return None
@@ -97,7 +120,15 @@ def _celery_attempt(task: Task[..., Any]) -> Attempt:
         arguments = Arguments(args=error.arguments, kwargs=error.keywords)
         return AttemptAgain(delay=error.delay, detail=error.reason, arguments=arguments)
 
-    return Attempt(in_thread=True, call=call, again=again)
+    limit = _thread_limit(task, limits_of(task))
+    return Attempt(in_thread=True, call=call, again=again, limit=limit)
+
+
+def _thread_limit(func: TaskFunction, limits: Limits) -> float | None:
+    if limits.soft is not None:
+        refuse_soft_limit(function_name(func), "this process")
+
+    return limits.hard
 
 
 def _is_async(func: TaskFunction) -> bool:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
+from taskservice.submission import AT_ONCE, LaunchOptions
+
 if TYPE_CHECKING:
     from types import TracebackType
 
@@ -24,7 +26,13 @@ class BackendCapability(StrEnum):
     BACKGROUND = "background"
     """``launch_task`` returns before the run ends."""
     COUNTDOWN = "countdown"
-    """A countdown and the wait between attempts really pass."""
+    """A countdown, an eta and the wait between attempts really pass."""
+    EXPIRES = "expires"
+    """A run that has not started in time ends as REVOKED."""
+    PRIORITIES = "priorities"
+    """A priority decides who goes first; without it a priority is checked and has no effect."""
+    QUEUES = "queues"
+    """A queue decides who runs it; without it a queue is checked and has no effect."""
     CANCEL_WAITING = "cancel_waiting"
     """A run that has not started, or waits to be retried, can be cancelled."""
     CANCEL_RUNNING = "cancel_running"
@@ -63,11 +71,12 @@ class TaskBackend(Protocol):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
         *,
-        countdown: float | None = None,
+        options: LaunchOptions = AT_ONCE,
     ) -> TaskHandle:
-        """Start a run of ``func``, no earlier than ``countdown`` seconds from now.
+        """Start a run of ``func``, when and where ``options`` say.
 
-        Returns as soon as the run is accepted. Raises `PayloadError` for an argument that is not
+        Returns as soon as the run is accepted. Raises `LaunchOptionError` for an option that this
+        back end or its broker cannot honour, `PayloadError` for an argument that is not
         JSON, `TypeError` for arguments that the function does not take, `TaskNotRegisteredError`
         for a function that a worker could not find, `BackendUnavailableError` if the broker does
         not answer, and `ServiceClosedError` outside ``async with``.

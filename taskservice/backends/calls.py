@@ -16,12 +16,13 @@ from taskservice.tasks import TaskDefinition
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from datetime import datetime
 
     from celery import Task
 
     from taskservice.backends.base import TaskFunction
 
-__all__ = ["function_name", "is_celery_task", "prepare_arguments", "require_open"]
+__all__ = ["function_name", "is_celery_task", "own_expires", "prepare_arguments", "require_open"]
 
 
 def is_celery_task(func: object) -> TypeGuard[Task[..., Any]]:
@@ -37,6 +38,15 @@ def function_name(func: TaskFunction) -> str:
 
     named = func if hasattr(func, "__qualname__") else type(func)
     return f"{named.__module__}.{named.__qualname__}"
+
+
+def own_expires(func: TaskFunction) -> float | datetime | None:
+    """Return when the task itself says that its runs expire."""
+    if isinstance(func, TaskDefinition) or is_celery_task(func):
+        found: float | datetime | None = func.expires
+        return found
+
+    return None
 
 
 def prepare_arguments(

@@ -16,13 +16,14 @@ from kombu.exceptions import OperationalError
 from taskservice.backends.base import BackendCapability, BackendHealth
 from taskservice.backends.calls import (
     function_name,
+    own_expires,
     prepare_arguments,
     require_open,
 )
 from taskservice.backends.definitions import register_definitions
 from taskservice.backends.eager import EagerRuns
 from taskservice.backends.handles import CeleryHandle, EagerHandle
-from taskservice.backends.probing import ping_broker
+from taskservice.backends.probing import ping_broker, visibility_timeout
 from taskservice.backends.publishing import publish
 from taskservice.backends.results import ResultListener
 from taskservice.errors import (
@@ -30,6 +31,7 @@ from taskservice.errors import (
     ConfigurationError,
     TaskNotRegisteredError,
 )
+from taskservice.submission import AT_ONCE, LaunchOptions, check_visibility, plan_launch
 from taskservice.tasks import TaskDefinition
 
 if TYPE_CHECKING:
@@ -47,6 +49,9 @@ CAPABILITIES: Final = frozenset(
     {
         BackendCapability.BACKGROUND,
         BackendCapability.COUNTDOWN,
+        BackendCapability.EXPIRES,
+        BackendCapability.PRIORITIES,
+        BackendCapability.QUEUES,
         BackendCapability.CANCEL_WAITING,
         BackendCapability.DURABLE,
     }
@@ -106,17 +111,21 @@ class CeleryBackend:
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
         *,
-        countdown: float | None = None,
+        options: LaunchOptions = AT_ONCE,
     ) -> TaskHandle:
         require_open(self._open, "Celery back end")
         task = self._resolve(func)
         positional, named = prepare_arguments(func, args, kwargs or {})
+        plan = plan_launch(options, expires=own_expires(task))
         run_id = str(uuid4())
 
-        send = partial(publish, self._app, task, run_id, positional, named, countdown=countdown)
+        send = partial(publish, self._app, task, run_id, positional, named, plan=plan)
         if self._eager is not None:
             await to_thread.run_sync(self._eager.run, run_id, send)
             return EagerHandle(run_id, self._eager)
+
+        if plan.delay > 0 and (visible := visibility_timeout(self._app)) is not None:
+            check_visibility(plan, visible)
         try:
             await to_thread.run_sync(send, limiter=self._publishers)
         except (OperationalError, ConnectionError) as error:

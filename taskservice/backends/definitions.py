@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import anyio
+from billiard.pool import SIG_SOFT_TIMEOUT, soft_timeout_sighandler
 from celery import Task
 
-from taskservice.backends.attempts import retry_delay
+from taskservice.backends.attempts import limits_of, retry_delay
+from taskservice.backends.limits import NO_LIMITS, call_and_abandon, call_limited, refuse_soft_limit
+from taskservice.errors import SoftTimeLimitError
 from taskservice.payloads import wire_value
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
+    from types import FrameType
 
     from celery import Celery
 
     from taskservice.tasks import TaskDefinition
 
 __all__ = ["register_definitions"]
+
+
+KILL_MARGIN: Final = 5.0
+"""Seconds an ``async`` function has to leave at its time limit before its process is killed."""
 
 
 def register_definitions(app: Celery, registry: Iterable[TaskDefinition[..., Any]]) -> None:
@@ -34,18 +44,20 @@ def register_definitions(app: Celery, registry: Iterable[TaskDefinition[..., Any
 def _register(app: Celery, definition: TaskDefinition[..., Any]) -> None:
     def run(self: Task[..., Any], *args: Any, **kwargs: Any) -> Any:
         try:
-            return wire_value(_call(definition, args, kwargs), "result")
+            return wire_value(_call(definition, partial(definition.func, *args, **kwargs)), "result")
         except Exception as error:
             delay = retry_delay(definition.retry, error, self.request.retries + 1)
             if delay is None:
                 raise
             raise self.retry(exc=error, countdown=delay) from error
 
-    register = app.task(
+    register: Callable[[Callable[..., Any]], object] = app.task(
         name=definition.name,
         bind=True,
         base=_QueuedTask,
         definition_queue=definition.queue,
+        definition_priority=definition.priority,
+        **_celery_options(definition),
         max_retries=None,  # the policy alone decides when to give up
         shared=False,  # or every other app of this process would get it as well
     )
@@ -53,23 +65,69 @@ def _register(app: Celery, definition: TaskDefinition[..., Any]) -> None:
 
 
 class _QueuedTask(Task[..., Any]):
-    """A task that knows its queue: Celery 6 drops the ``queue`` attribute that it had for this."""
+    """A task that knows its queue and priority: Celery 6 drops the attributes it had for this."""
 
     abstract = True
     definition_queue: str | None = None
+    definition_priority: int | None = None
 
     def apply_async(self, *args: Any, **options: Any) -> Any:
         # A retry goes back to where the run came from.
         if self.definition_queue is not None and not options.keys() & _DESTINATIONS:
             options["queue"] = self.definition_queue
+        if self.definition_priority is not None and options.get("priority") is None:
+            options["priority"] = self.definition_priority
         return super().apply_async(*args, **options)
 
 
 _DESTINATIONS: Final = frozenset({"queue", "exchange", "routing_key"})
 
 
-def _call(definition: TaskDefinition[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    if not definition.is_async:
-        return definition.func(*args, **kwargs)
+def _celery_options(definition: TaskDefinition[..., Any]) -> dict[str, Any]:
+    found = {
+        "expires": definition.expires,
+        "soft_time_limit": definition.soft_time_limit,
+        "time_limit": definition.time_limit,
+        "acks_late": definition.acks_late,
+    }
+    if definition.is_async:
+        # A signal would hit the event loop and not the function; see backends.limits.
+        found["soft_time_limit"] = None
+        if definition.time_limit is not None:
+            found["time_limit"] = definition.time_limit + KILL_MARGIN
+    # Celery takes None for a value of its own; the app's defaults should decide.
+    return {name: value for name, value in found.items() if value is not None}
 
-    return anyio.run(partial(definition.func, *args, **kwargs))
+
+def _call(definition: TaskDefinition[..., Any], call: Callable[[], Any]) -> Any:
+    limits = limits_of(definition)
+    if definition.is_async:
+        return anyio.run(partial(call_limited, call, limits))
+    if limits == NO_LIMITS:
+        return call()
+    if _in_pool_process():
+        return _call_with_signal(call, limits.soft)
+    if limits.soft is not None:
+        refuse_soft_limit(definition.name, "this worker's pool")
+
+    assert limits.hard is not None
+    return call_and_abandon(call, limits.hard)
+
+
+def _in_pool_process() -> bool:
+    # billiard's handler is there only in the processes of a prefork pool, which it can kill as well.
+    if SIG_SOFT_TIMEOUT is None or threading.current_thread() is not threading.main_thread():
+        return False
+
+    return signal.getsignal(SIG_SOFT_TIMEOUT) is soft_timeout_sighandler
+
+
+def _call_with_signal(call: Callable[[], Any], seconds: float | None) -> Any:
+    def interrupt(_: int, __: FrameType | None) -> NoReturn:
+        raise SoftTimeLimitError(seconds)
+
+    before = signal.signal(SIG_SOFT_TIMEOUT, interrupt)
+    try:
+        return call()
+    finally:
+        signal.signal(SIG_SOFT_TIMEOUT, before)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery import signals
 
-from taskservice.backends.remote import RemoteOutcome
+from taskservice.backends.remote import RemoteOutcome, limit_error
 from taskservice.errors import PayloadError, RunCancelledError, RunNotFoundError
 from taskservice.payloads import wire_value
 from taskservice.runs import TaskState
@@ -67,12 +67,12 @@ def _outcome(run_id: str, apply: Callable[[], Any]) -> RemoteOutcome:
     try:
         result = apply()
     except Exception as error:  # noqa: BLE001 - task_eager_propagates hands over what the task raised
-        return RemoteOutcome(state=TaskState.FAILURE, error=error)
+        return RemoteOutcome(state=TaskState.FAILURE, error=limit_error(error) or error)
 
     if result.state == TaskState.REVOKED:
         return RemoteOutcome(state=TaskState.REVOKED, error=RunCancelledError(run_id))
     if isinstance(result.result, BaseException):
-        return RemoteOutcome(state=TaskState.FAILURE, error=result.result)
+        return RemoteOutcome(state=TaskState.FAILURE, error=limit_error(result.result) or result.result)
     try:
         return RemoteOutcome(state=TaskState.SUCCESS, value=wire_value(result.result, "result"))
     except PayloadError as error:

@@ -16,10 +16,13 @@ from taskservice.errors import ConfigurationError, ResultTimeoutError
 from taskservice.runs import TaskState
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     from celery import Celery
     from celery.backends.base import Backend
 
     from taskservice.backends.eager import EagerRuns
+    from taskservice.runs import RunWatcher
 
 __all__ = ["CeleryHandle", "EagerHandle"]
 
@@ -61,6 +64,19 @@ class CeleryHandle:
         if final.error is not None:
             raise final.error.with_traceback(None)
         return final.value
+
+    def watch(self, watcher: RunWatcher) -> Callable[[], None]:
+        self._backend()
+        if self._final is not None:
+            watcher(None)
+            return _nothing
+
+        def take(meta: Mapping[str, Any] | None, error: Exception | None) -> None:
+            if meta is not None:
+                self._keep(read_outcome(meta, self._id))
+            watcher(error)
+
+        return self._listener.watch(self._id, take)
 
     async def exception(self) -> BaseException | None:
         return (await self._outcome()).error
@@ -133,6 +149,10 @@ class EagerHandle:
             raise self._outcome.error
         return self._outcome.value
 
+    def watch(self, watcher: RunWatcher) -> Callable[[], None]:
+        watcher(None)
+        return _nothing
+
     async def exception(self) -> BaseException | None:
         return self._outcome.error
 
@@ -144,3 +164,7 @@ class EagerHandle:
 
     async def cancel(self) -> bool:
         return False
+
+
+def _nothing() -> None:
+    """Take nothing back: it was told at once."""

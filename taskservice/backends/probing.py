@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from kombu.exceptions import OperationalError
 from redis import Redis
@@ -16,7 +16,10 @@ from taskservice.backends.base import BackendHealth
 if TYPE_CHECKING:
     from celery import Celery
 
-__all__ = ["connect_redis", "ping_broker"]
+__all__ = ["connect_redis", "ping_broker", "visibility_timeout"]
+
+REDIS_TRANSPORTS: Final = frozenset({"redis", "rediss", "sentinel"})
+VISIBILITY_SECONDS: Final = 3600.0  # kombu's own default
 
 
 def connect_redis(url: str, seconds: float) -> Redis:
@@ -43,6 +46,18 @@ def ping_broker(app: Celery, seconds: float) -> BackendHealth:
         except _errors(connection) as error:
             return BackendHealth(healthy=False, detail=f"no broker at {where}: {error}")
     return BackendHealth(healthy=True, detail=f"broker at {where}")
+
+
+def visibility_timeout(app: Celery) -> float | None:
+    """Return after how many seconds the app's broker delivers an unacknowledged message again.
+
+    ``None`` for a broker that does so only when the worker is gone.
+    """
+    with app.connection_for_write() as connection:
+        if connection.transport_cls not in REDIS_TRANSPORTS:
+            return None
+
+    return float(app.conf.broker_transport_options.get("visibility_timeout", VISIBILITY_SECONDS))
 
 
 def _ping_redis(app: Celery, seconds: float) -> None:

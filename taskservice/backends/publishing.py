@@ -10,7 +10,7 @@ untouched.
 from __future__ import annotations
 
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from celery.backends.redis import RedisBackend
 
@@ -21,7 +21,12 @@ if TYPE_CHECKING:
 
     from celery import Celery, Task
 
+    from taskservice.submission import LaunchPlan
+
 __all__ = ["publish"]
+
+# What is not given is left to the task's own options and the app's defaults.
+_SENT: Final = ("eta", "expires", "priority", "queue")
 
 _publishing: ContextVar[bool] = ContextVar("_publishing", default=False)
 
@@ -33,13 +38,13 @@ def publish(  # noqa: PLR0913 - one message, and all of it
     args: Sequence[Any],
     kwargs: Mapping[str, Any],
     *,
-    countdown: float | None = None,
+    plan: LaunchPlan,
 ) -> Any:
     """Send one message and return Celery's result object; it blocks for about a round trip."""
     # Celery has a result backend per thread, so this one may be new.
     if isinstance(app.backend, RedisBackend):
         _quieten(app.backend)
-    options: dict[str, Any] = {} if countdown is None else {"countdown": countdown}
+    options = {name: value for name in _SENT if (value := getattr(plan, name)) is not None}
 
     token = _publishing.set(True)
     try:

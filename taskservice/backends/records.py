@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -12,7 +13,10 @@ from taskservice.errors import ResultTimeoutError
 from taskservice.runs import TaskState
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
+
+    from taskservice.runs import RunWatcher
 
 __all__ = ["AnyIOHandle", "RunRecord"]
 
@@ -31,6 +35,7 @@ class RunRecord:
         "task",
         "traceback",
         "value",
+        "watchers",
     )
 
     def __init__(self, *, run_id: str, task: str) -> None:
@@ -44,6 +49,7 @@ class RunRecord:
         self.traceback: TracebackType | None = None
         self.done = anyio.Event()
         self.scope = anyio.CancelScope()
+        self.watchers: list[Callable[[], object]] = []
 
     def end(self, state: TaskState, *, value: Any = None, error: BaseException | None = None) -> None:
         """Write the outcome; waiters are woken by ``done``."""
@@ -51,6 +57,13 @@ class RunRecord:
         self.value = value
         self.error = error
         self.traceback = error.__traceback__ if error is not None else None
+
+    def wake(self) -> None:
+        """Tell everybody who waits that it is over."""
+        self.done.set()
+        watchers, self.watchers = self.watchers, []
+        for watcher in watchers:
+            watcher()
 
 
 class AnyIOHandle:
@@ -81,6 +94,23 @@ class AnyIOHandle:
             # Each waiter starts from the run's own traceback: they would add to it for ever.
             raise record.error.with_traceback(record.traceback)
         return record.value
+
+    def watch(self, watcher: RunWatcher) -> Callable[[], None]:
+        record = self._record
+
+        def wake() -> None:
+            watcher(None)
+
+        if record.done.is_set():
+            wake()
+        else:
+            record.watchers.append(wake)
+
+        def leave() -> None:
+            with suppress(ValueError):  # it was told already
+                record.watchers.remove(wake)
+
+        return leave
 
     async def exception(self) -> BaseException | None:
         return self._record.error

@@ -9,15 +9,22 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from re import search
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-from taskservice.errors import PayloadError, RunCancelledError, RunFailedError
+from taskservice.errors import (
+    PayloadError,
+    RunCancelledError,
+    RunExpiredError,
+    RunFailedError,
+    SoftTimeLimitError,
+    TimeLimitError,
+)
 from taskservice.runs import TaskState
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
-__all__ = ["RemoteOutcome", "read_outcome"]
+__all__ = ["RemoteOutcome", "limit_error", "read_outcome"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,7 +50,7 @@ def read_outcome(meta: Mapping[str, Any] | None, run_id: str) -> RemoteOutcome:
         error = _rebuild(meta.get("result"), meta.get("traceback"))
         return RemoteOutcome(state=state, error=error, attempts=attempts)
     if state is TaskState.REVOKED:
-        return RemoteOutcome(state=state, error=RunCancelledError(run_id), attempts=attempts)
+        return RemoteOutcome(state=state, error=_revocation(meta.get("result"), run_id), attempts=attempts)
     return RemoteOutcome(state=state, attempts=attempts)
 
 
@@ -56,15 +63,29 @@ def _state(status: str) -> TaskState:
 
 
 def _attempts(meta: Mapping[str, Any], state: TaskState) -> int:
-    if state in {TaskState.PENDING, TaskState.REVOKED} and meta.get("retries") is None:
+    retries = int(meta.get("retries") or 0)
+    if state is TaskState.PENDING and meta.get("retries") is None:
         return 0
+    # A worker revokes an attempt before it starts, unless it was told to kill it.
+    if state is TaskState.REVOKED and "terminated" not in _reasons(meta.get("result")):
+        return retries
 
-    return int(meta.get("retries") or 0) + 1
+    return retries + 1
+
+
+def _revocation(stored: object, run_id: str) -> RunCancelledError:
+    # The worker's word for a message it took after its time; any other is somebody's wish.
+    return RunExpiredError(run_id) if "expired" in _reasons(stored) else RunCancelledError(run_id)
+
+
+def _reasons(stored: object) -> list[Any]:
+    told = stored.get("exc_message", ()) if isinstance(stored, dict) else getattr(stored, "args", ())
+    return list(told) if isinstance(told, list | tuple) else [told]
 
 
 def _rebuild(stored: object, remote_traceback: str | None) -> BaseException:
     if isinstance(stored, BaseException):
-        return stored
+        return limit_error(stored) or stored
     if not isinstance(stored, dict):
         return RunFailedError("unknown error", repr(stored), remote_traceback)
 
@@ -79,13 +100,37 @@ def _rebuild(stored: object, remote_traceback: str | None) -> BaseException:
         named = search(r"type (\S+) is not JSON", text)
         return PayloadError("result", named[1] if named else text)
 
-    error = _construct(_find_type(module, name), args)
+    error: Exception | None
+    if module in _LIMIT_MODULES and name in _LIMITS:
+        error = _limit_error(name, args)
+    else:
+        error = _construct(_find_type(module, name), args)
     if error is None:
         error = RunFailedError(name, ", ".join(str(arg) for arg in args), remote_traceback)
     if remote_traceback:
         # A cause and no note: pytest.raises(match=...) reads notes as part of the message.
         error.__cause__ = _RemoteTraceback(remote_traceback)
     return error
+
+
+def limit_error(error: BaseException) -> Exception | None:
+    """Return ours for Celery's own error of a time limit, caused by it; ``None`` for any other."""
+    kind = type(error)
+    if kind.__module__ not in _LIMIT_MODULES or kind.__name__ not in _LIMITS:
+        return None
+
+    found = _limit_error(kind.__name__, error.args)
+    found.__cause__ = error
+    return found
+
+
+def _limit_error(name: str, args: Sequence[Any]) -> Exception:
+    known = bool(args) and isinstance(args[0], int | float)
+    return _LIMITS[name](args[0] if known else None)
+
+
+_LIMIT_MODULES: Final = frozenset({"billiard.exceptions", "celery.exceptions"})
+_LIMITS: Final = {"SoftTimeLimitExceeded": SoftTimeLimitError, "TimeLimitExceeded": TimeLimitError}
 
 
 class _RemoteTraceback(Exception):  # noqa: N818 - never raised, only shown as a cause

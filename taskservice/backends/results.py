@@ -11,7 +11,9 @@ import selectors
 import socket
 import threading
 from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import anyio
@@ -24,13 +26,14 @@ from taskservice.errors import ServiceClosedError
 from taskservice.runs import TaskState
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
     from celery.backends.base import Backend
 
 __all__ = ["ResultListener", "read_meta"]
 
 logger = logging.getLogger(__name__)
+
+ResultTaker = Callable[[Mapping[str, Any] | None, Exception | None], object]
+"""Gets the stored result, or the error for which there will be none."""
 
 FIRST_DELAY: Final = 0.05
 LAST_DELAY: Final = 5.0
@@ -50,13 +53,11 @@ def read_meta(backend: Backend, run_id: str) -> Mapping[str, Any] | None:
 
 
 class _Waiter:
-    __slots__ = ("error", "event", "meta", "notify")
+    __slots__ = ("notify", "take")
 
-    def __init__(self, notify: LoopNotifier) -> None:
+    def __init__(self, notify: LoopNotifier, take: ResultTaker) -> None:
         self.notify = notify
-        self.event = anyio.Event()
-        self.meta: Mapping[str, Any] | None = None
-        self.error: Exception | None = None
+        self.take = take
 
 
 class ResultListener:
@@ -72,6 +73,7 @@ class ResultListener:
         self._lock = threading.Lock()
         self._waiters: dict[bytes, list[_Waiter]] = {}
         self._changed: deque[bytes] = deque()
+        self._leaving: deque[tuple[bytes, _Waiter]] = deque()
         self._thread: threading.Thread | None = None
         self._closed = False
         self._delay = FIRST_DELAY
@@ -81,17 +83,36 @@ class ResultListener:
 
     async def wait(self, run_id: str) -> Mapping[str, Any]:
         """Return the stored result once it is final; a wait costs no thread."""
-        key = self._key(run_id)
-        waiter = _Waiter(current_notifier())
-        self._add(key, waiter)
+        event = anyio.Event()
+        found: list[tuple[Mapping[str, Any] | None, Exception | None]] = []
+
+        def take(meta: Mapping[str, Any] | None, error: Exception | None) -> None:
+            found.append((meta, error))
+            event.set()
+
+        key, waiter = self._enter(run_id, take)
         try:
-            await waiter.event.wait()
+            await event.wait()
         finally:
             self._remove(key, waiter)
 
-        if waiter.meta is None:
-            raise waiter.error or ServiceClosedError("Celery back end")
-        return waiter.meta
+        meta, error = found[0]
+        if meta is None:
+            raise error or ServiceClosedError("Celery back end")
+        return meta
+
+    def watch(self, run_id: str, take: ResultTaker) -> Callable[[], None]:
+        """Have ``take`` called in this event loop once the stored result is final, or never will be.
+
+        What is returned takes that back; it locks nothing, so a finalizer may call it anywhere.
+        """
+        key, waiter = self._enter(run_id, take)
+
+        def leave() -> None:
+            self._leaving.append((key, waiter))
+            self._wake()
+
+        return leave
 
     def close(self) -> None:
         """Stop the thread; whoever waits gets `ServiceClosedError`. It blocks for a moment."""
@@ -106,6 +127,11 @@ class ResultListener:
         self._fail_all(ServiceClosedError("Celery back end"))
         self._wake_reader.close()
         self._wake_writer.close()
+
+    def _enter(self, run_id: str, take: ResultTaker) -> tuple[bytes, _Waiter]:
+        key, waiter = self._key(run_id), _Waiter(current_notifier(), take)
+        self._add(key, waiter)
+        return key, waiter
 
     def _key(self, run_id: str) -> bytes:
         key = self._backend.get_key_for_task(run_id) if self._on_redis else run_id
@@ -133,6 +159,10 @@ class ResultListener:
             self._changed.append(key)
         self._wake()
 
+    def _let_leave(self) -> None:
+        while self._leaving:
+            self._remove(*self._leaving.popleft())
+
     def _wake(self) -> None:
         # Full means that the thread wakes anyway, closed that it is gone.
         with suppress(OSError):
@@ -145,9 +175,7 @@ class ResultListener:
             waiters = self._waiters.pop(key, [])
             self._changed.append(key)
         for waiter in waiters:
-            waiter.meta = meta
-            waiter.error = error
-            waiter.notify(waiter.event.set)
+            waiter.notify(partial(waiter.take, meta, error))
 
     def _fail_all(self, error: Exception) -> None:
         for key in tuple(self._waiters):
@@ -191,6 +219,7 @@ class ResultListener:
             with selectors.DefaultSelector() as selector:
                 selector.register(self._wake_reader, selectors.EVENT_READ)
                 while not self._closed:
+                    self._let_leave()
                     self._read_stored(self._update(channels))
                     self._await_news(selector, channels)
                     self._drain_wakes()
@@ -246,6 +275,7 @@ class ResultListener:
     def _poll(self) -> None:
         """Ask a result backend that cannot tell, for each waiter, once per interval."""
         while not self._closed:
+            self._let_leave()
             for key in tuple(self._waiters):
                 meta = read_meta(self._backend, key.decode())
                 if meta is not None and meta["status"] in FINAL_STATES:

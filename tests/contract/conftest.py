@@ -1,4 +1,4 @@
-"""One Redis and one real worker for the whole session of the contract suite."""
+"""The back ends under test; one Redis and one real worker for the whole session."""
 
 from __future__ import annotations
 
@@ -6,21 +6,26 @@ import os
 import subprocess
 import sys
 import time
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from pytest_taskservice.redis import RedisRequest, acquire
-from taskservice import Settings, create_app, read_heartbeats
+from taskservice import AnyIOBackend, CeleryBackend, Settings, TaskBackend, create_app, read_heartbeats
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
+    from types import ModuleType
 
     from celery import Celery
 
 HERE = Path(__file__).parent
 START_SECONDS = 20
+SLOTS = 2
+LOOPS = ("asyncio", "trio")
+WORLDS = ("anyio", "celery", "eager")
 
 
 @pytest.fixture(scope="session")
@@ -58,7 +63,7 @@ def backend_worker(backend_settings: Settings, tmp_path_factory: pytest.TempPath
     argv = [sys.executable, "-c", "from taskservice.cli import main; main()"]
     with log.open("wb") as output:
         worker = subprocess.Popen(
-            [*argv, "worker", "-P", "prefork", "-c", "2"],
+            [*argv, "worker", "-P", "prefork", "-c", str(SLOTS)],
             env=environment,
             stdout=output,
             stderr=output,
@@ -69,6 +74,46 @@ def backend_worker(backend_settings: Settings, tmp_path_factory: pytest.TempPath
     finally:
         worker.terminate()
         worker.wait(timeout=START_SECONDS)
+
+
+@pytest.fixture(params=LOOPS)
+def anyio_backend(request: pytest.FixtureRequest) -> str:
+    """The client's event loop."""
+    return str(request.param)
+
+
+@pytest.fixture(params=WORLDS)
+def world(request: pytest.FixtureRequest) -> str:
+    """The name of the implementation under test."""
+    return str(request.param)
+
+
+@pytest.fixture
+def tasks(backend_settings: Settings) -> ModuleType:
+    """The tasks, under the name the worker knows them by."""
+    assert backend_settings.imports == ("contract_tasks",)
+    return import_module("contract_tasks")
+
+
+@pytest.fixture
+def unopened(world: str, request: pytest.FixtureRequest) -> TaskBackend:
+    """The implementation under test, before it is opened."""
+    if world == "anyio":
+        return AnyIOBackend(grace=0, threads=SLOTS)
+    if world == "celery":
+        request.getfixturevalue("backend_worker")
+        return CeleryBackend(request.getfixturevalue("backend_app"))
+
+    app: Celery = create_app(request.getfixturevalue("backend_settings"))
+    app.conf.task_always_eager = True
+    return CeleryBackend(app)
+
+
+@pytest.fixture
+async def backend(unopened: TaskBackend) -> AsyncIterator[TaskBackend]:
+    """The implementation under test, open."""
+    async with unopened as opened:
+        yield opened
 
 
 def _beats(settings: Settings) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 import anyio
 import anyio.lowlevel
 
-from taskservice import RetryPolicy, task
+from taskservice import RetryPolicy, SoftTimeLimitError, task
 
 QUICK = RetryPolicy(max_attempts=3, base=timedelta(milliseconds=20))
 
@@ -73,3 +73,58 @@ def wait_for(gate: str) -> str:
             raise TimeoutError(gate)
         time.sleep(0.005)
     return "opened"
+
+
+@task
+def keywords(**given: object) -> object:
+    return given
+
+
+@task(expires=0.2)
+def short_lived(diary: str) -> None:
+    Path(diary).touch()
+
+
+@task(soft_time_limit=0.1, time_limit=30)
+async def tidy(diary: str) -> str:
+    """Clean up at the soft limit, which takes an await of its own."""
+    try:
+        await anyio.sleep_forever()
+    except SoftTimeLimitError as error:
+        await anyio.lowlevel.checkpoint()
+        await anyio.Path(diary).write_text(f"{error.seconds}", encoding="utf-8")
+    return "tidied"
+
+
+@task(soft_time_limit=0.1, retry=RetryPolicy(max_attempts=2, base=timedelta(milliseconds=20)))
+async def careless() -> None:
+    await anyio.sleep_forever()
+
+
+@task(time_limit=0.2, retry=QUICK)
+async def endless() -> None:
+    await anyio.sleep_forever()
+
+
+@task(time_limit=30, soft_time_limit=20)
+async def leisurely() -> str:
+    await anyio.lowlevel.checkpoint()
+    return "in time"
+
+
+@task(time_limit=0.3, retry=QUICK)
+def stuck(gate: str) -> str:
+    return wait_for(gate)
+
+
+@task(time_limit=30)
+def brisk() -> str:
+    return "in time"
+
+
+@task(soft_time_limit=0.2, time_limit=30)
+def tidy_plain(gate: str) -> str:
+    try:
+        return wait_for(gate)
+    except SoftTimeLimitError as error:
+        return f"tidied after {error.seconds} s"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from importlib import import_module
 from typing import TYPE_CHECKING
 from uuid import UUID, uuid4
 
@@ -14,71 +13,26 @@ from taskservice import (
     AnyIOBackend,
     BackendCapability,
     CeleryBackend,
+    LaunchOptions,
     PayloadError,
     ResultTimeoutError,
     RunCancelledError,
     RunNotFoundError,
     ServiceClosedError,
-    Settings,
     TaskBackend,
     TaskNotRegisteredError,
     TaskService,
     TaskState,
-    create_app,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
     from pathlib import Path
     from types import ModuleType
 
-    from celery import Celery
 
 pytestmark = pytest.mark.anyio
 
 WAIT = 15.0
-LOOPS = ("asyncio", "trio")
-WORLDS = ("anyio", "celery", "eager")
-
-
-@pytest.fixture(params=LOOPS)
-def anyio_backend(request: pytest.FixtureRequest) -> str:
-    """The client's event loop."""
-    return str(request.param)
-
-
-@pytest.fixture(params=WORLDS)
-def world(request: pytest.FixtureRequest) -> str:
-    """The name of the implementation under test."""
-    return str(request.param)
-
-
-@pytest.fixture
-def tasks(backend_settings: Settings) -> ModuleType:
-    """The tasks, under the name the worker knows them by."""
-    assert backend_settings.imports == ("contract_tasks",)
-    return import_module("contract_tasks")
-
-
-@pytest.fixture
-def unopened(world: str, request: pytest.FixtureRequest) -> TaskBackend:
-    """The implementation under test, before it is opened."""
-    if world == "anyio":
-        return AnyIOBackend(grace=0)
-    if world == "celery":
-        request.getfixturevalue("backend_worker")
-        return CeleryBackend(request.getfixturevalue("backend_app"))
-
-    app: Celery = create_app(request.getfixturevalue("backend_settings"))
-    app.conf.task_always_eager = True
-    return CeleryBackend(app)
-
-
-@pytest.fixture
-async def backend(unopened: TaskBackend) -> AsyncIterator[TaskBackend]:
-    """The implementation under test, open."""
-    async with unopened as opened:
-        yield opened
 
 
 def needs(backend: TaskBackend, capability: BackendCapability) -> None:
@@ -171,7 +125,7 @@ async def test_a_countdown_holds_the_run_back(backend: TaskBackend, tasks: Modul
     needs(backend, BackendCapability.COUNTDOWN)
     start = anyio.current_time()
 
-    handle = await backend.launch_task(tasks.add, [1, 2], countdown=0.3)
+    handle = await backend.launch_task(tasks.add, [1, 2], options=LaunchOptions(countdown=0.3))
 
     assert await handle.result(WAIT) == 3
     assert anyio.current_time() - start >= 0.25
@@ -182,7 +136,7 @@ async def test_a_waiting_run_can_be_cancelled(
 ) -> None:
     needs(backend, BackendCapability.CANCEL_WAITING)
     diary = tmp_path / "diary"
-    handle = await backend.launch_task(tasks.flaky, [str(diary), 0], countdown=60)
+    handle = await backend.launch_task(tasks.flaky, [str(diary), 0], options=LaunchOptions(countdown=60))
 
     assert await handle.cancel()
 

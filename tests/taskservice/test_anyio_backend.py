@@ -13,13 +13,17 @@ from celery import Celery
 
 from taskservice import (
     AnyIOBackend,
+    LaunchOptionError,
+    LaunchOptions,
     PayloadError,
     RetryPolicy,
     RunCancelledError,
     RunEvent,
+    RunExpiredError,
     RunNotFoundError,
     TaskRegistry,
     TaskState,
+    TimeLimitError,
     task,
 )
 
@@ -289,3 +293,85 @@ async def test_the_wait_between_attempts_can_be_cancelled() -> None:
 @task(registry=REGISTRY, retry=RetryPolicy(base=timedelta(minutes=1)))
 def waits_long_between() -> None:
     raise ValueError("no")
+
+
+@app.task(name="limited_celery", time_limit=1)
+def limited_celery() -> bool:
+    return GATE.wait(WAIT)
+
+
+@app.task(name="softly_limited_celery", soft_time_limit=5)
+def softly_limited_celery() -> None: ...
+
+
+GATE = threading.Event()
+
+
+async def test_a_celery_tasks_hard_limit_is_kept_in_process() -> None:
+    GATE.clear()
+    async with AnyIOBackend() as backend:
+        handle = await backend.launch_task(limited_celery)
+
+        with pytest.raises(TimeLimitError):
+            await handle.result(WAIT)
+        GATE.set()
+
+
+async def test_a_celery_tasks_soft_limit_is_refused_in_process() -> None:
+    async with AnyIOBackend() as backend:
+        with pytest.raises(LaunchOptionError, match="soft_time_limit: 'softly_limited_celery'"):
+            await backend.launch_task(softly_limited_celery)
+
+
+async def test_an_abandoned_thread_gives_its_slot_back() -> None:
+    GATE.clear()
+    async with AnyIOBackend(threads=1) as backend:
+        await backend.launch_task(limited_celery)
+        after = await backend.launch_task(len, ["abc"])
+
+        assert await after.result(WAIT) == 3
+        GATE.set()
+
+
+async def test_a_run_that_expires_in_the_queue_for_threads_is_told_at_once() -> None:
+    gate = threading.Event()
+    events: list[RunEvent] = []
+    async with AnyIOBackend(threads=1, listener=events.append) as backend:
+        first = await backend.launch_task(gate.wait, [WAIT])
+        with anyio.fail_after(WAIT):
+            while await first.status() is not TaskState.STARTED:
+                await anyio.lowlevel.checkpoint()
+        late = await backend.launch_task(gate.wait, [WAIT], options=LaunchOptions(expires=0.02))
+
+        with pytest.raises(RunExpiredError):
+            await late.result(WAIT)
+        gate.set()
+
+    told = [event.kind.value for event in events if event.run == late.id]
+    assert told == ["sent", "revoked"]
+
+
+async def test_a_retry_that_would_come_after_the_expiry_does_not_come() -> None:
+    async with AnyIOBackend() as backend:
+        handle = await backend.launch_task(retries_late, options=LaunchOptions(expires=0.02))
+
+        with pytest.raises(RunExpiredError):
+            await handle.result(WAIT)
+        assert await handle.attempts() == 1
+
+
+@task(registry=REGISTRY, retry=RetryPolicy(base=timedelta(milliseconds=40)))
+async def retries_late() -> None:
+    raise ValueError("no")
+
+
+async def test_a_function_that_met_another_runs_expiry_fails_by_it() -> None:
+    async def meets() -> None:
+        raise RunExpiredError("another")
+
+    async with AnyIOBackend() as backend:
+        handle = await backend.launch_task(meets)
+
+        with pytest.raises(RunExpiredError, match="another"):
+            await handle.result(WAIT)
+        assert await handle.status() is TaskState.FAILURE

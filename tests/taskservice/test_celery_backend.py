@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import threading
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -14,14 +16,17 @@ from taskservice import (
     BackendUnavailableError,
     CeleryBackend,
     ConfigurationError,
+    LaunchOptions,
     RetryPolicy,
     ServiceClosedError,
     Settings,
     TaskRegistry,
+    TaskService,
     TaskState,
     create_app,
     task,
 )
+from taskservice.backends.probing import visibility_timeout
 
 if TYPE_CHECKING:
     from celery.result import AsyncResult
@@ -176,6 +181,22 @@ async def test_a_channel_is_left_when_nobody_waits(redis_process: RedisProcess) 
         await until_channels(app, 0)
 
 
+async def test_a_channel_is_left_when_an_iteration_ends_early(redis_process: RedisProcess) -> None:
+    app = app_on(redis_process)
+    ended, waiting = str(uuid4()), str(uuid4())
+    store(app, ended, 5)
+    async with TaskService(CeleryBackend(app)) as service:
+        handles = [await service.get_task(run_id) for run_id in (waiting, ended)]
+        completed = service.as_completed(handles)
+
+        with anyio.fail_after(WAIT):
+            assert (await anext(completed)).id == ended
+        await until_channels(app, 1)
+        completed.close()
+
+        await until_channels(app, 0)
+
+
 async def test_closing_tells_those_who_wait(redis_process: RedisProcess) -> None:
     app = app_on(redis_process)
     errors: list[BaseException] = []
@@ -225,3 +246,83 @@ async def until_channels(app: Celery, count: int) -> None:
     with anyio.fail_after(WAIT):
         while len(client.pubsub_channels()) != count:  # noqa: ASYNC110 - another process
             await anyio.sleep(0.005)
+
+
+@task(
+    registry=REGISTRY,
+    name="celery_backend.careful",
+    queue="sums",
+    priority=6,
+    expires=120,
+    soft_time_limit=10,
+    time_limit=20,
+    acks_late=True,
+)
+def careful() -> None: ...
+
+
+@task(registry=REGISTRY, name="celery_backend.careful_async", soft_time_limit=10, time_limit=20)
+async def careful_async() -> None: ...
+
+
+def sent(app: Celery, key: str) -> dict[str, Any]:
+    payload = client_of(app).lpop(key)
+    assert payload is not None, client_of(app).keys()
+    found: dict[str, Any] = json.loads(payload)
+    return found
+
+
+async def test_the_tasks_options_are_celerys_options(redis_process: RedisProcess) -> None:
+    app = app_on(redis_process)
+    async with CeleryBackend(app) as backend:
+        await backend.launch_task(careful)
+        await backend.launch_task(add, [1, 2])
+
+    message = sent(app, "sums\x06\x166")
+    headers = message["headers"]
+    assert message["properties"]["priority"] == 6
+    assert headers["timelimit"] == [20, 10]
+    expires = datetime.fromisoformat(headers["expires"]) - datetime.now(tz=UTC)
+    assert 110 < expires.total_seconds() <= 120
+    assert app.tasks[careful.name].acks_late is True
+    assert app.tasks[add.name].acks_late is app.conf.task_acks_late
+
+
+async def test_the_options_of_a_call_stand_over_the_tasks(redis_process: RedisProcess) -> None:
+    app = app_on(redis_process)
+    eta = datetime(2999, 1, 1, tzinfo=UTC)
+    app.conf.broker_transport_options["visibility_timeout"] = 10**11
+    options = LaunchOptions(eta=eta, expires=eta + timedelta(seconds=1), priority=0, queue="elsewhere")
+    async with CeleryBackend(app) as backend:
+        await backend.launch_task(careful, options=options)
+
+    headers = sent(app, "elsewhere")["headers"]
+    assert datetime.fromisoformat(headers["eta"]) == eta
+    assert datetime.fromisoformat(headers["expires"]) == eta + timedelta(seconds=1)
+
+
+async def test_an_async_task_is_limited_in_its_loop_and_killed_later(redis_process: RedisProcess) -> None:
+    app = app_on(redis_process)
+    async with CeleryBackend(app) as backend:
+        await backend.launch_task(careful_async)
+
+    assert sent(app, "celery")["headers"]["timelimit"] == [25.0, None]
+
+
+@pytest.mark.parametrize(("transport_options", "limit"), [({}, 3600), ({"visibility_timeout": 60}, 60)])
+async def test_an_eta_beyond_the_visibility_timeout_is_refused_before_anything_is_sent(
+    redis_process: RedisProcess, transport_options: dict[str, int], limit: int
+) -> None:
+    app = Celery("own", broker=redis_process.url, backend=redis_process.url, set_as_current=False)
+    app.conf.broker_transport_options = transport_options
+    async with CeleryBackend(app) as backend:
+        with pytest.raises(ConfigurationError, match=rf"visibility_timeout is {limit} s.*more than once"):
+            await backend.launch_task(add, [1, 2], options=LaunchOptions(countdown=limit + 1))
+        assert client_of(app).keys() == []
+
+        await backend.launch_task(add, [1, 2], options=LaunchOptions(countdown=limit - 1))
+    assert client_of(app).llen("sums") == 1
+
+
+def test_another_broker_has_no_visibility_timeout() -> None:
+    assert visibility_timeout(Celery("rabbit", broker="amqp://127.0.0.1:1//", set_as_current=False)) is None

@@ -21,6 +21,10 @@ EXAMPLES = (
     errors.RunCancelledError("r1"),
     errors.PayloadError("argument 'x'", "object"),
     errors.ServiceClosedError("task service"),
+    errors.LaunchOptionError("priority", "need 0 to 9, got 10"),
+    errors.RunExpiredError("r1"),
+    errors.SoftTimeLimitError(2.5),
+    errors.TimeLimitError(None),
 )
 
 
@@ -58,6 +62,9 @@ def test_every_error_has_an_example() -> None:
         (EXAMPLES[6], RuntimeError),
         (EXAMPLES[8], TypeError),
         (EXAMPLES[9], RuntimeError),
+        (EXAMPLES[10], ValueError),
+        (EXAMPLES[12], TimeoutError),
+        (EXAMPLES[13], TimeoutError),
     ],
 )
 def test_an_error_is_also_the_builtin_one_would_guess(

@@ -3,9 +3,17 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from celery.exceptions import SoftTimeLimitExceeded
 
 from taskservice.backends.remote import read_outcome
-from taskservice.errors import PayloadError, RunCancelledError, RunFailedError
+from taskservice.errors import (
+    PayloadError,
+    RunCancelledError,
+    RunExpiredError,
+    RunFailedError,
+    SoftTimeLimitError,
+    TimeLimitError,
+)
 from taskservice.runs import TaskState
 
 
@@ -88,3 +96,52 @@ def test_a_revoked_run_is_a_cancelled_one() -> None:
     outcome = read_outcome({"status": "REVOKED", "result": {}}, "r1")
 
     assert isinstance(outcome.error, RunCancelledError)
+
+
+@pytest.mark.parametrize(
+    ("stored", "kind", "seconds"),
+    [
+        ({"exc_type": "TimeLimitExceeded", "exc_message": [20]}, TimeLimitError, 20),
+        ({"exc_type": "SoftTimeLimitExceeded", "exc_message": []}, SoftTimeLimitError, None),
+    ],
+)
+@pytest.mark.parametrize("module", ["billiard.exceptions", "celery.exceptions"])
+def test_celerys_time_limits_are_told_as_ours(
+    stored: dict[str, Any],
+    kind: type[TimeLimitError | SoftTimeLimitError],
+    seconds: float | None,
+    module: str,
+) -> None:
+    meta = {"status": "FAILURE", "result": {**stored, "exc_module": module}, "traceback": "where it was"}
+
+    error = read_outcome(meta, "r1").error
+
+    assert isinstance(error, kind)
+    assert error.seconds == seconds
+    assert "where it was" in str(error.__cause__)
+
+
+def test_a_time_limit_that_was_rebuilt_by_celery_stays_as_the_cause() -> None:
+    original = SoftTimeLimitExceeded()
+
+    error = read_outcome({"status": "FAILURE", "result": original}, "r1").error
+
+    assert isinstance(error, SoftTimeLimitError)
+    assert error.__cause__ is original
+
+
+@pytest.mark.parametrize(
+    ("reason", "kind", "attempts"),
+    [
+        ("expired", RunExpiredError, 2),
+        ("revoked", RunCancelledError, 2),
+        ("terminated", RunCancelledError, 3),
+    ],
+)
+def test_a_revoked_run_says_why(reason: str, kind: type[RunCancelledError], attempts: int) -> None:
+    stored = {"exc_type": "TaskRevokedError", "exc_message": [reason], "exc_module": "celery.exceptions"}
+
+    outcome = read_outcome({"status": "REVOKED", "result": stored, "retries": 2}, "r1")
+
+    assert type(outcome.error) is kind
+    assert outcome.attempts == attempts

@@ -1,0 +1,108 @@
+"""Completion: handles in the order in which their runs end."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Generic, Protocol, Self, TypeVar
+from weakref import ref
+
+import anyio
+import anyio.lowlevel
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from taskservice.runs import RunWatcher
+
+__all__ = ["Completions", "Watchable"]
+
+
+class Watchable(Protocol):
+    """What can be watched to its end; see `TaskHandle.watch`."""
+
+    def watch(self, watcher: RunWatcher) -> Callable[[], None]:
+        """See `TaskHandle.watch`."""
+
+
+H = TypeVar("H", bound=Watchable)
+
+
+class Completions(Generic[H]):
+    """An async iterator over ``handles``: each comes once, when its run is over, however it ended.
+
+    Watching begins with the first step and costs neither a thread nor a task. Whoever stops early
+    need not say so; `close` takes the watchers back at once.
+    """
+
+    def __init__(self, handles: Iterable[H]) -> None:
+        self._leave: list[Callable[[], None]] | None = None
+        self._handles = tuple(handles)
+        self._left = len(self._handles)
+        self._ended: deque[tuple[H, Exception | None]] = deque()
+        self._news: anyio.Event | None = None
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> H:
+        found = await self.next()
+        if found is None:
+            raise StopAsyncIteration
+
+        return found
+
+    async def next(self) -> H | None:
+        """Return the next handle, or ``None`` after the last.
+
+        The back end's error, `ServiceClosedError` for one, if an end will never be known.
+        """
+        await anyio.lowlevel.checkpoint()
+        if self._left == 0:
+            return None
+
+        self._watch_all()
+        while not self._ended:
+            self._news = anyio.Event()
+            await self._news.wait()
+        handle, error = self._ended.popleft()
+        self._left -= 1
+        if self._left == 0:
+            self._leave = []
+        if error is not None:
+            self.close()
+            raise error
+        return handle
+
+    def close(self) -> None:
+        """Stop watching; nothing more comes."""
+        self._left = 0
+        leave, self._leave = self._leave or [], []
+        for step_back in leave:
+            step_back()
+
+    def __del__(self) -> None:
+        self.close()
+
+    def _watch_all(self) -> None:
+        if self._leave is not None:
+            return
+
+        self._leave = []
+        for handle in self._handles:
+            self._leave.append(handle.watch(_watcher(ref(self), handle)))
+
+    def take(self, handle: H, error: Exception | None) -> None:
+        """Note that the run of ``handle`` is over, or that nobody will ever know."""
+        self._ended.append((handle, error))
+        if self._news is not None:
+            self._news.set()
+
+
+def _watcher(completions: ref[Completions[H]], handle: H) -> RunWatcher:
+    # Weak, so that an iterator that was left early goes, and its watchers with it.
+    def watch(error: Exception | None) -> None:
+        found = completions()
+        if found is not None:
+            found.take(handle, error)
+
+    return watch
