@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from pytest_taskservice.drivers.base import Capability, CapabilityError, Outcome, TaskCall
 from pytest_taskservice.errors import HarnessTimeoutError
@@ -25,8 +25,7 @@ __all__ = ["AnyIODriver"]
 
 _CANNOT = {
     Capability.CELERY_MESSAGES: "in-process tasks are launched by task_service, not by delay()",
-    Capability.EXPIRES: "in-process tasks have no queue to expire in",
-    Capability.TIME_LIMITS: "in-process tasks have no process to stop",
+    Capability.TIME_LIMITS: "a plain function runs in a thread, which nothing can stop",
     Capability.PRIORITIES: "in-process tasks have no queue",
     Capability.PROCESSES: "in-process tasks have one process",
 }
@@ -67,9 +66,7 @@ class AnyIODriver:
 
     def task_backend(self) -> TaskBackend:
         """Return a backend for the event loop that opens it."""
-        from taskservice.backends.anyio import AnyIOBackend
-
-        return AnyIOBackend(listener=self._hear, grace=0.0)
+        return self._make_backend()
 
     def blocking_service(self) -> BlockingTaskService:
         """Return a service with an event loop of its own."""
@@ -92,7 +89,7 @@ class AnyIODriver:
             celery_app.find_task(self._app, call.task),
             call.args,
             call.kwargs,
-            options=LaunchOptions(countdown=call.countdown),
+            options=LaunchOptions(countdown=call.countdown, expires=call.expires),
         )
         handle = portal.call(launch)
         self._handles[handle.id] = handle
@@ -147,13 +144,31 @@ class AnyIODriver:
         if self._portal is None or self._backend is None:
             from anyio.from_thread import start_blocking_portal
 
-            from taskservice.backends.anyio import AnyIOBackend
-
-            backend = AnyIOBackend(listener=self._hear, grace=0.0)
+            backend = self._make_backend()
             portal = self._test.enter_context(start_blocking_portal(self._loop))
             self._test.enter_context(portal.wrap_async_context_manager(backend))
             self._portal, self._backend = portal, backend
         return self._portal, self._backend
+
+    def _make_backend(self) -> AnyIOBackend:
+        from taskservice.backends.anyio import AnyIOBackend
+        from taskservice.errors import LaunchOptionError
+
+        backend: Any = AnyIOBackend(listener=self._hear, grace=0.0)
+        launch_task = backend.launch_task
+
+        async def launch(*args: Any, **kwargs: Any) -> TaskHandle:
+            try:
+                handle: TaskHandle = await launch_task(*args, **kwargs)
+            except LaunchOptionError as error:
+                # The task asks for what no thread can be given; that is no failure of the test.
+                if error.option == "soft_time_limit":
+                    self._refuse(Capability.TIME_LIMITS)
+                raise
+            return handle
+
+        backend.launch_task = launch
+        return cast("AnyIOBackend", backend)
 
     def _refuse(self, capability: Capability) -> None:
         error = CapabilityError(self.name, capability, _CANNOT[capability])
