@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from taskservice.backends.anyio import AnyIOBackend
     from taskservice.backends.base import BackendCapability, BackendHealth, TaskBackend
+    from taskservice.backends.calls_many import Call
     from taskservice.backends.celery import CeleryBackend
+    from taskservice.backends.packed import register_packed
     from taskservice.blocking import BlockingTaskHandle, BlockingTaskService
     from taskservice.errors import (
         BackendUnavailableError,
         ConfigurationError,
+        PackedNotRegisteredError,
         PayloadError,
         ResultTimeoutError,
         RunCancelledError,
@@ -45,8 +48,10 @@ __all__ = [
     "BackendUnavailableError",
     "BlockingTaskHandle",
     "BlockingTaskService",
+    "Call",
     "CeleryBackend",
     "ConfigurationError",
+    "PackedNotRegisteredError",
     "PayloadError",
     "ResultTimeoutError",
     "RetryPolicy",
@@ -75,6 +80,7 @@ __all__ = [
     "load_settings",
     "next_delay",
     "read_heartbeats",
+    "register_packed",
     "select_backend",
     "task",
 ]
@@ -82,7 +88,9 @@ __all__ = [
 _HOMES = {
     "backends.anyio": ("AnyIOBackend",),
     "backends.base": ("BackendCapability", "BackendHealth", "TaskBackend"),
+    "backends.calls_many": ("Call",),
     "backends.celery": ("CeleryBackend",),
+    "backends.packed": ("register_packed",),
     "blocking": ("BlockingTaskHandle", "BlockingTaskService"),
     "errors": tuple(name for name in __all__ if name.endswith("Error")),
     "heartbeats": ("WorkerHeartbeat", "read_heartbeats"),

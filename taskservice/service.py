@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from celery import Celery
 
     from taskservice.backends.base import TaskBackend, TaskFunction
+    from taskservice.backends.calls_many import Calls
     from taskservice.runs import RunListener, TaskHandle
 
 __all__ = ["ServiceHealth", "TaskService"]
@@ -103,6 +104,17 @@ class TaskService:
         handle = await self.backend.launch_task(func, args, kwargs)
         logger.info("run %s launched", handle.id, extra={"run_id": handle.id})
         return handle.id, handle
+
+    async def launch_many(
+        self, func: TaskFunction, /, calls: Calls, *, per_message: int = 1
+    ) -> list[TaskHandle]:
+        """Start a run of ``func`` for each of ``calls``, in few round trips.
+
+        See `TaskBackend.launch_many`.
+        """
+        handles = await self.backend.launch_many(func, calls, per_message=per_message)
+        logger.info("%d runs launched", len(handles), extra={"runs": len(handles)})
+        return handles
 
     async def launch_and_await_task(
         self, func: TaskFunction, /, *args: Any, **kwargs: Any

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from taskservice.tasks import TaskDefinition
 
-__all__ = ["register_definitions"]
+__all__ = ["QueuedTask", "register_definitions"]
 
 
 def register_definitions(app: Celery, registry: Iterable[TaskDefinition[..., Any]]) -> None:
@@ -44,7 +44,7 @@ def _register(app: Celery, definition: TaskDefinition[..., Any]) -> None:
     register = app.task(
         name=definition.name,
         bind=True,
-        base=_QueuedTask,
+        base=QueuedTask,
         definition_queue=definition.queue,
         max_retries=None,  # the policy alone decides when to give up
         shared=False,  # or every other app of this process would get it as well
@@ -52,13 +52,14 @@ def _register(app: Celery, definition: TaskDefinition[..., Any]) -> None:
     register(run)
 
 
-class _QueuedTask(Task[..., Any]):
+class QueuedTask(Task[..., Any]):
     """A task that knows its queue: Celery 6 drops the ``queue`` attribute that it had for this."""
 
     abstract = True
     definition_queue: str | None = None
 
     def apply_async(self, *args: Any, **options: Any) -> Any:
+        """Publish a run, to the definition's queue unless told otherwise."""
         # A retry goes back to where the run came from.
         if self.definition_queue is not None and not options.keys() & _DESTINATIONS:
             options["queue"] = self.definition_queue

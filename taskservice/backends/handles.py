@@ -10,7 +10,7 @@ import anyio
 import anyio.lowlevel
 from anyio import to_thread
 
-from taskservice.backends.remote import RemoteOutcome, read_outcome
+from taskservice.backends.remote import RemoteOutcome, read_outcome, read_pack
 from taskservice.backends.results import ResultListener, read_meta
 from taskservice.errors import ConfigurationError, ResultTimeoutError
 from taskservice.runs import TaskState
@@ -27,9 +27,12 @@ REVOKE_SECONDS: Final = 2.0
 
 
 class CeleryHandle:
-    """A handle on a run that some worker has, had or will have."""
+    """A handle on a run that some worker has, had or will have.
 
-    def __init__(
+    ``pack_id`` is the message it travels in with others; if that is lost, so is the run.
+    """
+
+    def __init__(  # noqa: PLR0913 - made in one place
         self,
         run_id: str,
         task_name: str,
@@ -37,8 +40,10 @@ class CeleryHandle:
         app: Celery,
         results: Backend | None,
         listener: ResultListener,
+        pack_id: str | None = None,
     ) -> None:
         self._id = run_id
+        self._pack_id = pack_id
         self._task_name = task_name
         self._app = app
         self._results = results
@@ -75,6 +80,9 @@ class CeleryHandle:
         before = await self.status()
         if before.final or before is TaskState.STARTED:
             return False
+        if self._pack_id is not None and before is TaskState.PENDING:
+            # Celery revokes messages, and this one is not the run's alone.
+            return False
 
         # Each worker that hears of it stores REVOKED, unless it is running the task already.
         await to_thread.run_sync(self._revoke)
@@ -88,7 +96,7 @@ class CeleryHandle:
         self._backend()
         if self._final is None:
             with anyio.move_on_after(float("inf") if timeout is None else timeout):
-                self._keep(read_outcome(await self._listener.wait(self._id), self._id))
+                await self._await_final()
         return self._final
 
     async def _outcome(self) -> RemoteOutcome:
@@ -97,7 +105,22 @@ class CeleryHandle:
             return self._final
 
         meta = await to_thread.run_sync(read_meta, backend, self._id)
-        return self._keep(read_outcome(meta, self._id))
+        outcome = read_outcome(meta, self._id)
+        if self._pack_id is not None and not outcome.state.final:
+            lost = read_pack(await to_thread.run_sync(read_meta, backend, self._pack_id), self._id)
+            outcome = lost if lost.state.final else outcome
+        return self._keep(outcome)
+
+    async def _await_final(self) -> None:
+        if self._pack_id is None:
+            self._keep(read_outcome(await self._listener.wait(self._id), self._id))
+            return
+
+        meta = await self._listener.wait(self._id, self._pack_id)
+        if meta.get("task_id") == self._pack_id:
+            await self._outcome()
+        else:
+            self._keep(read_outcome(meta, self._id))
 
     def _keep(self, outcome: RemoteOutcome) -> RemoteOutcome:
         if outcome.state.final:

@@ -9,6 +9,7 @@ untouched.
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
@@ -17,11 +18,11 @@ from celery.backends.redis import RedisBackend
 from taskservice.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from celery import Celery, Task
 
-__all__ = ["publish"]
+__all__ = ["publish", "quiet_results"]
 
 _publishing: ContextVar[bool] = ContextVar("_publishing", default=False)
 
@@ -36,14 +37,20 @@ def publish(  # noqa: PLR0913 - one message, and all of it
     countdown: float | None = None,
 ) -> Any:
     """Send one message and return Celery's result object; it blocks for about a round trip."""
+    options: dict[str, Any] = {} if countdown is None else {"countdown": countdown}
+    with quiet_results(app):
+        return task.apply_async(tuple(args), dict(kwargs), task_id=run_id, **options)
+
+
+@contextmanager
+def quiet_results(app: Celery) -> Iterator[None]:
+    """Have nothing that is published in here subscribe for its result."""
     # Celery has a result backend per thread, so this one may be new.
     if isinstance(app.backend, RedisBackend):
         _quieten(app.backend)
-    options: dict[str, Any] = {} if countdown is None else {"countdown": countdown}
-
     token = _publishing.set(True)
     try:
-        return task.apply_async(tuple(args), dict(kwargs), task_id=run_id, **options)
+        yield
     finally:
         _publishing.reset(token)
 

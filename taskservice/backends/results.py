@@ -70,7 +70,7 @@ class ResultListener:
         self._on_redis = isinstance(backend, RedisBackend)
         self._poll_interval = poll_interval
         self._lock = threading.Lock()
-        self._waiters: dict[bytes, list[_Waiter]] = {}
+        self._waiters: dict[bytes, set[_Waiter]] = {}
         self._changed: deque[bytes] = deque()
         self._thread: threading.Thread | None = None
         self._closed = False
@@ -79,15 +79,18 @@ class ResultListener:
         self._wake_reader.setblocking(False)
         self._wake_writer.setblocking(False)
 
-    async def wait(self, run_id: str) -> Mapping[str, Any]:
-        """Return the stored result once it is final; a wait costs no thread."""
-        key = self._key(run_id)
+    async def wait(self, run_id: str, *others: str) -> Mapping[str, Any]:
+        """Return the stored result once it is final; a wait costs no thread.
+
+        With ``others``, whichever of the results comes first; its ``task_id`` says whose it is.
+        """
+        keys = [self._key(each) for each in (run_id, *others)]
         waiter = _Waiter(current_notifier())
-        self._add(key, waiter)
         try:
+            self._add(keys, waiter)
             await waiter.event.wait()
         finally:
-            self._remove(key, waiter)
+            self._remove(keys, waiter)
 
         if waiter.meta is None:
             raise waiter.error or ServiceClosedError("Celery back end")
@@ -111,27 +114,30 @@ class ResultListener:
         key = self._backend.get_key_for_task(run_id) if self._on_redis else run_id
         return key.encode() if isinstance(key, str) else bytes(key)
 
-    def _add(self, key: bytes, waiter: _Waiter) -> None:
+    def _add(self, keys: Sequence[bytes], waiter: _Waiter) -> None:
         with self._lock:
             if self._closed:
                 raise ServiceClosedError("Celery back end")
-            self._waiters.setdefault(key, []).append(waiter)
-            self._changed.append(key)
+            for key in keys:
+                self._waiters.setdefault(key, set()).add(waiter)
+            self._changed.extend(keys)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._serve, name="taskservice-results", daemon=True)
                 self._thread.start()
         self._wake()
 
-    def _remove(self, key: bytes, waiter: _Waiter) -> None:
+    def _remove(self, keys: Sequence[bytes], waiter: _Waiter) -> None:
+        left: list[bytes] = []
         with self._lock:
-            waiters = self._waiters.get(key, [])
-            if waiter not in waiters:  # served
-                return
-            waiters.remove(waiter)
-            if not waiters:
-                del self._waiters[key]
-            self._changed.append(key)
-        self._wake()
+            for key in keys:
+                waiters = self._waiters.get(key, set())
+                waiters.discard(waiter)
+                if key in self._waiters and not waiters:
+                    del self._waiters[key]
+                    left.append(key)
+            self._changed.extend(left)
+        if left:
+            self._wake()
 
     def _wake(self) -> None:
         # Full means that the thread wakes anyway, closed that it is gone.
@@ -142,7 +148,7 @@ class ResultListener:
         self, key: bytes, *, meta: Mapping[str, Any] | None = None, error: Exception | None = None
     ) -> None:
         with self._lock:
-            waiters = self._waiters.pop(key, [])
+            waiters = self._waiters.pop(key, set())
             self._changed.append(key)
         for waiter in waiters:
             waiter.meta = meta

@@ -73,3 +73,11 @@ def wait_for(gate: str) -> str:
             raise TimeoutError(gate)
         time.sleep(0.005)
     return "opened"
+
+
+@task
+def halve(number: int) -> int:
+    """Odd numbers fail, each with its own error."""
+    if number % 2:
+        raise DeclinedError(number, "odd")
+    return number // 2
