@@ -274,9 +274,6 @@ class ResultBuffer:
                     continue
                 failed = state == states.FAILURE and backend.failure_expires is not None
                 expires = backend.failure_expires if failed else backend.expires
-                if expires:
-                    pipe.setex(keys[task_id], expires, encoded)
-                else:
-                    pipe.set(keys[task_id], encoded)
+                pipe.set(keys[task_id], encoded, ex=expires or None)
                 pipe.publish(keys[task_id], encoded)
             pipe.execute()

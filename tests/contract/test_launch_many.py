@@ -21,7 +21,6 @@ from taskservice import (
     create_app,
 )
 
-
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
     from pathlib import Path
@@ -177,12 +176,12 @@ async def test_a_bad_argument_names_its_call_and_nothing_is_sent(
 
 
 async def test_arguments_that_do_not_fit_name_their_call(backend: TaskBackend, tasks: ModuleType) -> None:
-    with pytest.raises(TypeError, match="^call 2: missing a required argument: 'right'"):
+    with pytest.raises(TypeError, match=r"^call 2: missing a required argument: 'right'"):
         await backend.launch_many(tasks.add, [(1, 2), (1, 2), (1,)])
 
 
 async def test_a_call_that_is_none_is_named(backend: TaskBackend, tasks: ModuleType) -> None:
-    with pytest.raises(TypeError, match="^call 1 is str; give a Call or a tuple"):
+    with pytest.raises(TypeError, match=r"^call 1 is str; give a Call or a tuple"):
         await backend.launch_many(tasks.echo, [("a",), "b"])  # type: ignore[list-item]
 
 
