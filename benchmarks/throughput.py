@@ -278,7 +278,7 @@ def worker(settings: Settings) -> Iterator[None]:
     }
     code = "from taskservice.cli import main; main()"
     argv = [sys.executable, "-c", code, "worker", "-P", "prefork", "-c", "2", "--loglevel", "WARNING"]
-    process = subprocess.Popen(argv, env=environment)
+    process = subprocess.Popen(argv, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + WAIT
         while not read_heartbeats(settings.redis_url, settings.key_prefix):

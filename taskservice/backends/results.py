@@ -35,6 +35,11 @@ logger = logging.getLogger(__name__)
 FIRST_DELAY: Final = 0.05
 LAST_DELAY: Final = 5.0
 READ_BATCH: Final = 500
+LEAVE_BATCH: Final = 100
+CROWD: Final = 100
+CROWD_DELAY: Final = 0.005
+"""With more than a crowd waiting, news is taken in lots: each costs a turn of this thread."""
+UNFINISHED: Final = b'{"status": "STARTED"'
 FINAL_STATES: Final = frozenset(state.value for state in TaskState if state.final)
 
 
@@ -74,6 +79,7 @@ class ResultListener:
         self._changed: deque[bytes] = deque()
         self._thread: threading.Thread | None = None
         self._closed = False
+        self._stale: set[bytes] = set()
         self._delay = FIRST_DELAY
         self._wake_reader, self._wake_writer = socket.socketpair()
         self._wake_reader.setblocking(False)
@@ -193,6 +199,7 @@ class ResultListener:
         channels = ResultChannels(self._backend.client)
         with self._lock:
             self._changed = deque(self._waiters)
+        self._stale.clear()
         try:
             with selectors.DefaultSelector() as selector:
                 selector.register(self._wake_reader, selectors.EVENT_READ)
@@ -210,6 +217,8 @@ class ResultListener:
             selector.register(watched, selectors.EVENT_READ)
         try:
             selector.select()
+            if len(self._waiters) > CROWD:
+                threading.Event().wait(CROWD_DELAY)
         finally:
             # Each time anew: redis-py reconnects by itself, with another socket.
             if watched is not None:
@@ -219,8 +228,15 @@ class ResultListener:
         with self._lock:
             changed = set(self._changed)
             self._changed.clear()
-            wanted = changed.intersection(self._waiters)
-        return channels.update(wanted=wanted, unwanted=changed - wanted)
+            wanted = {key for key in changed if key in self._waiters}
+            waiting = len(self._waiters)
+        # Nobody minds a channel that is followed a little longer, and leaving each costs a command.
+        self._stale |= changed
+        self._stale -= wanted
+        unwanted: set[bytes] = set()
+        if not waiting or len(self._stale) >= LEAVE_BATCH:
+            unwanted, self._stale = self._stale, set()
+        return channels.update(wanted=wanted, unwanted=unwanted)
 
     def _take_news(self, channels: ResultChannels) -> None:
         news = channels.drain()
@@ -240,6 +256,8 @@ class ResultListener:
                     self._take(key, payload)
 
     def _take(self, key: bytes, payload: bytes) -> None:
+        if isinstance(payload, bytes) and payload.startswith(UNFINISHED):
+            return
         try:
             meta = self._backend.decode(payload)
         except Exception as error:  # noqa: BLE001 - whatever the content, its waiter must hear of it

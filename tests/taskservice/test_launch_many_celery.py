@@ -8,6 +8,7 @@ from functools import wraps
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
+import anyio
 import pytest
 from billiard.exceptions import WorkerLostError
 from celery import Celery, signals
@@ -39,6 +40,7 @@ from taskservice.backends.seams import ResultBuffer
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from taskservice.runs import TaskHandle
     from tests.taskservice.conftest import RedisProcess
 
 REGISTRY = TaskRegistry()
@@ -403,6 +405,31 @@ async def test_an_expired_pack_revokes_its_calls(redis_process: RedisProcess) ->
 def traced(found: Task[..., Any], run_id: str, *args: Any, **options: Any) -> None:
     trace: Any = trace_task
     trace(found, run_id, *args, **options)
+
+
+@pytest.mark.anyio
+async def test_a_crowd_of_waiters_is_served_and_leaves_no_channel_behind(redis_process: RedisProcess) -> None:
+    app = app_on(redis_process)
+    backend_of: Any = app.backend
+    values: list[int] = []
+
+    async def wait(handle: TaskHandle) -> None:
+        values.append(await handle.result(WAIT))
+
+    async with CeleryBackend(app) as backend:
+        handles = await backend.launch_many(add, [(number,) for number in range(250)])
+        async with anyio.create_task_group() as group:
+            for handle in handles:
+                group.start_soon(wait, handle)
+            await anyio.wait_all_tasks_blocked()
+            for number, handle in enumerate(handles):
+                backend_of.store_result(handle.id, {}, "STARTED")
+                backend_of.store_result(handle.id, number, "SUCCESS")
+
+        assert sorted(values) == list(range(250))
+        with anyio.fail_after(WAIT):
+            while client_of(app).pubsub_channels():  # noqa: ASYNC110 - another process
+                await anyio.sleep(0.005)
 
 
 def deliver(
