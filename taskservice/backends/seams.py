@@ -127,6 +127,7 @@ _OWN: Final = (
     (Task, "shadow_name", "celery.app.task"),
     (Celery, "send_task", "celery.app.base"),
     (AMQP, "_create_task_sender", "celery.app.amqp"),
+    (AMQP, "as_task_v2", "celery.app.amqp"),
     (Producer, "publish", "kombu.messaging"),
     (Channel, "basic_publish", "kombu.transport.virtual.base"),
     (Channel, "_put", "kombu.transport.redis"),

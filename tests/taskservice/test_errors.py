@@ -21,6 +21,7 @@ EXAMPLES = (
     errors.RunCancelledError("r1"),
     errors.PayloadError("argument 'x'", "object"),
     errors.ServiceClosedError("task service"),
+    errors.PackedNotRegisteredError("taskservice.packed"),
 )
 
 
