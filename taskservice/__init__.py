@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from taskservice.backends.anyio import AnyIOBackend
     from taskservice.backends.base import BackendCapability, BackendHealth, TaskBackend
+    from taskservice.backends.calls_many import Call
     from taskservice.backends.celery import CeleryBackend
+    from taskservice.backends.packed import register_packed
     from taskservice.blocking import BlockingTaskHandle, BlockingTaskLauncher, BlockingTaskService
     from taskservice.errors import (
         BackendUnavailableError,
         ConfigurationError,
         LaunchOptionError,
+        PackedNotRegisteredError,
         PayloadError,
         ResultTimeoutError,
         RunCancelledError,
@@ -51,10 +54,12 @@ __all__ = [
     "BlockingTaskHandle",
     "BlockingTaskLauncher",
     "BlockingTaskService",
+    "Call",
     "CeleryBackend",
     "ConfigurationError",
     "LaunchOptionError",
     "LaunchOptions",
+    "PackedNotRegisteredError",
     "PayloadError",
     "ResultTimeoutError",
     "RetryPolicy",
@@ -87,6 +92,7 @@ __all__ = [
     "load_settings",
     "next_delay",
     "read_heartbeats",
+    "register_packed",
     "select_backend",
     "task",
 ]
@@ -94,7 +100,9 @@ __all__ = [
 _HOMES = {
     "backends.anyio": ("AnyIOBackend",),
     "backends.base": ("BackendCapability", "BackendHealth", "TaskBackend"),
+    "backends.calls_many": ("Call",),
     "backends.celery": ("CeleryBackend",),
+    "backends.packed": ("register_packed",),
     "blocking": ("BlockingTaskHandle", "BlockingTaskLauncher", "BlockingTaskService"),
     "errors": tuple(name for name in __all__ if name.endswith("Error")),
     "heartbeats": ("WorkerHeartbeat", "read_heartbeats"),

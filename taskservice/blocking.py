@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from celery import Celery
 
     from taskservice.backends.base import TaskBackend, TaskFunction
+    from taskservice.backends.calls_many import Calls
     from taskservice.runs import RunListener, RunWatcher, TaskHandle, TaskState
 
 __all__ = ["BlockingTaskHandle", "BlockingTaskLauncher", "BlockingTaskService"]
@@ -138,6 +139,14 @@ class BlockingTaskService:
         launch = partial(self._service.launch_task, func, *args, **kwargs)
         task_id, handle = portal.call(launch)
         return task_id, BlockingTaskHandle(handle, portal)
+
+    def launch_many(
+        self, func: TaskFunction, /, calls: Calls, *, per_message: int = 1
+    ) -> list[BlockingTaskHandle]:
+        """See `TaskService.launch_many`."""
+        portal = self._opened()
+        launch = partial(self._service.launch_many, func, calls, per_message=per_message)
+        return [BlockingTaskHandle(handle, portal) for handle in portal.call(launch)]
 
     def launch_and_await_task(self, func: TaskFunction, /, *args: Any, **kwargs: Any) -> tuple[str, Any]:
         """See `TaskService.launch_and_await_task`."""

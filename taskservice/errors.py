@@ -9,6 +9,7 @@ __all__ = [
     "BackendUnavailableError",
     "ConfigurationError",
     "LaunchOptionError",
+    "PackedNotRegisteredError",
     "PayloadError",
     "ResultTimeoutError",
     "RunCancelledError",
@@ -83,6 +84,19 @@ class TaskNotRegisteredError(TaskServiceError, LookupError):
         return (
             f"decorate {self.name!r} with @task or @app.task, in a module that the worker imports: "
             f"{hint}no task has this name"
+        )
+
+
+class PackedNotRegisteredError(TaskNotRegisteredError):
+    """A packed message reached a worker whose app does not know such messages."""
+
+    def __init__(self, name: str, known: tuple[str, ...] = ()) -> None:
+        super().__init__(name, known)
+
+    def __str__(self) -> str:
+        return (
+            f"the worker knows no task {self.name!r}: start it by 'taskservice worker', have its app made by "
+            "create_app() or call register_packed(app) in its module, or launch with per_message=1"
         )
 
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from celery import Celery
 
     from taskservice.backends.base import TaskBackend, TaskFunction
+    from taskservice.backends.calls_many import Calls
     from taskservice.runs import RunListener, TaskHandle
 
 __all__ = ["ServiceHealth", "TaskLauncher", "TaskService"]
@@ -106,6 +107,17 @@ class TaskService:
         For its errors see `TaskBackend.launch_task`; for a countdown and the like, `options`.
         """
         return await self._launch(func, args, kwargs, AT_ONCE)
+
+    async def launch_many(
+        self, func: TaskFunction, /, calls: Calls, *, per_message: int = 1
+    ) -> list[TaskHandle]:
+        """Start a run of ``func`` for each of ``calls``, in few round trips.
+
+        See `TaskBackend.launch_many`.
+        """
+        handles = await self.backend.launch_many(func, calls, per_message=per_message)
+        logger.info("%d runs launched", len(handles), extra={"runs": len(handles)})
+        return handles
 
     async def launch_and_await_task(
         self, func: TaskFunction, /, *args: Any, **kwargs: Any

@@ -17,11 +17,13 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from uuid import uuid4
 
 import anyio
+import anyio.lowlevel
 from anyio import to_thread
 
 from taskservice.backends.attempts import Arguments, Attempt, AttemptAgain, attempt_of
 from taskservice.backends.base import BackendCapability, BackendHealth
 from taskservice.backends.calls import function_name, own_expires, prepare_arguments, require_open
+from taskservice.backends.calls_many import checked_calls, checked_per_message, prepare_calls
 from taskservice.backends.records import AnyIOHandle, RunRecord
 from taskservice.errors import RunCancelledError, RunExpiredError, RunNotFoundError, TimeLimitError
 from taskservice.payloads import wire_value
@@ -35,11 +37,14 @@ if TYPE_CHECKING:
     from anyio.abc import TaskGroup
 
     from taskservice.backends.base import TaskFunction
+    from taskservice.backends.calls_many import Calls
 
 __all__ = ["AnyIOBackend"]
 
 logger = logging.getLogger(__name__)
 
+SHARE: Final = 500
+"""How many calls are looked at before others get a turn of the event loop."""
 # Nothing waits here for somebody to take it, so there is no queue to choose and no order to change.
 MISSING: Final = frozenset(
     {BackendCapability.DURABLE, BackendCapability.PRIORITIES, BackendCapability.QUEUES}
@@ -108,15 +113,34 @@ class AnyIOBackend:
         options: LaunchOptions = AT_ONCE,
     ) -> TaskHandle:
         require_open(self._open, "AnyIO back end")
-        assert self._group is not None
         positional, named = prepare_arguments(func, args, kwargs or {})
-        record = RunRecord(run_id=str(uuid4()), task=function_name(func))
-        attempt = attempt_of(func)
+        arguments = Arguments(args=positional, kwargs=named)
         plan = plan_launch(options, expires=own_expires(func))
+        return self._start(function_name(func), attempt_of(func), arguments, plan)
 
+    async def launch_many(
+        self, func: TaskFunction, calls: Calls, *, per_message: int = 1
+    ) -> list[TaskHandle]:
+        require_open(self._open, "AnyIO back end")
+        checked_per_message(per_message)
+        given = checked_calls(calls)
+        prepared: list[Arguments] = []
+        for start in range(0, len(given), SHARE):
+            for args, kwargs in prepare_calls(func, given[start : start + SHARE], first=start):
+                prepared.append(Arguments(args=args, kwargs=kwargs))
+            await anyio.lowlevel.checkpoint()
+
+        # It may have been closed at a checkpoint. From here on there is none: all start, or none.
+        require_open(self._open, "AnyIO back end")
+        name, attempt = function_name(func), attempt_of(func)
+        plan = plan_launch(AT_ONCE, expires=own_expires(func))
+        return [self._start(name, attempt, arguments, plan) for arguments in prepared]
+
+    def _start(self, name: str, attempt: Attempt, arguments: Arguments, plan: LaunchPlan) -> AnyIOHandle:
+        assert self._group is not None
+        record = RunRecord(run_id=str(uuid4()), task=name)
         self._records[record.id] = record
         self._tell(RunEventKind.SENT, record)
-        arguments = Arguments(args=positional, kwargs=named)
         self._group.start_soon(self._drive, record, attempt, arguments, plan)
         return AnyIOHandle(record)
 

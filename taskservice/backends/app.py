@@ -8,6 +8,7 @@ from celery import Celery
 
 from taskservice.backends.configuration import celery_config
 from taskservice.backends.definitions import register_definitions
+from taskservice.backends.packed import register_packed
 from taskservice.errors import ConfigurationError
 from taskservice.tasks import default_registry
 
@@ -29,4 +30,5 @@ def build_app(settings: Settings) -> Celery:
                 f"put {module!r} on the import path, or take it out of imports: {error}"
             ) from error
     register_definitions(app, default_registry)
+    register_packed(app)
     return app

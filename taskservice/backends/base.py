@@ -12,6 +12,7 @@ from taskservice.submission import AT_ONCE, LaunchOptions
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from taskservice.backends.calls_many import Calls
     from taskservice.runs import TaskHandle
 
 __all__ = ["BackendCapability", "BackendHealth", "TaskBackend", "TaskFunction"]
@@ -80,6 +81,25 @@ class TaskBackend(Protocol):
         JSON, `TypeError` for arguments that the function does not take, `TaskNotRegisteredError`
         for a function that a worker could not find, `BackendUnavailableError` if the broker does
         not answer, and `ServiceClosedError` outside ``async with``.
+        """
+
+    async def launch_many(
+        self, func: TaskFunction, calls: Calls, *, per_message: int = 1
+    ) -> list[TaskHandle]:
+        """Start a run of ``func`` for each of ``calls``; the handles come in their order.
+
+        A call is a `Call` or a tuple of positional arguments. All are checked before any is sent;
+        errors are those of `launch_task`, and those about arguments name the call's index.
+        `BackendUnavailableError` leaves open which of them were sent, as a lost connection does;
+        none is sent twice.
+
+        On a Redis broker hundreds of messages share a round trip. ``per_message`` calls share a
+        message: each is a run of its own, with its own id, status, result, error and retry, but they
+        run one after another in one worker slot, are delivered again together, cannot be cancelled
+        before they run, and are not seen as STARTED. A result may come up to 50 milliseconds and one
+        call later than it would. It is for many short calls; `ConfigurationError` for a task with
+        a time or rate limit, which Celery keeps per message. Where there are no messages, in process
+        and in an eager app, it has no effect.
         """
 
     async def get_task(self, task_id: str) -> TaskHandle:

@@ -11,7 +11,9 @@ from uuid import uuid4
 import anyio
 from anyio import to_thread
 from celery.backends.base import DisabledBackend
+from kombu import exceptions as kombu_exceptions
 from kombu.exceptions import OperationalError
+from redis.exceptions import RedisError
 
 from taskservice.backends.base import BackendCapability, BackendHealth
 from taskservice.backends.calls import (
@@ -20,9 +22,12 @@ from taskservice.backends.calls import (
     prepare_arguments,
     require_open,
 )
+from taskservice.backends.calls_many import checked_calls, prepare_calls
 from taskservice.backends.definitions import register_definitions
 from taskservice.backends.eager import EagerRuns
 from taskservice.backends.handles import CeleryHandle, EagerHandle
+from taskservice.backends.many import ManyLaunch
+from taskservice.backends.packed import register_packed
 from taskservice.backends.probing import ping_broker, visibility_timeout
 from taskservice.backends.publishing import publish
 from taskservice.backends.results import ResultListener
@@ -41,6 +46,7 @@ if TYPE_CHECKING:
     from celery import Celery, Task
 
     from taskservice.backends.base import TaskFunction
+    from taskservice.backends.calls_many import Calls
     from taskservice.runs import TaskHandle
 
 __all__ = ["CeleryBackend"]
@@ -59,6 +65,9 @@ CAPABILITIES: Final = frozenset(
 EAGER_CAPABILITIES: Final = frozenset({BackendCapability.KNOWS_RUNS})
 PUBLISHERS: Final = 8
 PROBE_SECONDS: Final = 1.0
+# kombu's error for a pipeline that broke, which its stubs do not know yet.
+_BATCH_ERROR: type[Exception] = getattr(kombu_exceptions, "BatchPublishError", OperationalError)
+_UNREACHABLE: Final = (OperationalError, ConnectionError, RedisError, _BATCH_ERROR)
 PICKLES: Final = frozenset({"pickle", "application/x-python-serialize"})
 
 
@@ -77,6 +86,7 @@ class CeleryBackend:
 
     def __init__(self, app: Celery, *, eager_results: int = 1000) -> None:
         _refuse_pickle(app)
+        register_packed(app)
         self._app = app
         self._eager = EagerRuns(limit=eager_results) if app.conf.task_always_eager else None
         self._listener: ResultListener | None = None
@@ -132,6 +142,35 @@ class CeleryBackend:
             raise BackendUnavailableError("celery", str(error)) from error
         return self._handle(run_id, task.name)
 
+    async def launch_many(
+        self, func: TaskFunction, calls: Calls, *, per_message: int = 1
+    ) -> list[TaskHandle]:
+        require_open(self._open, "Celery back end")
+        launch = ManyLaunch(self._app, self._resolve(func), per_message=per_message)
+        given = checked_calls(calls)
+        prepared = await to_thread.run_sync(prepare_calls, func, given)
+        if self._eager is not None:
+            return await self._run_eagerly(launch.task, prepared)
+
+        launch.add(prepared)
+        try:
+            await to_thread.run_sync(launch.send, limiter=self._publishers)
+        except _UNREACHABLE as error:
+            raise BackendUnavailableError("celery", str(error)) from error
+        return [self._handle(run_id, launch.task.name, pack_id) for run_id, pack_id in launch.runs()]
+
+    async def _run_eagerly(
+        self, task: Task[..., Any], prepared: Sequence[tuple[list[Any], dict[str, Any]]]
+    ) -> list[TaskHandle]:
+        assert self._eager is not None
+        handles: list[TaskHandle] = []
+        for args, kwargs in prepared:
+            run_id = str(uuid4())
+            send = partial(publish, self._app, task, run_id, args, kwargs, plan=plan_launch(AT_ONCE))
+            await to_thread.run_sync(self._eager.run, run_id, send)
+            handles.append(EagerHandle(run_id, self._eager))
+        return handles
+
     async def get_task(self, task_id: str) -> TaskHandle:
         require_open(self._open, "Celery back end")
         if self._eager is not None:
@@ -160,12 +199,16 @@ class CeleryBackend:
             with anyio.CancelScope(shield=True):
                 await to_thread.run_sync(self._listener.close)
 
-    def _handle(self, run_id: str, task_name: str) -> CeleryHandle:
+    def _handle(self, run_id: str, task_name: str, pack_id: str | None = None) -> CeleryHandle:
         assert self._listener is not None
-        if isinstance(self._results, DisabledBackend):
-            return CeleryHandle(run_id, task_name, app=self._app, results=None, listener=self._listener)
-
-        return CeleryHandle(run_id, task_name, app=self._app, results=self._results, listener=self._listener)
+        return CeleryHandle(
+            run_id,
+            task_name,
+            app=self._app,
+            results=None if isinstance(self._results, DisabledBackend) else self._results,
+            listener=self._listener,
+            pack_id=pack_id,
+        )
 
     def _resolve(self, func: TaskFunction) -> Task[..., Any]:
         if isinstance(func, TaskDefinition):

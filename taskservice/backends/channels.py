@@ -36,7 +36,7 @@ class ResultChannels:
     def update(self, *, wanted: Collection[bytes], unwanted: Collection[bytes]) -> set[bytes]:
         """Follow and leave, one command each; return those of ``wanted`` followed before."""
         known = self._channels.intersection(wanted)
-        new = self._channels.symmetric_difference(wanted).intersection(wanted)
+        new = set(wanted) - known
         old = self._channels.intersection(unwanted)
         if new:
             self._pubsub.subscribe(*new)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from taskservice.tasks import TaskDefinition
 
-__all__ = ["register_definitions"]
+__all__ = ["QueuedTask", "register_definitions"]
 
 
 KILL_MARGIN: Final = 5.0
@@ -54,7 +54,7 @@ def _register(app: Celery, definition: TaskDefinition[..., Any]) -> None:
     register: Callable[[Callable[..., Any]], object] = app.task(
         name=definition.name,
         bind=True,
-        base=_QueuedTask,
+        base=QueuedTask,
         definition_queue=definition.queue,
         definition_priority=definition.priority,
         **_celery_options(definition),
@@ -64,7 +64,7 @@ def _register(app: Celery, definition: TaskDefinition[..., Any]) -> None:
     register(run)
 
 
-class _QueuedTask(Task[..., Any]):
+class QueuedTask(Task[..., Any]):
     """A task that knows its queue and priority: Celery 6 drops the attributes it had for this."""
 
     abstract = True
@@ -72,6 +72,7 @@ class _QueuedTask(Task[..., Any]):
     definition_priority: int | None = None
 
     def apply_async(self, *args: Any, **options: Any) -> Any:
+        """Publish a run, to the definition's queue unless told otherwise."""
         # A retry goes back to where the run came from.
         if self.definition_queue is not None and not options.keys() & _DESTINATIONS:
             options["queue"] = self.definition_queue

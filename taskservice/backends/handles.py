@@ -10,7 +10,7 @@ import anyio
 import anyio.lowlevel
 from anyio import to_thread
 
-from taskservice.backends.remote import RemoteOutcome, read_outcome
+from taskservice.backends.remote import RemoteOutcome, read_outcome, read_pack
 from taskservice.backends.results import ResultListener, read_meta
 from taskservice.errors import ConfigurationError, ResultTimeoutError
 from taskservice.runs import TaskState
@@ -30,9 +30,12 @@ REVOKE_SECONDS: Final = 2.0
 
 
 class CeleryHandle:
-    """A handle on a run that some worker has, had or will have."""
+    """A handle on a run that some worker has, had or will have.
 
-    def __init__(
+    ``pack_id`` is the message it travels in with others; if that is lost, so is the run.
+    """
+
+    def __init__(  # noqa: PLR0913 - made in one place
         self,
         run_id: str,
         task_name: str,
@@ -40,8 +43,10 @@ class CeleryHandle:
         app: Celery,
         results: Backend | None,
         listener: ResultListener,
+        pack_id: str | None = None,
     ) -> None:
         self._id = run_id
+        self._pack_id = pack_id
         self._task_name = task_name
         self._app = app
         self._results = results
@@ -71,12 +76,19 @@ class CeleryHandle:
             watcher(None)
             return _nothing
 
+        told: list[object] = []
+
         def take(meta: Mapping[str, Any] | None, error: Exception | None) -> None:
+            # The run's own end and its pack's are told one after the other.
+            if told:
+                return
+            told.append(meta)
             if meta is not None:
-                self._keep(read_outcome(meta, self._id))
+                self._keep_told(meta)
             watcher(error)
 
-        return self._listener.watch(self._id, take)
+        others = () if self._pack_id is None else (self._pack_id,)
+        return self._listener.watch(self._id, take, *others)
 
     async def exception(self) -> BaseException | None:
         return (await self._outcome()).error
@@ -91,6 +103,9 @@ class CeleryHandle:
         before = await self.status()
         if before.final or before is TaskState.STARTED:
             return False
+        if self._pack_id is not None and before is TaskState.PENDING:
+            # Celery revokes messages, and this one is not the run's alone.
+            return False
 
         # Each worker that hears of it stores REVOKED, unless it is running the task already.
         await to_thread.run_sync(self._revoke)
@@ -104,7 +119,7 @@ class CeleryHandle:
         self._backend()
         if self._final is None:
             with anyio.move_on_after(float("inf") if timeout is None else timeout):
-                self._keep(read_outcome(await self._listener.wait(self._id), self._id))
+                await self._await_final()
         return self._final
 
     async def _outcome(self) -> RemoteOutcome:
@@ -113,7 +128,26 @@ class CeleryHandle:
             return self._final
 
         meta = await to_thread.run_sync(read_meta, backend, self._id)
-        return self._keep(read_outcome(meta, self._id))
+        outcome = read_outcome(meta, self._id)
+        if self._pack_id is not None and not outcome.state.final:
+            lost = read_pack(await to_thread.run_sync(read_meta, backend, self._pack_id), self._id)
+            outcome = lost if lost.state.final else outcome
+        return self._keep(outcome)
+
+    async def _await_final(self) -> None:
+        if self._pack_id is None:
+            self._keep(read_outcome(await self._listener.wait(self._id), self._id))
+            return
+
+        meta = await self._listener.wait(self._id, self._pack_id)
+        if meta.get("task_id") == self._pack_id:
+            await self._outcome()
+        else:
+            self._keep(read_outcome(meta, self._id))
+
+    def _keep_told(self, meta: Mapping[str, Any]) -> None:
+        of_pack = self._pack_id is not None and meta.get("task_id") == self._pack_id
+        self._keep(read_pack(meta, self._id) if of_pack else read_outcome(meta, self._id))
 
     def _keep(self, outcome: RemoteOutcome) -> RemoteOutcome:
         if outcome.state.final:

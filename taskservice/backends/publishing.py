@@ -9,6 +9,7 @@ untouched.
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final
 
@@ -17,13 +18,13 @@ from celery.backends.redis import RedisBackend
 from taskservice.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from celery import Celery, Task
 
     from taskservice.submission import LaunchPlan
 
-__all__ = ["publish"]
+__all__ = ["publish", "quiet_results"]
 
 # What is not given is left to the task's own options and the app's defaults.
 _SENT: Final = ("eta", "expires", "priority", "queue")
@@ -41,14 +42,20 @@ def publish(  # noqa: PLR0913 - one message, and all of it
     plan: LaunchPlan,
 ) -> Any:
     """Send one message and return Celery's result object; it blocks for about a round trip."""
+    options = {name: value for name in _SENT if (value := getattr(plan, name)) is not None}
+    with quiet_results(app):
+        return task.apply_async(tuple(args), dict(kwargs), task_id=run_id, **options)
+
+
+@contextmanager
+def quiet_results(app: Celery) -> Iterator[None]:
+    """Have nothing that is published in here subscribe for its result."""
     # Celery has a result backend per thread, so this one may be new.
     if isinstance(app.backend, RedisBackend):
         _quieten(app.backend)
-    options = {name: value for name in _SENT if (value := getattr(plan, name)) is not None}
-
     token = _publishing.set(True)
     try:
-        return task.apply_async(tuple(args), dict(kwargs), task_id=run_id, **options)
+        yield
     finally:
         _publishing.reset(token)
 

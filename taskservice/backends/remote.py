@@ -12,6 +12,7 @@ from re import search
 from typing import TYPE_CHECKING, Any, Final
 
 from taskservice.errors import (
+    PackedNotRegisteredError,
     PayloadError,
     RunCancelledError,
     RunExpiredError,
@@ -24,7 +25,7 @@ from taskservice.runs import TaskState
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["RemoteOutcome", "limit_error", "read_outcome"]
+__all__ = ["RemoteOutcome", "limit_error", "read_outcome", "read_pack"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,6 +53,18 @@ def read_outcome(meta: Mapping[str, Any] | None, run_id: str) -> RemoteOutcome:
     if state is TaskState.REVOKED:
         return RemoteOutcome(state=state, error=_revocation(meta.get("result"), run_id), attempts=attempts)
     return RemoteOutcome(state=state, attempts=attempts)
+
+
+def read_pack(meta: Mapping[str, Any] | None, run_id: str) -> RemoteOutcome:
+    """Return what the end of a packed message means for a run in it that has no result."""
+    outcome = read_outcome(meta, run_id)
+    if outcome.state is TaskState.SUCCESS:
+        return RemoteOutcome(state=TaskState.PENDING)
+    stored = meta.get("result") if meta is not None else None
+    if isinstance(stored, dict) and stored.get("exc_type") == "NotRegistered":
+        name = ", ".join(str(arg) for arg in stored.get("exc_message", ()))
+        return RemoteOutcome(state=outcome.state, error=PackedNotRegisteredError(name))
+    return outcome
 
 
 def _state(status: str) -> TaskState:

@@ -38,6 +38,11 @@ ResultTaker = Callable[[Mapping[str, Any] | None, Exception | None], object]
 FIRST_DELAY: Final = 0.05
 LAST_DELAY: Final = 5.0
 READ_BATCH: Final = 500
+LEAVE_BATCH: Final = 100
+CROWD: Final = 100
+CROWD_DELAY: Final = 0.005
+"""With more than a crowd waiting, news is taken in lots: each costs a turn of this thread."""
+UNFINISHED: Final = b'{"status": "STARTED"'
 FINAL_STATES: Final = frozenset(state.value for state in TaskState if state.final)
 
 
@@ -71,18 +76,22 @@ class ResultListener:
         self._on_redis = isinstance(backend, RedisBackend)
         self._poll_interval = poll_interval
         self._lock = threading.Lock()
-        self._waiters: dict[bytes, list[_Waiter]] = {}
+        self._waiters: dict[bytes, set[_Waiter]] = {}
         self._changed: deque[bytes] = deque()
-        self._leaving: deque[tuple[bytes, _Waiter]] = deque()
+        self._leaving: deque[tuple[list[bytes], _Waiter]] = deque()
         self._thread: threading.Thread | None = None
         self._closed = False
+        self._stale: set[bytes] = set()
         self._delay = FIRST_DELAY
         self._wake_reader, self._wake_writer = socket.socketpair()
         self._wake_reader.setblocking(False)
         self._wake_writer.setblocking(False)
 
-    async def wait(self, run_id: str) -> Mapping[str, Any]:
-        """Return the stored result once it is final; a wait costs no thread."""
+    async def wait(self, run_id: str, *others: str) -> Mapping[str, Any]:
+        """Return the stored result once it is final; a wait costs no thread.
+
+        With ``others``, whichever of the results comes first; its ``task_id`` says whose it is.
+        """
         event = anyio.Event()
         found: list[tuple[Mapping[str, Any] | None, Exception | None]] = []
 
@@ -90,26 +99,26 @@ class ResultListener:
             found.append((meta, error))
             event.set()
 
-        key, waiter = self._enter(run_id, take)
+        keys, waiter = self._enter((run_id, *others), take)
         try:
             await event.wait()
         finally:
-            self._remove(key, waiter)
+            self._remove(keys, waiter)
 
         meta, error = found[0]
         if meta is None:
             raise error or ServiceClosedError("Celery back end")
         return meta
 
-    def watch(self, run_id: str, take: ResultTaker) -> Callable[[], None]:
+    def watch(self, run_id: str, take: ResultTaker, *others: str) -> Callable[[], None]:
         """Have ``take`` called in this event loop once the stored result is final, or never will be.
 
         What is returned takes that back; it locks nothing, so a finalizer may call it anywhere.
         """
-        key, waiter = self._enter(run_id, take)
+        keys, waiter = self._enter((run_id, *others), take)
 
         def leave() -> None:
-            self._leaving.append((key, waiter))
+            self._leaving.append((keys, waiter))
             self._wake()
 
         return leave
@@ -128,36 +137,39 @@ class ResultListener:
         self._wake_reader.close()
         self._wake_writer.close()
 
-    def _enter(self, run_id: str, take: ResultTaker) -> tuple[bytes, _Waiter]:
-        key, waiter = self._key(run_id), _Waiter(current_notifier(), take)
-        self._add(key, waiter)
-        return key, waiter
+    def _enter(self, run_ids: Sequence[str], take: ResultTaker) -> tuple[list[bytes], _Waiter]:
+        keys, waiter = [self._key(each) for each in run_ids], _Waiter(current_notifier(), take)
+        self._add(keys, waiter)
+        return keys, waiter
 
     def _key(self, run_id: str) -> bytes:
         key = self._backend.get_key_for_task(run_id) if self._on_redis else run_id
         return key.encode() if isinstance(key, str) else bytes(key)
 
-    def _add(self, key: bytes, waiter: _Waiter) -> None:
+    def _add(self, keys: Sequence[bytes], waiter: _Waiter) -> None:
         with self._lock:
             if self._closed:
                 raise ServiceClosedError("Celery back end")
-            self._waiters.setdefault(key, []).append(waiter)
-            self._changed.append(key)
+            for key in keys:
+                self._waiters.setdefault(key, set()).add(waiter)
+            self._changed.extend(keys)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._serve, name="taskservice-results", daemon=True)
                 self._thread.start()
         self._wake()
 
-    def _remove(self, key: bytes, waiter: _Waiter) -> None:
+    def _remove(self, keys: Sequence[bytes], waiter: _Waiter) -> None:
+        left: list[bytes] = []
         with self._lock:
-            waiters = self._waiters.get(key, [])
-            if waiter not in waiters:  # served
-                return
-            waiters.remove(waiter)
-            if not waiters:
-                del self._waiters[key]
-            self._changed.append(key)
-        self._wake()
+            for key in keys:
+                waiters = self._waiters.get(key, set())
+                waiters.discard(waiter)
+                if key in self._waiters and not waiters:
+                    del self._waiters[key]
+                    left.append(key)
+            self._changed.extend(left)
+        if left:
+            self._wake()
 
     def _let_leave(self) -> None:
         while self._leaving:
@@ -172,7 +184,7 @@ class ResultListener:
         self, key: bytes, *, meta: Mapping[str, Any] | None = None, error: Exception | None = None
     ) -> None:
         with self._lock:
-            waiters = self._waiters.pop(key, [])
+            waiters = self._waiters.pop(key, set())
             self._changed.append(key)
         for waiter in waiters:
             waiter.notify(partial(waiter.take, meta, error))
@@ -215,6 +227,7 @@ class ResultListener:
         channels = ResultChannels(self._backend.client)
         with self._lock:
             self._changed = deque(self._waiters)
+        self._stale.clear()
         try:
             with selectors.DefaultSelector() as selector:
                 selector.register(self._wake_reader, selectors.EVENT_READ)
@@ -233,6 +246,8 @@ class ResultListener:
             selector.register(watched, selectors.EVENT_READ)
         try:
             selector.select()
+            if len(self._waiters) > CROWD:
+                threading.Event().wait(CROWD_DELAY)
         finally:
             # Each time anew: redis-py reconnects by itself, with another socket.
             if watched is not None:
@@ -242,8 +257,15 @@ class ResultListener:
         with self._lock:
             changed = set(self._changed)
             self._changed.clear()
-            wanted = changed.intersection(self._waiters)
-        return channels.update(wanted=wanted, unwanted=changed - wanted)
+            wanted = {key for key in changed if key in self._waiters}
+            waiting = len(self._waiters)
+        # Nobody minds a channel that is followed a little longer, and leaving each costs a command.
+        self._stale |= changed
+        self._stale -= wanted
+        unwanted: set[bytes] = set()
+        if not waiting or len(self._stale) >= LEAVE_BATCH:
+            unwanted, self._stale = self._stale, set()
+        return channels.update(wanted=wanted, unwanted=unwanted)
 
     def _take_news(self, channels: ResultChannels) -> None:
         news = channels.drain()
@@ -263,6 +285,8 @@ class ResultListener:
                     self._take(key, payload)
 
     def _take(self, key: bytes, payload: bytes) -> None:
+        if isinstance(payload, bytes) and payload.startswith(UNFINISHED):
+            return
         try:
             meta = self._backend.decode(payload)
         except Exception as error:  # noqa: BLE001 - whatever the content, its waiter must hear of it

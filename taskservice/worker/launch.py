@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery import Celery
 
+from taskservice.backends.packed import register_packed
 from taskservice.errors import ConfigurationError
 from taskservice.settings import Settings, load_settings
 from taskservice.worker.app import create_app
@@ -33,6 +34,7 @@ def run_worker(  # noqa: PLR0913 - all optional, all by name
     given = load_settings() if settings is None else settings
     made = create_app(given) if app is None else app
     install_heartbeat(made, given)
+    register_packed(made)
 
     argv = ["worker", "--pool", pool, "--loglevel", loglevel]
     consumed = _consumed(given, own_app=app is None, queues=queues)

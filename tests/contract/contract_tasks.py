@@ -128,3 +128,11 @@ def tidy_plain(gate: str) -> str:
         return wait_for(gate)
     except SoftTimeLimitError as error:
         return f"tidied after {error.seconds} s"
+
+
+@task
+def halve(number: int) -> int:
+    """Odd numbers fail, each with its own error."""
+    if number % 2:
+        raise DeclinedError(number, "odd")
+    return number // 2

@@ -8,6 +8,7 @@ import pytest
 from taskservice import (
     AnyIOBackend,
     BlockingTaskService,
+    Call,
     ResultTimeoutError,
     ServiceClosedError,
     TaskRegistry,
@@ -44,6 +45,14 @@ def test_a_result_is_waited_for_without_an_event_loop(loop: Literal["asyncio", "
         assert handle.exception() is None
         assert not handle.cancel()
         assert service.health().healthy
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "trio"])
+def test_many_are_launched_without_an_event_loop(loop: Literal["asyncio", "trio"]) -> None:
+    with BlockingTaskService(AnyIOBackend(), loop=loop) as service:
+        handles = service.launch_many(add, [(1, 2), Call((3,), {"right": 4})], per_message=2)
+
+        assert [handle.result(timeout=5) for handle in handles] == [3, 7]
 
 
 def test_a_late_result_times_out_in_the_calling_thread() -> None:

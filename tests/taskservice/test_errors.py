@@ -25,6 +25,7 @@ EXAMPLES = (
     errors.RunExpiredError("r1"),
     errors.SoftTimeLimitError(2.5),
     errors.TimeLimitError(None),
+    errors.PackedNotRegisteredError("taskservice.packed"),
 )
 
 
