@@ -65,8 +65,9 @@ def test_nothing_is_left_two_seconds_after_ctrl_c(downstream: Downstream, redis:
     with napping(downstream, f"--taskservice-redis={redis}") as process:
         os.killpg(process.pid, signal.SIGINT)
 
+        # How long pytest takes to say goodbye depends on the machine; what it leaves must not.
+        assert process.wait(20) == pytest.ExitCode.INTERRUPTED
         assert downstream.remains_in_the_end() == []
-        assert process.wait(1) == pytest.ExitCode.INTERRUPTED
 
 
 def test_nothing_is_left_two_seconds_after_kill_9(downstream: Downstream) -> None:
