@@ -120,9 +120,11 @@ def _pool(name: str) -> Any:
 
 def _register_ours(app: Celery) -> None:
     from pytest_taskservice.drivers.synthetic import register
+    from taskservice.backends.packed import register_packed
     from taskservice.tasks import default_registry
 
     register(app)
+    register_packed(app)
     if default_registry:
         from taskservice.backends.definitions import register_definitions
 

@@ -172,3 +172,11 @@ def test_nothing_is_received_before_it_was_sent(driver: WorldDriver) -> None:
     driver.settle(timeout=10)
 
     assert {driver.log().of(run)[0].kind for run in runs} == {EventKind.SENT}
+
+
+@pytest.mark.parametrize("per_message", [1, 2])
+def test_many_at_once_go_through_the_service(driver: WorldDriver, per_message: int) -> None:
+    with driver.blocking_service() as service:
+        handles = service.launch_many(add, [(1, 1), (2, 2), (3, 3)], per_message=per_message)
+
+        assert [handle.result(timeout=10) for handle in handles] == [2, 4, 6]
