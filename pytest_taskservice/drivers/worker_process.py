@@ -27,6 +27,7 @@ __all__ = ["WorkerProcess"]
 
 _LOG_TAIL = 25
 _ASK_TIMEOUT = 5.0
+_EXIT = 2.0
 
 
 class WorkerProcess:
@@ -127,12 +128,24 @@ class WorkerProcess:
         while True:
             # Short, because its pool may outlive a process that dies, and hold the socket open.
             readable, _, _ = select.select([self._agent], [], [], 0.02)
-            if not self.alive:
-                self._fail(f"the worker died at start, exit code {self._process.returncode}")
-            if readable:
+            if readable and self._speaks():
                 return
+            if readable or not self.alive:
+                self._wait(_EXIT)
+                self._fail(f"the worker died at start, exit code {self._process.returncode}")
             if time.monotonic() > deadline:
                 self._fail(f"the worker did not come up within {timeout:g} s")
+
+    def _speaks(self) -> bool:
+        """Tell a greeting from the end: a process that dies closes its socket a little before it is gone."""
+        try:
+            return bool(self._agent.recv(1, socket.MSG_PEEK))
+        except OSError:
+            return False
+
+    def _wait(self, seconds: float) -> None:
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(seconds)
 
     def _read(self) -> dict[str, Any]:
         try:

@@ -124,6 +124,8 @@ class Downstream:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            # Whoever runs us in the background may have had Ctrl-C ignored, for all children too.
+            preexec_fn=_heed_ctrl_c,  # noqa: PLW1509 - one system call, no lock
         )
 
     def code_shown(self, result: pytest.RunResult) -> list[str]:
@@ -196,6 +198,10 @@ def given_redis() -> Iterator[RedisServer]:
     yield server
     server.close()
     reaper.close()
+
+
+def _heed_ctrl_c() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _command(entry: Path) -> str:
