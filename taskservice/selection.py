@@ -132,13 +132,19 @@ def select_backend(
 
     app = build_app(settings) if app is None else app
     if app.conf.task_always_eager:
-        return Selection(backend=CeleryBackend(app), requested=settings.backend, reason="the app is eager")
+        return Selection(
+            backend=CeleryBackend(app, settings=settings),
+            requested=settings.backend,
+            reason="the app is eager",
+        )
 
     answer = probe.ask(settings, app)
     if settings.backend == "celery" and not answer.broker:
         raise BackendUnavailableError("celery", answer.reason)
     if settings.backend == "celery" or answer.worker:
-        return Selection(backend=CeleryBackend(app), requested=settings.backend, reason=answer.reason)
+        return Selection(
+            backend=CeleryBackend(app, settings=settings), requested=settings.backend, reason=answer.reason
+        )
 
     logger.warning("celery is not available, tasks run in this process: %s", answer.reason)
     return Selection(backend=_anyio(settings, listener), requested="auto", reason=answer.reason)

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from taskservice.backends.base import TaskFunction
     from taskservice.backends.calls_many import Calls
     from taskservice.runs import TaskHandle
+    from taskservice.settings import Settings
 
 __all__ = ["CeleryBackend"]
 
@@ -75,7 +76,8 @@ class CeleryBackend:
     """Runs tasks on the workers of ``app``.
 
     An app with ``task_always_eager`` runs them before `launch_task` returns, in a thread, and keeps
-    the last ``eager_results``. `cancel` revokes a run that waits; a worker must be up to hear of
+    the last ``eager_results``. ``settings`` say where the service keeps its own data; without them it is
+    beside the app's results, or on its broker. `cancel` revokes a run that waits; a worker must be up to hear of
     it, and one that starts later does not know.
 
     ``attempts`` comes from the stored result: exact with ``result_extended``, which `create_app`
@@ -84,10 +86,11 @@ class CeleryBackend:
 
     name = "celery"
 
-    def __init__(self, app: Celery, *, eager_results: int = 1000) -> None:
+    def __init__(self, app: Celery, *, settings: Settings | None = None, eager_results: int = 1000) -> None:
         _refuse_pickle(app)
         register_packed(app)
         self._app = app
+        self._settings = settings
         self._eager = EagerRuns(limit=eager_results) if app.conf.task_always_eager else None
         self._listener: ResultListener | None = None
         self._open = False

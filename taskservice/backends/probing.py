@@ -16,7 +16,7 @@ from taskservice.backends.base import BackendHealth
 if TYPE_CHECKING:
     from celery import Celery
 
-__all__ = ["connect_redis", "ping_broker", "visibility_timeout"]
+__all__ = ["REDIS_TRANSPORTS", "connect_redis", "first_broker_url", "ping_broker", "visibility_timeout"]
 
 REDIS_TRANSPORTS: Final = frozenset({"redis", "rediss", "sentinel"})
 VISIBILITY_SECONDS: Final = 3600.0  # kombu's own default
@@ -61,11 +61,12 @@ def visibility_timeout(app: Celery) -> float | None:
 
 
 def _ping_redis(app: Celery, seconds: float) -> None:
-    with connect_redis(_first_url(app), seconds) as client:
+    with connect_redis(first_broker_url(app), seconds) as client:
         client.ping()
 
 
-def _first_url(app: Celery) -> str:
+def first_broker_url(app: Celery) -> str:
+    """Return the URL that is tried first where several are given."""
     found = app.conf.broker_write_url or app.conf.broker_url
     url = found[0] if isinstance(found, list | tuple) else str(found)
     return str(url).split(";", maxsplit=1)[0]

@@ -20,11 +20,11 @@ def create_app(settings: Settings | None = None) -> Celery:
     # Celery finds this module by importing it, and so may anybody: it costs nothing.
     from taskservice.backends.app import build_app
     from taskservice.settings import load_settings
-    from taskservice.worker.heartbeat import install_heartbeat
+    from taskservice.worker.install import install_worker
 
     given = load_settings() if settings is None else settings
     made = build_app(given)
-    install_heartbeat(made, given)
+    install_worker(made, given)
     return made
 
 

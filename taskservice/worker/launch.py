@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from celery import Celery
 
-from taskservice.backends.packed import register_packed
 from taskservice.errors import ConfigurationError
 from taskservice.settings import Settings, load_settings
 from taskservice.worker.app import create_app
-from taskservice.worker.heartbeat import install_heartbeat
+from taskservice.worker.install import install_worker
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,8 +32,7 @@ def run_worker(  # noqa: PLR0913 - all optional, all by name
     """Run a worker that beats. ``queues`` default to the settings'; ``concurrency`` to the CPUs."""
     given = load_settings() if settings is None else settings
     made = create_app(given) if app is None else app
-    install_heartbeat(made, given)
-    register_packed(made)
+    install_worker(made, given)
 
     argv = ["worker", "--pool", pool, "--loglevel", loglevel]
     consumed = _consumed(given, own_app=app is None, queues=queues)
