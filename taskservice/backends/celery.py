@@ -77,8 +77,10 @@ class CeleryBackend:
 
     An app with ``task_always_eager`` runs them before `launch_task` returns, in a thread, and keeps
     the last ``eager_results``. ``settings`` say where the service keeps its own data; without them it is
-    beside the app's results, or on its broker. `cancel` revokes a run that waits; a worker must be up to hear of
-    it, and one that starts later does not know.
+    beside the app's results, or on its broker.
+
+    `cancel` revokes a run that waits; a worker must be up to hear of it, and one that starts later does
+    not know.
 
     ``attempts`` comes from the stored result: exact with ``result_extended``, which `create_app`
     sets, otherwise 1 from the start on.
