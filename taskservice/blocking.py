@@ -63,9 +63,9 @@ class BlockingTaskHandle:
         """See `TaskHandle.ready`."""
         return self._portal.call(self._handle.ready)
 
-    def cancel(self) -> bool:
+    def cancel(self, *, terminate: bool = False) -> bool:
         """See `TaskHandle.cancel`."""
-        return self._portal.call(self._handle.cancel)
+        return self._portal.call(partial(self._handle.cancel, terminate=terminate))
 
     def attempts(self) -> int:
         """See `TaskHandle.attempts`."""

@@ -77,13 +77,14 @@ class TaskHandle(Protocol):
     async def ready(self) -> bool:
         """Return whether the run is over, however it ended."""
 
-    async def cancel(self) -> bool:
+    async def cancel(self, *, terminate: bool = False) -> bool:
         """Stop the run if it can be stopped, and return whether it was.
 
         True means it ended as REVOKED: it never started, was waiting to be retried, or was an
-        ``async`` function that left at an await. False means it was already over, or that nothing
-        may stop it: a function running in a thread or in a worker process goes on to its end. An
-        ``async`` function that shields itself is waited for.
+        ``async`` function that left at an await. One that shields itself, or cleans up, is waited for,
+        on a worker for a minute. With ``terminate`` a worker's pool of processes also ends the process
+        that runs a plain function, wherever that is just then. False means that the run was over, or
+        that nothing may stop it: a plain function in a thread goes on to its end. The log says why.
         """
 
     async def attempts(self) -> int:

@@ -47,7 +47,12 @@ SHARE: Final = 500
 """How many calls are looked at before others get a turn of the event loop."""
 # Nothing waits here for somebody to take it, so there is no queue to choose and no order to change.
 MISSING: Final = frozenset(
-    {BackendCapability.DURABLE, BackendCapability.PRIORITIES, BackendCapability.QUEUES}
+    {
+        BackendCapability.DURABLE,
+        BackendCapability.PRIORITIES,
+        BackendCapability.QUEUES,
+        BackendCapability.TERMINATE,
+    }
 )
 CAPABILITIES: Final = frozenset(BackendCapability) - MISSING
 

@@ -38,6 +38,8 @@ class BackendCapability(StrEnum):
     """A run that has not started, or waits to be retried, can be cancelled."""
     CANCEL_RUNNING = "cancel_running"
     """A running ``async`` function can be cancelled."""
+    TERMINATE = "terminate"
+    """The process of a running plain function can be ended, if the worker has a pool of processes."""
     DURABLE = "durable"
     """A run outlives the process that launched it."""
     KNOWS_RUNS = "knows_runs"

@@ -60,6 +60,8 @@ CAPABILITIES: Final = frozenset(
         BackendCapability.PRIORITIES,
         BackendCapability.QUEUES,
         BackendCapability.CANCEL_WAITING,
+        BackendCapability.CANCEL_RUNNING,
+        BackendCapability.TERMINATE,
         BackendCapability.DURABLE,
     }
 )

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import anyio
 from billiard.pool import SIG_SOFT_TIMEOUT, soft_timeout_sighandler
-from celery import Task
+from celery import Task, signals
+from celery.exceptions import Ignore
 
 from taskservice.backends.attempts import limits_of, retry_delay
+from taskservice.backends.interruptions import InterruptedRunError, call_interruptibly
 from taskservice.backends.limits import NO_LIMITS, call_and_abandon, call_limited, refuse_soft_limit
 from taskservice.errors import SoftTimeLimitError
 from taskservice.payloads import wire_value
@@ -43,8 +45,12 @@ def register_definitions(app: Celery, registry: Iterable[TaskDefinition[..., Any
 
 def _register(app: Celery, definition: TaskDefinition[..., Any]) -> None:
     def run(self: Task[..., Any], *args: Any, **kwargs: Any) -> Any:
+        call = partial(definition.func, *args, **kwargs)
         try:
-            return wire_value(_call(definition, partial(definition.func, *args, **kwargs)), "result")
+            return wire_value(_call(definition, self.request.id or "", call), "result")
+        except InterruptedRunError as interrupted:
+            _mark_cancelled(self)
+            raise Ignore from interrupted
         except Exception as error:
             delay = retry_delay(definition.retry, error, self.request.retries + 1)
             if delay is None:
@@ -57,6 +63,7 @@ def _register(app: Celery, definition: TaskDefinition[..., Any]) -> None:
         base=QueuedTask,
         definition_queue=definition.queue,
         definition_priority=definition.priority,
+        definition_is_async=definition.is_async,
         **_celery_options(definition),
         max_retries=None,  # the policy alone decides when to give up
         shared=False,  # or every other app of this process would get it as well
@@ -70,6 +77,7 @@ class QueuedTask(Task[..., Any]):
     abstract = True
     definition_queue: str | None = None
     definition_priority: int | None = None
+    definition_is_async = False
 
     def apply_async(self, *args: Any, **options: Any) -> Any:
         """Publish a run, to the definition's queue unless told otherwise."""
@@ -100,10 +108,19 @@ def _celery_options(definition: TaskDefinition[..., Any]) -> dict[str, Any]:
     return {name: value for name, value in found.items() if value is not None}
 
 
-def _call(definition: TaskDefinition[..., Any], call: Callable[[], Any]) -> Any:
+def _mark_cancelled(task: Task[..., Any]) -> None:
+    # What a worker does for a run whose process it has ended; only nobody was ended here.
+    request: Any = task.request
+    task.backend.mark_as_revoked(
+        request.id, "cancelled", request=request, store_result=not task.ignore_result
+    )
+    signals.task_revoked.send(sender=task, request=request, terminated=True, signum=None, expired=False)
+
+
+def _call(definition: TaskDefinition[..., Any], run_id: str, call: Callable[[], Any]) -> Any:
     limits = limits_of(definition)
     if definition.is_async:
-        return anyio.run(partial(call_limited, call, limits))
+        return anyio.run(call_interruptibly, run_id, partial(call_limited, call, limits))
     if limits == NO_LIMITS:
         return call()
     if _in_pool_process():

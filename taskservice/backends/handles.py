@@ -4,12 +4,15 @@
 
 from __future__ import annotations
 
+import logging
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 import anyio.lowlevel
 from anyio import to_thread
 
+from taskservice.backends.cancelling import revoke_waiting, running_on, stop_running
 from taskservice.backends.remote import RemoteOutcome, read_outcome, read_pack
 from taskservice.backends.results import ResultListener, read_meta
 from taskservice.errors import ConfigurationError, ResultTimeoutError
@@ -26,7 +29,11 @@ if TYPE_CHECKING:
 
 __all__ = ["CeleryHandle", "EagerHandle"]
 
+logger = logging.getLogger(__name__)
+
 REVOKE_SECONDS: Final = 2.0
+LEAVE_SECONDS: Final = 60.0
+"""How long a function that was told to leave may take."""
 
 
 class CeleryHandle:
@@ -99,21 +106,35 @@ class CeleryHandle:
     async def attempts(self) -> int:
         return (await self._outcome()).attempts
 
-    async def cancel(self) -> bool:
-        before = await self.status()
-        if before.final or before is TaskState.STARTED:
-            return False
-        if self._pack_id is not None and before is TaskState.PENDING:
+    async def cancel(self, *, terminate: bool = False) -> bool:
+        meta = await self._meta()
+        state = self._keep(read_outcome(meta, self._id)).state
+        if state is TaskState.PENDING and self._pack_id is not None:
             # Celery revokes messages, and this one is not the run's alone.
             return False
+        if not state.final and state is not TaskState.STARTED:
+            await to_thread.run_sync(revoke_waiting, self._app, self._id)
+            await self._wait(REVOKE_SECONDS)
+            meta = await self._meta()
+            state = read_outcome(meta, self._id).state
+        if state is TaskState.STARTED:
+            await self._stop_running(meta, terminate=terminate)
 
-        # Each worker that hears of it stores REVOKED, unless it is running the task already.
-        await to_thread.run_sync(self._revoke)
-        final = await self._wait(REVOKE_SECONDS)
+        final = self._final
         return final is not None and final.state is TaskState.REVOKED
 
-    def _revoke(self) -> None:
-        self._app.control.revoke(self._id)
+    async def _stop_running(self, meta: Mapping[str, Any] | None, *, terminate: bool) -> None:
+        worker = running_on(meta or {})
+        refused = await to_thread.run_sync(
+            partial(stop_running, self._app, self._id, worker, terminate=terminate)
+        )
+        if refused is None:
+            await self._wait(LEAVE_SECONDS)
+        else:
+            logger.info("run %s not cancelled: %s", self._id, refused, extra={"run_id": self._id})
+
+    async def _meta(self) -> Mapping[str, Any] | None:
+        return await to_thread.run_sync(read_meta, self._backend(), self._id)
 
     async def _wait(self, timeout: float | None) -> RemoteOutcome | None:
         self._backend()
@@ -196,7 +217,7 @@ class EagerHandle:
     async def attempts(self) -> int:
         return self._outcome.attempts
 
-    async def cancel(self) -> bool:
+    async def cancel(self, *, terminate: bool = False) -> bool:
         return False
 
 

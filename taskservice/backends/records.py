@@ -121,7 +121,7 @@ class AnyIOHandle:
     async def attempts(self) -> int:
         return self._record.attempts
 
-    async def cancel(self) -> bool:
+    async def cancel(self, *, terminate: bool = False) -> bool:
         record = self._record
         if record.state.final or record.in_thread:
             return False

@@ -75,6 +75,18 @@ def wait_for(gate: str) -> str:
     return "opened"
 
 
+@task(retry=QUICK)
+async def linger(diary: str) -> None:
+    """Stay until cancelled, and tidy up with an await."""
+    path = anyio.Path(diary)
+    await path.write_text("began", encoding="utf-8")
+    try:
+        await anyio.sleep(20)
+    finally:
+        with anyio.CancelScope(shield=True):
+            await path.write_text("left", encoding="utf-8")
+
+
 @task
 def keywords(**given: object) -> object:
     return given

@@ -47,6 +47,16 @@ async def until_started(backend: TaskBackend, task_id: str) -> None:
             await anyio.sleep(0.005)
 
 
+async def until_written(path: Path, text: str) -> None:
+    with anyio.fail_after(WAIT):
+        while not holds(path, text):  # noqa: ASYNC110 - another process
+            await anyio.sleep(0.005)
+
+
+def holds(path: Path, text: str) -> bool:
+    return path.exists() and path.read_text(encoding="utf-8") == text
+
+
 async def test_launch_returns_before_the_run_ends(
     backend: TaskBackend, tasks: ModuleType, tmp_path: Path
 ) -> None:
@@ -159,6 +169,54 @@ async def test_a_running_plain_function_cannot_be_cancelled(
     gate.touch()
     assert not cancelled
     assert await handle.result(WAIT) == "opened"
+
+
+async def test_a_running_async_function_leaves_and_tidies_up(
+    backend: TaskBackend, tasks: ModuleType, tmp_path: Path
+) -> None:
+    needs(backend, BackendCapability.CANCEL_RUNNING)
+    diary = tmp_path / "diary"
+    handle = await backend.launch_task(tasks.linger, [str(diary)])
+    await until_written(diary, "began")
+
+    assert await handle.cancel()
+
+    assert diary.read_text(encoding="utf-8") == "left"
+    assert await handle.status() is TaskState.REVOKED
+    with pytest.raises(RunCancelledError):
+        await handle.result(WAIT)
+
+
+async def test_cancelling_one_run_leaves_its_neighbour_alone(
+    backend: TaskBackend, tasks: ModuleType, tmp_path: Path
+) -> None:
+    needs(backend, BackendCapability.CANCEL_RUNNING)
+    diaries = [tmp_path / "one", tmp_path / "other"]
+    handles = [await backend.launch_task(tasks.linger, [str(diary)]) for diary in diaries]
+    for diary in diaries:
+        await until_written(diary, "began")
+
+    assert await handles[0].cancel()
+
+    assert await handles[1].status() is TaskState.STARTED
+    assert diaries[1].read_text(encoding="utf-8") == "began"
+    assert await handles[1].cancel()
+
+
+async def test_the_process_of_a_running_plain_function_can_be_ended(
+    backend: TaskBackend, tasks: ModuleType, tmp_path: Path
+) -> None:
+    needs(backend, BackendCapability.TERMINATE)
+    gate = tmp_path / "gate"
+    handle = await backend.launch_task(tasks.wait_for, [str(gate)])
+    await until_started(backend, handle.id)
+
+    assert await handle.cancel(terminate=True)
+
+    with pytest.raises(RunCancelledError):
+        await handle.result(WAIT)
+    after = await backend.launch_task(tasks.add, [1, 2])
+    assert await after.result(WAIT) == 3
 
 
 async def test_a_finished_run_cannot_be_cancelled(backend: TaskBackend, tasks: ModuleType) -> None:
