@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, Unpack
 
 from anyio.from_thread import start_blocking_portal
 
@@ -16,7 +16,6 @@ from taskservice.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
-    from datetime import datetime
     from types import TracebackType
 
     from anyio.from_thread import BlockingPortal
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
     from taskservice.backends.base import TaskBackend, TaskFunction
     from taskservice.backends.calls_many import Calls
     from taskservice.runs import RunListener, RunWatcher, TaskHandle, TaskState
+    from taskservice.submission import LaunchKeywords
 
 __all__ = ["BlockingTaskHandle", "BlockingTaskLauncher", "BlockingTaskService"]
 
@@ -154,20 +154,9 @@ class BlockingTaskService:
         task_id, value = self._opened().call(launch)
         return task_id, value
 
-    def options(
-        self,
-        *,
-        countdown: float | None = None,
-        eta: datetime | None = None,
-        expires: float | datetime | None = None,
-        priority: int | None = None,
-        queue: str | None = None,
-    ) -> BlockingTaskLauncher:
+    def options(self, **options: Unpack[LaunchKeywords]) -> BlockingTaskLauncher:
         """See `TaskService.options`."""
-        launcher = self._service.options(
-            countdown=countdown, eta=eta, expires=expires, priority=priority, queue=queue
-        )
-        return BlockingTaskLauncher(launcher, self._opened())
+        return BlockingTaskLauncher(self._service.options(**options), self._opened())
 
     def as_completed(self, handles: Iterable[BlockingTaskHandle]) -> Iterator[BlockingTaskHandle]:
         """Yield ``handles`` in the order in which their runs end; see `TaskService.as_completed`."""

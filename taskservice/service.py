@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from anyio import to_thread
 
@@ -17,7 +17,6 @@ from taskservice.submission import AT_ONCE, LaunchOptions
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-    from datetime import datetime
     from types import TracebackType
 
     from celery import Celery
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
     from taskservice.backends.base import TaskBackend, TaskFunction
     from taskservice.backends.calls_many import Calls
     from taskservice.runs import RunListener, TaskHandle
+    from taskservice.submission import LaunchKeywords
 
 __all__ = ["ServiceHealth", "TaskLauncher", "TaskService"]
 
@@ -126,21 +126,13 @@ class TaskService:
         task_id, handle = await self.launch_task(func, *args, **kwargs)
         return task_id, await handle.result()
 
-    def options(
-        self,
-        *,
-        countdown: float | None = None,
-        eta: datetime | None = None,
-        expires: float | datetime | None = None,
-        priority: int | None = None,
-        queue: str | None = None,
-    ) -> TaskLauncher:
+    def options(self, **options: Unpack[LaunchKeywords]) -> TaskLauncher:
         """Return what launches with these options, apart from the task's own keywords.
 
         `LaunchOptionError` for what cannot be meant; see `LaunchOptions`. It may be kept and used
         any number of times: what is relative counts from each launch.
         """
-        chosen = LaunchOptions(countdown=countdown, eta=eta, expires=expires, priority=priority, queue=queue)
+        chosen = LaunchOptions(**options)
         return TaskLauncher(partial(self._launch, options=chosen))
 
     def as_completed(self, handles: Iterable[TaskHandle]) -> Completions[TaskHandle]:

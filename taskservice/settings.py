@@ -69,6 +69,8 @@ class Settings(BaseSettings):
     """How long Celery keeps a result."""
     visibility_timeout: PositiveSpan = timedelta(hours=1)
     """When an unacknowledged delivery goes back to its queue: longer than the longest run."""
+    idempotency_expires: PositiveSpan = timedelta(days=1)
+    """How long an idempotency key keeps its run from being launched again."""
     retention_count: PositiveInt = 1000
     """How many finished in-process runs are kept."""
     retention: PositiveSpan = timedelta(hours=1)

@@ -8,14 +8,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from math import isfinite
-from typing import Final
+from typing import Final, TypedDict
 
 from taskservice.errors import LaunchOptionError
 
 __all__ = [
     "AT_ONCE",
+    "LaunchKeywords",
     "LaunchOptions",
     "LaunchPlan",
+    "check_idempotency_key",
     "check_priority",
     "check_queue",
     "check_seconds",
@@ -25,6 +27,7 @@ __all__ = [
 
 LOWEST_PRIORITY: Final = 0
 HIGHEST_PRIORITY: Final = 9
+LONGEST_KEY: Final = 1000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,7 +37,8 @@ class LaunchOptions:
     It starts ``countdown`` seconds from the launch at the earliest, or at ``eta``; if it has not
     started ``expires`` seconds from the launch, or at that instant, it never does. ``priority`` is
     0 to 9 and goes to the broker as it is: on Redis 0 comes first, on RabbitMQ 9. ``queue`` stands
-    over the task's own. `LaunchOptionError` for what cannot be meant.
+    over the task's own. A second launch of the same task with the same ``idempotency_key`` starts
+    nothing, and gets the first one's run. `LaunchOptionError` for what cannot be meant.
     """
 
     countdown: float | None = None
@@ -42,6 +46,7 @@ class LaunchOptions:
     expires: float | datetime | None = None
     priority: int | None = None
     queue: str | None = None
+    idempotency_key: str | None = None
 
     def __post_init__(self) -> None:
         if self.countdown is not None:
@@ -53,6 +58,18 @@ class LaunchOptions:
         _check_expires(self.expires)
         check_priority(self.priority)
         check_queue(self.queue)
+        check_idempotency_key(self.idempotency_key)
+
+
+class LaunchKeywords(TypedDict, total=False):
+    """The fields of `LaunchOptions`, as keywords of whoever takes them."""
+
+    countdown: float | None
+    eta: datetime | None
+    expires: float | datetime | None
+    priority: int | None
+    queue: str | None
+    idempotency_key: str | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -134,6 +151,18 @@ def check_queue(value: object) -> None:
     """Refuse what is neither ``None`` nor a name."""
     if value is not None and (not isinstance(value, str) or not value.strip()):
         raise LaunchOptionError("queue", f"need a name, got {value!r}")
+
+
+def check_idempotency_key(value: object) -> None:
+    """Refuse what is neither ``None`` nor text of 1 to 1,000 characters."""
+    if value is None:
+        return
+    if not isinstance(value, str):
+        raise LaunchOptionError("idempotency_key", f"need text, got {type(value).__name__}")
+    if not value or len(value) > LONGEST_KEY:
+        raise LaunchOptionError(
+            "idempotency_key", f"need 1 to {LONGEST_KEY:,} characters, got {len(value):,}"
+        )
 
 
 def _check_expires(value: object) -> None:

@@ -82,7 +82,8 @@ class TaskDefinition(Generic[P, R]):
 
     Times are in seconds: ``expires`` from the launch, the limits from the start of each attempt. At
     the soft one `SoftTimeLimitError` is raised inside the function, at the hard one the run fails
-    with `TimeLimitError`.
+    with `TimeLimitError`. ``idempotency_key`` makes a key of the arguments of a launch that gives none;
+    ``None`` is none.
     """
 
     func: Callable[P, R]
@@ -94,8 +95,13 @@ class TaskDefinition(Generic[P, R]):
     soft_time_limit: float | None = None
     time_limit: float | None = None
     acks_late: bool | None = None
+    idempotency_key: Callable[P, str | None] | None = None
 
     def __post_init__(self) -> None:
+        if self.idempotency_key is not None and not callable(self.idempotency_key):
+            raise LaunchOptionError(
+                "idempotency_key", f"need a function of the task's arguments, got {self.idempotency_key!r}"
+            )
         check_queue(self.queue)
         check_priority(self.priority)
         for option in ("expires", "soft_time_limit", "time_limit"):
@@ -177,6 +183,7 @@ def task(
     soft_time_limit: float | None = None,
     time_limit: float | None = None,
     acks_late: bool | None = None,
+    idempotency_key: Callable[..., str | None] | None = None,
     registry: TaskRegistry | None = None,
 ) -> Callable[[Callable[P, R]], TaskDefinition[P, R]]: ...
 def task(  # noqa: PLR0913 - all optional, all by name
@@ -191,6 +198,7 @@ def task(  # noqa: PLR0913 - all optional, all by name
     soft_time_limit: float | None = None,
     time_limit: float | None = None,
     acks_late: bool | None = None,
+    idempotency_key: Callable[..., str | None] | None = None,
     registry: TaskRegistry | None = None,
 ) -> Any:
     """Make a function, plain or ``async``, a task: ``@task`` or ``@task(name=..., retry=...)``.
@@ -212,6 +220,7 @@ def task(  # noqa: PLR0913 - all optional, all by name
             soft_time_limit=soft_time_limit,
             time_limit=time_limit,
             acks_late=acks_late,
+            idempotency_key=idempotency_key,
         )
         (default_registry if registry is None else registry).register(definition)
         return definition

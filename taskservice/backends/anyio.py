@@ -24,6 +24,7 @@ from taskservice.backends.attempts import Arguments, Attempt, AttemptAgain, atte
 from taskservice.backends.base import BackendCapability, BackendHealth
 from taskservice.backends.calls import function_name, own_expires, prepare_arguments, require_open
 from taskservice.backends.calls_many import checked_calls, checked_per_message, prepare_calls
+from taskservice.backends.idempotency import LocalKeys, key_of
 from taskservice.backends.records import AnyIOHandle, RunRecord
 from taskservice.errors import RunCancelledError, RunExpiredError, RunNotFoundError, TimeLimitError
 from taskservice.payloads import wire_value
@@ -82,6 +83,7 @@ class AnyIOBackend:
         self._threads = threads
         self._listener = listener
         self._records: dict[str, RunRecord] = {}
+        self._keys = LocalKeys()
         self._finished: deque[tuple[float, str]] = deque()
         self._group: TaskGroup | None = None
         self._open = False
@@ -121,7 +123,8 @@ class AnyIOBackend:
         positional, named = prepare_arguments(func, args, kwargs or {})
         arguments = Arguments(args=positional, kwargs=named)
         plan = plan_launch(options, expires=own_expires(func))
-        return self._start(function_name(func), attempt_of(func), arguments, plan)
+        key = key_of(func, positional, named, options)
+        return self._start(function_name(func), attempt_of(func), arguments, plan, key=key)
 
     async def launch_many(
         self, func: TaskFunction, calls: Calls, *, per_message: int = 1
@@ -139,12 +142,23 @@ class AnyIOBackend:
         require_open(self._open, "AnyIO back end")
         name, attempt = function_name(func), attempt_of(func)
         plan = plan_launch(AT_ONCE, expires=own_expires(func))
-        return [self._start(name, attempt, arguments, plan) for arguments in prepared]
+        keys = [key_of(func, arguments.args, arguments.kwargs) for arguments in prepared]
+        return [
+            self._start(name, attempt, arguments, plan, key=key)
+            for arguments, key in zip(prepared, keys, strict=True)
+        ]
 
-    def _start(self, name: str, attempt: Attempt, arguments: Arguments, plan: LaunchPlan) -> AnyIOHandle:
+    def _start(
+        self, name: str, attempt: Attempt, arguments: Arguments, plan: LaunchPlan, *, key: str | None
+    ) -> AnyIOHandle:
         assert self._group is not None
+        if key is not None and (known := self._keys.run_of(key)) is not None:
+            return AnyIOHandle(self._records[known])
+
         record = RunRecord(run_id=str(uuid4()), task=name)
         self._records[record.id] = record
+        if key is not None:
+            self._keys.keep(key, record.id)
         self._tell(RunEventKind.SENT, record)
         self._group.start_soon(self._drive, record, attempt, arguments, plan)
         return AnyIOHandle(record)
@@ -277,6 +291,7 @@ class AnyIOBackend:
         while finished and (len(finished) > self._retention_count or now - finished[0][0] > self._retention):
             _, run_id = finished.popleft()
             del self._records[run_id]
+            self._keys.forget(run_id)
 
     def _tell(self, kind: RunEventKind, record: RunRecord, *, detail: str = "") -> None:
         if self._listener is None:

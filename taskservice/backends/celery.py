@@ -26,11 +26,13 @@ from taskservice.backends.calls_many import checked_calls, prepare_calls
 from taskservice.backends.definitions import register_definitions
 from taskservice.backends.eager import EagerRuns
 from taskservice.backends.handles import CeleryHandle, EagerHandle
+from taskservice.backends.idempotency import KeyClaims, key_of, launch_once
 from taskservice.backends.many import ManyLaunch
 from taskservice.backends.packed import register_packed
 from taskservice.backends.probing import ping_broker, visibility_timeout
 from taskservice.backends.publishing import publish
 from taskservice.backends.results import ResultListener
+from taskservice.backends.storage import open_storage
 from taskservice.errors import (
     BackendUnavailableError,
     ConfigurationError,
@@ -40,7 +42,7 @@ from taskservice.submission import AT_ONCE, LaunchOptions, check_visibility, pla
 from taskservice.tasks import TaskDefinition
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
     from types import TracebackType
 
     from celery import Celery, Task
@@ -68,6 +70,7 @@ CAPABILITIES: Final = frozenset(
 EAGER_CAPABILITIES: Final = frozenset({BackendCapability.KNOWS_RUNS})
 PUBLISHERS: Final = 8
 PROBE_SECONDS: Final = 1.0
+KEY_SECONDS: Final = 86400.0  # as in the settings
 # kombu's error for a pipeline that broke, which its stubs do not know yet.
 _BATCH_ERROR: type[Exception] = getattr(kombu_exceptions, "BatchPublishError", OperationalError)
 _UNREACHABLE: Final = (OperationalError, ConnectionError, RedisError, _BATCH_ERROR)
@@ -95,8 +98,10 @@ class CeleryBackend:
         register_packed(app)
         self._app = app
         self._settings = settings
+        self._key_seconds = KEY_SECONDS if settings is None else settings.idempotency_expires.total_seconds()
         self._eager = EagerRuns(limit=eager_results) if app.conf.task_always_eager else None
         self._listener: ResultListener | None = None
+        self._claims: KeyClaims | None = None
         self._open = False
 
     @property
@@ -137,17 +142,40 @@ class CeleryBackend:
         run_id = str(uuid4())
 
         send = partial(publish, self._app, task, run_id, positional, named, plan=plan)
+        key = key_of(func, positional, named, options)
         if self._eager is not None:
-            await to_thread.run_sync(self._eager.run, run_id, send)
+            run_id = await self._eager.run_once(key, run_id, send)
             return EagerHandle(run_id, self._eager)
 
         if plan.delay > 0 and (visible := visibility_timeout(self._app)) is not None:
             check_visibility(plan, visible)
+        if key is None:
+            await self._send(send)
+        else:
+            owners = await self._once({key: run_id}, lambda _: self._send(send), delay=plan.delay)
+            run_id = owners[key]
+        return self._handle(run_id, task.name)
+
+    async def _send(self, send: Callable[[], object]) -> None:
         try:
             await to_thread.run_sync(send, limiter=self._publishers)
-        except (OperationalError, ConnectionError) as error:
+        except _UNREACHABLE as error:
             raise BackendUnavailableError("celery", str(error)) from error
-        return self._handle(run_id, task.name)
+
+    async def _once(
+        self,
+        wanted: Mapping[str, str],
+        send: Callable[[frozenset[str]], Awaitable[object]],
+        *,
+        delay: float = 0.0,
+    ) -> dict[str, str]:
+        if self._claims is None:
+            storage = open_storage(self._app, self._settings, "idempotency keys")
+            self._claims = KeyClaims(storage, self._key_seconds)
+        try:
+            return await launch_once(self._claims, wanted, send, delay=delay)
+        except RedisError as error:
+            raise BackendUnavailableError("celery", f"idempotency keys: {error}") from error
 
     async def launch_many(
         self, func: TaskFunction, calls: Calls, *, per_message: int = 1
@@ -156,25 +184,41 @@ class CeleryBackend:
         launch = ManyLaunch(self._app, self._resolve(func), per_message=per_message)
         given = checked_calls(calls)
         prepared = await to_thread.run_sync(prepare_calls, func, given)
+        keys = [key_of(func, args, kwargs) for args, kwargs in prepared]
         if self._eager is not None:
-            return await self._run_eagerly(launch.task, prepared)
+            return await self._run_eagerly(launch.task, prepared, keys)
 
         launch.add(prepared)
-        try:
-            await to_thread.run_sync(launch.send, limiter=self._publishers)
-        except _UNREACHABLE as error:
-            raise BackendUnavailableError("celery", str(error)) from error
-        return [self._handle(run_id, launch.task.name, pack_id) for run_id, pack_id in launch.runs()]
+        run_ids = launch.ids
+        if any(keys):
+            run_ids = await self._send_once(launch, keys)
+        else:
+            await self._send(launch.send)
+        return [self._handle(run_id, launch.task.name, launch.pack_of(run_id)) for run_id in run_ids]
+
+    async def _send_once(self, launch: ManyLaunch, keys: Sequence[str | None]) -> list[str]:
+        wanted: dict[str, str] = {}
+        for run_id, key in zip(launch.ids, keys, strict=True):
+            if key is not None:
+                wanted.setdefault(key, run_id)
+
+        keyless = {run_id for run_id, key in zip(launch.ids, keys, strict=True) if key is None}
+        await self._send(partial(launch.send, keyless))
+        owners = await self._once(wanted, lambda mine: self._send(partial(launch.send, mine)))
+        return [run_id if key is None else owners[key] for run_id, key in zip(launch.ids, keys, strict=True)]
 
     async def _run_eagerly(
-        self, task: Task[..., Any], prepared: Sequence[tuple[list[Any], dict[str, Any]]]
+        self,
+        task: Task[..., Any],
+        prepared: Sequence[tuple[list[Any], dict[str, Any]]],
+        keys: Sequence[str | None],
     ) -> list[TaskHandle]:
         assert self._eager is not None
         handles: list[TaskHandle] = []
-        for args, kwargs in prepared:
+        for (args, kwargs), key in zip(prepared, keys, strict=True):
             run_id = str(uuid4())
             send = partial(publish, self._app, task, run_id, args, kwargs, plan=plan_launch(AT_ONCE))
-            await to_thread.run_sync(self._eager.run, run_id, send)
+            run_id = await self._eager.run_once(key, run_id, send)
             handles.append(EagerHandle(run_id, self._eager))
         return handles
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections import Counter, OrderedDict
 from typing import TYPE_CHECKING, Any
 
+import anyio
+from anyio import to_thread
 from celery import signals
 
+from taskservice.backends.idempotency import LocalKeys
 from taskservice.backends.remote import RemoteOutcome, limit_error
 from taskservice.errors import PayloadError, RunCancelledError, RunNotFoundError
 from taskservice.payloads import wire_value
@@ -27,6 +30,8 @@ class EagerRuns:
         self._outcomes: OrderedDict[str, RemoteOutcome] = OrderedDict()
         self._started: Counter[str] = Counter()
         self._under_way: set[str] = set()
+        self._keys = LocalKeys()
+        self._one_by_one = anyio.Lock()
 
     def open(self) -> None:
         """Begin to count attempts: an eager result does not know its own."""
@@ -35,6 +40,19 @@ class EagerRuns:
     def close(self) -> None:
         """Stop counting."""
         signals.task_prerun.disconnect(dispatch_uid=self._uid)
+
+    async def run_once(self, key: str | None, run_id: str, apply: Callable[[], Any]) -> str:
+        """Do as `run` in a thread, unless ``key`` has a run; return the id of the one that has it."""
+        if key is None:
+            await to_thread.run_sync(self.run, run_id, apply)
+            return run_id
+
+        async with self._one_by_one:
+            known = self._keys.run_of(key)
+            if known is None:
+                await to_thread.run_sync(self.run, run_id, apply)
+                self._keys.keep(key, run_id)
+            return known or run_id
 
     def run(self, run_id: str, apply: Callable[[], Any]) -> None:
         """Have ``apply`` run it to its end, and keep what came of it."""
@@ -49,7 +67,8 @@ class EagerRuns:
             state=outcome.state, value=outcome.value, error=outcome.error, attempts=attempts
         )
         while len(self._outcomes) > self._limit:
-            self._outcomes.popitem(last=False)
+            oldest, _ = self._outcomes.popitem(last=False)
+            self._keys.forget(oldest)
 
     def get(self, run_id: str) -> RemoteOutcome:
         """Return what came of a run, or raise `RunNotFoundError`."""

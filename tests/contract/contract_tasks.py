@@ -43,6 +43,19 @@ def echo(value: object) -> object:
 
 
 @task
+def note(diary: str, text: str) -> int:
+    with Path(diary).open("a", encoding="utf-8") as file:
+        file.write(text)
+    return 1
+
+
+@task(idempotency_key=lambda order, diary: f"refund {order}" if order else None)
+def refund(order: str, diary: str) -> str:
+    note(diary, "r")
+    return "refunded"
+
+
+@task
 def decline(order: int) -> None:
     raise DeclinedError(order, "no funds")
 
