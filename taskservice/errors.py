@@ -11,6 +11,7 @@ __all__ = [
     "LaunchOptionError",
     "PackedNotRegisteredError",
     "PayloadError",
+    "PayloadSizeError",
     "ResultTimeoutError",
     "RunCancelledError",
     "RunExpiredError",
@@ -199,6 +200,21 @@ class PayloadError(TaskServiceError, TypeError):
 
     def __str__(self) -> str:
         return f"{self.where} is {self.type_name}, which is not JSON; send plain data or an id"
+
+
+class PayloadSizeError(TaskServiceError, ValueError):
+    """Arguments, or a result, are longer than the limit of ``limit`` bytes; nothing was sent."""
+
+    def __init__(self, where: str, limit: int) -> None:
+        super().__init__(where, limit)
+        self.where = where
+        self.limit = limit
+
+    def __str__(self) -> str:
+        return (
+            f"{self.where} takes this payload over {self.limit:,} bytes: store it and send where it lies, "
+            "or raise payload_limit"
+        )
 
 
 class ServiceClosedError(TaskServiceError, RuntimeError):

@@ -168,6 +168,7 @@ def _anyio(settings: Settings, listener: RunListener | None) -> AnyIOBackend:
         retention_count=settings.retention_count,
         retention=settings.retention.total_seconds(),
         grace=settings.grace.total_seconds(),
+        payload_limit=settings.payload_limit,
         listener=listener,
     )
 

@@ -11,6 +11,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError
 
 from taskservice.errors import ConfigurationError, UnknownBackendError
+from taskservice.payloads import PAYLOAD_LIMIT
 
 __all__ = ["BACKENDS", "Settings", "load_settings"]
 
@@ -69,6 +70,8 @@ class Settings(BaseSettings):
     """How long Celery keeps a result."""
     visibility_timeout: PositiveSpan = timedelta(hours=1)
     """When an unacknowledged delivery goes back to its queue: longer than the longest run."""
+    payload_limit: PositiveInt = PAYLOAD_LIMIT
+    """How many bytes the arguments of a call, or a result, may have as JSON."""
     idempotency_expires: PositiveSpan = timedelta(days=1)
     """How long an idempotency key keeps its run from being launched again."""
     retention_count: PositiveInt = 1000

@@ -27,7 +27,7 @@ from taskservice.backends.calls_many import checked_calls, checked_per_message, 
 from taskservice.backends.idempotency import LocalKeys, key_of
 from taskservice.backends.records import AnyIOHandle, RunRecord
 from taskservice.errors import RunCancelledError, RunExpiredError, RunNotFoundError, TimeLimitError
-from taskservice.payloads import wire_value
+from taskservice.payloads import PAYLOAD_LIMIT, wire_value
 from taskservice.runs import RunEvent, RunEventKind, RunListener, TaskHandle, TaskState
 from taskservice.submission import AT_ONCE, LaunchOptions, LaunchPlan, plan_launch
 
@@ -62,25 +62,28 @@ class AnyIOBackend:
     """Runs tasks in this process, on the event loop it was opened in.
 
     ``retention_count`` and ``retention`` (seconds) bound what is kept of finished runs, ``grace``
-    (seconds) how long closing waits, ``threads`` how many plain functions run at once.
+    (seconds) how long closing waits, ``threads`` how many plain functions run at once, ``payload_limit``
+    (bytes) arguments and results.
     """
 
     name = "anyio"
     capabilities = CAPABILITIES
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - all optional, all by name
         self,
         *,
         retention_count: int = 1000,
         retention: float = 3600.0,
         grace: float = 5.0,
         threads: int = 40,
+        payload_limit: int = PAYLOAD_LIMIT,
         listener: RunListener | None = None,
     ) -> None:
         self._retention_count = retention_count
         self._retention = retention
         self._grace = grace
         self._threads = threads
+        self._limit = payload_limit
         self._listener = listener
         self._records: dict[str, RunRecord] = {}
         self._keys = LocalKeys()
@@ -120,7 +123,7 @@ class AnyIOBackend:
         options: LaunchOptions = AT_ONCE,
     ) -> TaskHandle:
         require_open(self._open, "AnyIO back end")
-        positional, named = prepare_arguments(func, args, kwargs or {})
+        positional, named = prepare_arguments(func, args, kwargs or {}, limit=self._limit)
         arguments = Arguments(args=positional, kwargs=named)
         plan = plan_launch(options, expires=own_expires(func))
         key = key_of(func, positional, named, options)
@@ -134,7 +137,8 @@ class AnyIOBackend:
         given = checked_calls(calls)
         prepared: list[Arguments] = []
         for start in range(0, len(given), SHARE):
-            for args, kwargs in prepare_calls(func, given[start : start + SHARE], first=start):
+            share = given[start : start + SHARE]
+            for args, kwargs in prepare_calls(func, share, first=start, limit=self._limit):
                 prepared.append(Arguments(args=args, kwargs=kwargs))
             await anyio.lowlevel.checkpoint()
 
@@ -219,7 +223,8 @@ class AnyIOBackend:
         self, record: RunRecord, attempt: Attempt, arguments: Arguments, plan: LaunchPlan
     ) -> AttemptAgain | None:
         try:
-            value = wire_value(await self._call(record, attempt, arguments, plan), "result")
+            value = await self._call(record, attempt, arguments, plan)
+            value = wire_value(value, "result", limit=self._limit)
         except _ExpiredError:
             record.end(TaskState.REVOKED, error=RunExpiredError(record.id))
             return None

@@ -29,6 +29,6 @@ def build_app(settings: Settings) -> Celery:
             raise ConfigurationError(
                 f"put {module!r} on the import path, or take it out of imports: {error}"
             ) from error
-    register_definitions(app, default_registry)
+    register_definitions(app, default_registry, payload_limit=settings.payload_limit)
     register_packed(app)
     return app

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from taskservice.backends.calls import function_name, is_celery_task
 from taskservice.backends.limits import NO_LIMITS, Limits, call_limited, refuse_soft_limit
-from taskservice.errors import PayloadError, TimeLimitError
+from taskservice.errors import PayloadError, PayloadSizeError, TimeLimitError
 from taskservice.tasks import RetryPolicy, TaskDefinition, next_delay
 
 if TYPE_CHECKING:
@@ -94,9 +94,9 @@ def limits_of(task: TaskDefinition[..., Any] | Task[..., Any]) -> Limits:
 
 def retry_delay(policy: RetryPolicy | None, error: Exception, attempt: int) -> float | None:
     """Return the seconds until the next attempt, or ``None`` if ``error`` is final."""
-    # The same value comes out of the next attempt, so a PayloadError is never worth one; and a pool
+    # The same value comes out of the next attempt, so an error about it is never worth one; and a pool
     # that has killed a run at its limit cannot attempt it again, so nobody does.
-    if policy is None or isinstance(error, PayloadError | TimeLimitError):
+    if policy is None or isinstance(error, PayloadError | PayloadSizeError | TimeLimitError):
         return None
     if not isinstance(error, policy.retry_for):
         return None

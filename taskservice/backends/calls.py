@@ -11,7 +11,7 @@ from inspect import Signature, signature
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from taskservice.errors import ServiceClosedError
-from taskservice.payloads import wire_arguments
+from taskservice.payloads import PAYLOAD_LIMIT, wire_arguments
 from taskservice.tasks import TaskDefinition
 
 if TYPE_CHECKING:
@@ -50,14 +50,14 @@ def own_expires(func: TaskFunction) -> float | datetime | None:
 
 
 def prepare_arguments(
-    func: TaskFunction, args: Sequence[Any], kwargs: Mapping[str, Any]
+    func: TaskFunction, args: Sequence[Any], kwargs: Mapping[str, Any], *, limit: int = PAYLOAD_LIMIT
 ) -> tuple[list[Any], dict[str, Any]]:
     """Return the arguments as the function will get them, or say which one is wrong."""
     found = _signature(func.run if is_celery_task(func) else func)
     if found is not None:
         found.bind(*args, **kwargs)
 
-    return wire_arguments(args, kwargs, tuple(found.parameters) if found else ())
+    return wire_arguments(args, kwargs, tuple(found.parameters) if found else (), limit=limit)
 
 
 def require_open(opened: bool, what: str) -> None:

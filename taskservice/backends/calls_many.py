@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from taskservice.backends.calls import prepare_arguments
-from taskservice.errors import PayloadError
+from taskservice.errors import PayloadError, PayloadSizeError
+from taskservice.payloads import PAYLOAD_LIMIT
 
 if TYPE_CHECKING:
     from taskservice.backends.base import TaskFunction
@@ -42,12 +43,14 @@ def checked_per_message(per_message: int) -> int:
     return per_message
 
 
-def prepare_calls(func: TaskFunction, calls: Sequence[Call], *, first: int = 0) -> list[Prepared]:
+def prepare_calls(
+    func: TaskFunction, calls: Sequence[Call], *, first: int = 0, limit: int = PAYLOAD_LIMIT
+) -> list[Prepared]:
     """Return the arguments as the function will get them; errors name the call's index.
 
-    ``first`` is the index of the first one.
+    ``first`` is the index of the first one, ``limit`` the most bytes of each.
     """
-    return [_prepare(func, index, call) for index, call in enumerate(calls, first)]
+    return [_prepare(func, index, call, limit) for index, call in enumerate(calls, first)]
 
 
 def _as_call(index: int, call: object) -> Call:
@@ -59,10 +62,12 @@ def _as_call(index: int, call: object) -> Call:
     raise TypeError(f"call {index} is {type(call).__name__}; give a Call or a tuple of positional arguments")
 
 
-def _prepare(func: TaskFunction, index: int, call: Call) -> Prepared:
+def _prepare(func: TaskFunction, index: int, call: Call, limit: int) -> Prepared:
     try:
-        return prepare_arguments(func, call.args, call.kwargs)
+        return prepare_arguments(func, call.args, call.kwargs, limit=limit)
     except PayloadError as error:
         raise PayloadError(f"call {index}: {error.where}", error.type_name) from None
+    except PayloadSizeError as error:
+        raise PayloadSizeError(f"call {index}: {error.where}", error.limit) from None
     except TypeError as error:
         raise TypeError(f"call {index}: {error}") from None

@@ -38,6 +38,7 @@ from taskservice.errors import (
     ConfigurationError,
     TaskNotRegisteredError,
 )
+from taskservice.payloads import PAYLOAD_LIMIT
 from taskservice.submission import AT_ONCE, LaunchOptions, check_visibility, plan_launch
 from taskservice.tasks import TaskDefinition
 
@@ -98,6 +99,7 @@ class CeleryBackend:
         register_packed(app)
         self._app = app
         self._settings = settings
+        self._limit = PAYLOAD_LIMIT if settings is None else settings.payload_limit
         self._key_seconds = KEY_SECONDS if settings is None else settings.idempotency_expires.total_seconds()
         self._eager = EagerRuns(limit=eager_results) if app.conf.task_always_eager else None
         self._listener: ResultListener | None = None
@@ -137,7 +139,7 @@ class CeleryBackend:
     ) -> TaskHandle:
         require_open(self._open, "Celery back end")
         task = self._resolve(func)
-        positional, named = prepare_arguments(func, args, kwargs or {})
+        positional, named = prepare_arguments(func, args, kwargs or {}, limit=self._limit)
         plan = plan_launch(options, expires=own_expires(task))
         run_id = str(uuid4())
 
@@ -183,7 +185,7 @@ class CeleryBackend:
         require_open(self._open, "Celery back end")
         launch = ManyLaunch(self._app, self._resolve(func), per_message=per_message)
         given = checked_calls(calls)
-        prepared = await to_thread.run_sync(prepare_calls, func, given)
+        prepared = await to_thread.run_sync(partial(prepare_calls, func, given, limit=self._limit))
         keys = [key_of(func, args, kwargs) for args, kwargs in prepared]
         if self._eager is not None:
             return await self._run_eagerly(launch.task, prepared, keys)

@@ -16,7 +16,7 @@ from taskservice.backends.attempts import limits_of, retry_delay
 from taskservice.backends.interruptions import InterruptedRunError, call_interruptibly
 from taskservice.backends.limits import NO_LIMITS, call_and_abandon, call_limited, refuse_soft_limit
 from taskservice.errors import SoftTimeLimitError
-from taskservice.payloads import wire_value
+from taskservice.payloads import PAYLOAD_LIMIT, wire_value
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -33,21 +33,25 @@ KILL_MARGIN: Final = 5.0
 """Seconds an ``async`` function has to leave at its time limit before its process is killed."""
 
 
-def register_definitions(app: Celery, registry: Iterable[TaskDefinition[..., Any]]) -> None:
+def register_definitions(
+    app: Celery, registry: Iterable[TaskDefinition[..., Any]], *, payload_limit: int = PAYLOAD_LIMIT
+) -> None:
     """Make every definition that ``app`` does not know yet one of its tasks.
 
-    An ``async`` function runs in an event loop of its own, on asyncio, in the worker's process.
+    An ``async`` function runs in an event loop of its own, on asyncio, in the worker's process. A result
+    may have ``payload_limit`` bytes.
     """
     for definition in registry:
         if definition.name not in app.tasks:
-            _register(app, definition)
+            _register(app, definition, payload_limit)
 
 
-def _register(app: Celery, definition: TaskDefinition[..., Any]) -> None:
+def _register(app: Celery, definition: TaskDefinition[..., Any], payload_limit: int) -> None:
     def run(self: Task[..., Any], *args: Any, **kwargs: Any) -> Any:
         call = partial(definition.func, *args, **kwargs)
         try:
-            return wire_value(_call(definition, self.request.id or "", call), "result")
+            value = _call(definition, self.request.id or "", call)
+            return wire_value(value, "result", limit=payload_limit)
         except InterruptedRunError as interrupted:
             _mark_cancelled(self)
             raise Ignore from interrupted

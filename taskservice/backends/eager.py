@@ -11,7 +11,7 @@ from celery import signals
 
 from taskservice.backends.idempotency import LocalKeys
 from taskservice.backends.remote import RemoteOutcome, limit_error
-from taskservice.errors import PayloadError, RunCancelledError, RunNotFoundError
+from taskservice.errors import PayloadError, PayloadSizeError, RunCancelledError, RunNotFoundError
 from taskservice.payloads import wire_value
 from taskservice.runs import TaskState
 
@@ -94,5 +94,5 @@ def _outcome(run_id: str, apply: Callable[[], Any]) -> RemoteOutcome:
         return RemoteOutcome(state=TaskState.FAILURE, error=limit_error(result.result) or result.result)
     try:
         return RemoteOutcome(state=TaskState.SUCCESS, value=wire_value(result.result, "result"))
-    except PayloadError as error:
+    except (PayloadError, PayloadSizeError) as error:
         return RemoteOutcome(state=TaskState.FAILURE, error=error)

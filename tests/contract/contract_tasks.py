@@ -73,6 +73,11 @@ def flaky(diary: str, failures: int) -> int:
 
 
 @task
+def repeat(text: str, times: int) -> str:
+    return text * times
+
+
+@task
 def unserialisable() -> object:
     return object()
 

@@ -15,6 +15,7 @@ from taskservice import (
     CeleryBackend,
     LaunchOptions,
     PayloadError,
+    PayloadSizeError,
     ResultTimeoutError,
     RunCancelledError,
     RunNotFoundError,
@@ -169,6 +170,23 @@ async def test_a_running_plain_function_cannot_be_cancelled(
     gate.touch()
     assert not cancelled
     assert await handle.result(WAIT) == "opened"
+
+
+async def test_fifty_megabytes_are_refused_before_anything_is_sent(
+    backend: TaskBackend, tasks: ModuleType
+) -> None:
+    with pytest.raises(PayloadSizeError, match="argument 'text' takes this payload over 10,000,000 bytes"):
+        await backend.launch_task(tasks.repeat, ["x" * 50_000_000, 1])
+
+    with pytest.raises(PayloadSizeError, match="call 1: argument 'text'"):
+        await backend.launch_many(tasks.repeat, [("x", 1), ("x" * 50_000_000, 1)])
+
+
+async def test_a_result_of_fifty_megabytes_fails_the_run(backend: TaskBackend, tasks: ModuleType) -> None:
+    handle = await backend.launch_task(tasks.repeat, ["x" * 1000, 50_000])
+
+    with pytest.raises(PayloadSizeError, match="result takes"):
+        await handle.result(WAIT)
 
 
 async def test_a_running_async_function_leaves_and_tidies_up(

@@ -20,6 +20,7 @@ EXAMPLES = (
     errors.RunFailedError("shop.Boom", "no funds", "Traceback ..."),
     errors.RunCancelledError("r1"),
     errors.PayloadError("argument 'x'", "object"),
+    errors.PayloadSizeError("result", 10_000_000),
     errors.ServiceClosedError("task service"),
     errors.LaunchOptionError("priority", "need 0 to 9, got 10"),
     errors.RunExpiredError("r1"),

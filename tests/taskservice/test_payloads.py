@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kombu.utils import json as celery_json
 
-from taskservice.errors import PayloadError
+from taskservice.errors import PayloadError, PayloadSizeError
 from taskservice.payloads import wire_arguments, wire_value
 
 SCALARS = (
@@ -110,3 +110,29 @@ def test_arguments_are_named_or_numbered() -> None:
         wire_arguments([1, object()], {}, ["user"])
     with pytest.raises(PayloadError, match="argument 'size' is object"):
         wire_arguments([], {"size": object()})
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "x" * 101,
+        ["x" * 60, "x" * 60],
+        {"k": b"x" * 101},
+        [0] * 51,
+        dict.fromkeys(range(21), 0),
+        [[["x" * 101]]],
+    ],
+)
+def test_what_is_surely_too_long_is_refused(value: object) -> None:
+    with pytest.raises(PayloadSizeError, match="result takes this payload over 100 bytes: store it"):
+        wire_value(value, "result", limit=100)
+
+
+@pytest.mark.parametrize("value", ["x" * 100, ["x" * 40, "x" * 40], [0] * 50, 10**200])
+def test_what_fits_is_taken(value: object) -> None:
+    assert wire_value(value, "result", limit=100) == value
+
+
+def test_arguments_are_counted_together() -> None:
+    with pytest.raises(PayloadSizeError, match="argument 'second' takes"):
+        wire_arguments(["x" * 60], {"second": "x" * 60}, limit=100)
