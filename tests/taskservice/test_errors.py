@@ -53,26 +53,27 @@ def test_every_error_has_an_example() -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "builtin"),
+    ("kind", "builtin"),
     [
-        (EXAMPLES[0], ValueError),
-        (EXAMPLES[1], ValueError),
-        (EXAMPLES[2], ConnectionError),
-        (EXAMPLES[3], LookupError),
-        (EXAMPLES[4], LookupError),
-        (EXAMPLES[5], TimeoutError),
-        (EXAMPLES[6], RuntimeError),
-        (EXAMPLES[8], TypeError),
-        (EXAMPLES[9], RuntimeError),
-        (EXAMPLES[10], ValueError),
-        (EXAMPLES[12], TimeoutError),
-        (EXAMPLES[13], TimeoutError),
+        (errors.ConfigurationError, ValueError),
+        (errors.UnknownBackendError, ValueError),
+        (errors.BackendUnavailableError, ConnectionError),
+        (errors.TaskNotRegisteredError, LookupError),
+        (errors.RunNotFoundError, LookupError),
+        (errors.ResultTimeoutError, TimeoutError),
+        (errors.RunFailedError, RuntimeError),
+        (errors.PayloadError, TypeError),
+        (errors.PayloadSizeError, ValueError),
+        (errors.ServiceClosedError, RuntimeError),
+        (errors.LaunchOptionError, ValueError),
+        (errors.SoftTimeLimitError, TimeoutError),
+        (errors.TimeLimitError, TimeoutError),
     ],
 )
 def test_an_error_is_also_the_builtin_one_would_guess(
-    error: TaskServiceError, builtin: type[Exception]
+    kind: type[TaskServiceError], builtin: type[Exception]
 ) -> None:
-    assert isinstance(error, builtin)
+    assert issubclass(kind, builtin)
 
 
 def test_an_unknown_name_comes_with_the_nearest_one() -> None:
