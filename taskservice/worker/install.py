@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from celery import signals
+
+from taskservice.backends.definitions import register_definitions
 from taskservice.backends.packed import register_packed
+from taskservice.tasks import default_registry
 from taskservice.worker.cancel import install_cancel
 from taskservice.worker.heartbeat import install_heartbeat
 
@@ -19,8 +23,19 @@ __all__ = ["install_worker"]
 def install_worker(app: Celery, settings: Settings) -> None:
     """Have workers of ``app`` do all that ours do; a second call does nothing.
 
-    They know packed messages, beat, and stop a run that is cancelled while it runs.
+    They know packed messages and every `task` of the modules that the app imports, beat, and stop a run
+    that is cancelled while it runs.
     """
+    _register_at_start(app, settings)
     register_packed(app)
     install_heartbeat(app, settings)
     install_cancel(app)
+
+
+def _register_at_start(app: Celery, settings: Settings) -> None:
+    def register(sender: Any = None, **_: object) -> None:
+        if getattr(sender, "app", None) is app:
+            register_definitions(app, default_registry, payload_limit=settings.payload_limit)
+
+    # By then the worker has imported all that its app names or finds.
+    signals.worker_init.connect(register, weak=False, dispatch_uid=f"taskservice-definitions-{id(app)}")
