@@ -10,6 +10,8 @@ from taskservice.backends.probing import REDIS_TRANSPORTS, connect_redis, first_
 from taskservice.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from celery import Celery
     from redis import Redis
 
@@ -49,12 +51,18 @@ def open_storage(app: Celery, settings: Settings | None, wanted_for: str) -> Sto
     results: Any = app.backend
     if isinstance(results, RedisBackend):
         # Its own settings hold there: TLS, sentinels, passwords.
-        return Storage(results.client, PREFIX)
+        return Storage(results.client, _below(app.conf.result_backend_transport_options))
     with app.connection_for_write() as connection:
         if connection.transport_cls in REDIS_TRANSPORTS - {"sentinel"}:
-            return Storage(connect_redis(first_broker_url(app), SECONDS), PREFIX)
+            client = connect_redis(first_broker_url(app), SECONDS)
+            return Storage(client, _below(app.conf.broker_transport_options))
 
     raise ConfigurationError(
         f"{wanted_for} need a Redis: give CeleryBackend settings with a redis_url; "
         "neither broker nor result backend of this app is one"
     )
+
+
+def _below(transport_options: Mapping[str, Any]) -> str:
+    # Who shares a server gives Celery's keys a prefix, and means ours as well.
+    return f"{transport_options.get('global_keyprefix', '')}{PREFIX}"

@@ -96,3 +96,14 @@ async def test_an_app_without_any_redis_says_what_keys_need() -> None:
     async with CeleryBackend(app) as backend:
         with pytest.raises(ConfigurationError, match="idempotency keys need a Redis"):
             await backend.launch_task(idle, options=ONCE)
+
+
+async def test_an_app_of_ones_own_has_them_beside_its_results(redis_process: RedisProcess) -> None:
+    app = Celery("theirs", broker=redis_process.url, backend=redis_process.url, set_as_current=False)
+    app.conf.result_backend_transport_options = {"global_keyprefix": "theirs-"}
+    async with CeleryBackend(app) as backend:
+        await backend.launch_task(app.task(name="idle")(idle.func), options=ONCE)
+
+    with Redis.from_url(redis_process.url, decode_responses=True) as client:
+        (key,) = [found for found in client.keys("*") if "once" in found]
+    assert key.startswith("theirs-taskservice:once:")
