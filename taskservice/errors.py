@@ -9,13 +9,16 @@ __all__ = [
     "BackendUnavailableError",
     "ConfigurationError",
     "LaunchOptionError",
+    "LeaseLostError",
     "PackedNotRegisteredError",
     "PayloadError",
     "PayloadSizeError",
+    "QuestionError",
     "ResultTimeoutError",
     "RunCancelledError",
     "RunExpiredError",
     "RunFailedError",
+    "RunNotClaimableError",
     "RunNotFoundError",
     "ServiceClosedError",
     "SoftTimeLimitError",
@@ -23,6 +26,10 @@ __all__ = [
     "TaskServiceError",
     "TimeLimitError",
     "UnknownBackendError",
+    "WorkflowConflictError",
+    "WorkflowError",
+    "WorkflowExpiredError",
+    "WorkflowOverError",
 ]
 
 
@@ -215,6 +222,99 @@ class PayloadSizeError(TaskServiceError, ValueError):
             f"{self.where} takes this payload over {self.limit:,} bytes: store it and send where it lies, "
             "or raise payload_limit"
         )
+
+
+class WorkflowError(TaskServiceError):
+    """Root of what can go wrong with a workflow run; ``code`` tells one from the other."""
+
+    code = "workflow_error"
+
+
+class WorkflowExpiredError(WorkflowError, LookupError):
+    """A workflow run is unknown, or its data is gone; for somebody else's run too."""
+
+    code = "workflow_expired"
+
+    def __init__(self, run_id: str) -> None:
+        super().__init__(run_id)
+        self.run_id = run_id
+
+    def __str__(self) -> str:
+        return f"no workflow run {self.run_id!r}: it was never started here, or its data has expired"
+
+
+class WorkflowOverError(WorkflowError, RuntimeError):
+    """A workflow run is over, so nothing can be done to it any more."""
+
+    code = "workflow_over"
+
+    def __init__(self, run_id: str, status: str, reason: str = "") -> None:
+        super().__init__(run_id, status, reason)
+        self.run_id = run_id
+        self.status = str(status)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        why = f" ({self.reason})" if self.reason else ""
+        return f"workflow run {self.run_id!r} is over: {self.status}{why}"
+
+
+class RunNotClaimableError(WorkflowError, RuntimeError):
+    """A workflow run is not to be executed now: somebody does, or it waits for its user."""
+
+    code = "not_claimable"
+
+    def __init__(self, run_id: str, status: str) -> None:
+        super().__init__(run_id, status)
+        self.run_id = run_id
+        self.status = str(status)
+
+    def __str__(self) -> str:
+        return f"workflow run {self.run_id!r} is {self.status} and not to be taken up now"
+
+
+class LeaseLostError(WorkflowError, RuntimeError):
+    """A worker wrote to a workflow run that is no longer its own."""
+
+    code = "lease_lost"
+
+    def __init__(self, run_id: str, token: int) -> None:
+        super().__init__(run_id, token)
+        self.run_id = run_id
+        self.token = token
+
+    def __str__(self) -> str:
+        return f"workflow run {self.run_id!r} was stopped or taken over: token {self.token} no longer holds"
+
+
+class QuestionError(WorkflowError, RuntimeError):
+    """An answer came to a question that is not open: answered, too late, or never asked."""
+
+    code = "question_not_open"
+
+    def __init__(self, run_id: str, question_id: str, open_id: str | None) -> None:
+        super().__init__(run_id, question_id, open_id)
+        self.run_id = run_id
+        self.question_id = question_id
+        self.open_id = open_id
+
+    def __str__(self) -> str:
+        now = "no question is" if self.open_id is None else f"question {self.open_id!r} is"
+        return f"question {self.question_id!r} of workflow run {self.run_id!r} is not open; {now}"
+
+
+class WorkflowConflictError(WorkflowError, RuntimeError):
+    """Others wrote to a workflow run all the time, so this write gave up."""
+
+    code = "conflict"
+
+    def __init__(self, run_id: str, tries: int) -> None:
+        super().__init__(run_id, tries)
+        self.run_id = run_id
+        self.tries = tries
+
+    def __str__(self) -> str:
+        return f"workflow run {self.run_id!r} was written by others {self.tries} times in a row; try again"
 
 
 class ServiceClosedError(TaskServiceError, RuntimeError):

@@ -1,0 +1,185 @@
+"""Workflow runs: what is known of one, what it journals, what its clients see. Frozen values.
+
+Instants are seconds since the epoch, durations seconds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Final
+
+from taskservice.errors import ConfigurationError
+
+__all__ = [
+    "DEFAULT_DEADLINES",
+    "Deadlines",
+    "EntryKind",
+    "FailureReason",
+    "JournalEntry",
+    "Lease",
+    "Question",
+    "WorkflowEvent",
+    "WorkflowRun",
+    "WorkflowStatus",
+]
+
+
+class WorkflowStatus(StrEnum):
+    """Where a workflow run stands."""
+
+    WAITING = "WAITING"
+    """Started, and no worker has taken it yet."""
+    RUNNING = "RUNNING"
+    INPUT = "INPUT"
+    """It asked its user something; no worker, thread or memory is held."""
+    INPUT_OVER = "INPUT_OVER"
+    """It has its answer, and no worker has taken it up again yet."""
+    SUCCESS = "SUCCESS"
+    FAILED = "FAILED"
+
+    @property
+    def final(self) -> bool:
+        """Whether the run is over."""
+        return self in _FINAL
+
+
+_FINAL: Final = frozenset({WorkflowStatus.SUCCESS, WorkflowStatus.FAILED})
+
+
+class FailureReason(StrEnum):
+    """Why a run FAILED."""
+
+    BUSY = "busy"
+    """No worker took it in time."""
+    STALE = "stale"
+    """Nothing was heard of it for too long."""
+    INPUT_TIMEOUT = "input_timeout"
+    """Nobody answered in time."""
+    STOPPED = "stopped"
+    """Somebody stopped it."""
+    EXPIRED = "expired"
+    """Its data is gone."""
+    MAX_STEPS = "max_steps"
+    """It went on for more steps than it may."""
+    CHANGED = "changed"
+    """Its function is no longer the one that began it."""
+    UNKNOWN = "unknown_workflow"
+    """No worker knows a workflow of this name."""
+    ERROR = "error"
+    """Its function raised; `WorkflowRun.error` says what."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Deadlines:
+    """How long a run may stay as it is, in seconds, and how much of it there may be.
+
+    ``busy`` without a worker, ``input`` without an answer, ``stale`` without any news; ``lease`` is for
+    how long a worker has a run without saying that it still does, ``kept`` how long the data stays once
+    the run is over.
+    """
+
+    busy: float = 10.0
+    input: float = 86400.0
+    stale: float = 86400.0
+    lease: float = 15.0
+    kept: float = 86400.0
+    max_steps: int = 10_000
+    max_events: int = 10_000
+
+    def __post_init__(self) -> None:
+        for name in ("busy", "input", "stale", "lease", "kept"):
+            value = getattr(self, name)
+            if not 0 < value < float("inf"):
+                raise ConfigurationError(f"need a finite {name} of more than 0 seconds, got {value}")
+        for name in ("max_steps", "max_events"):
+            if getattr(self, name) < 1:
+                raise ConfigurationError(f"need {name} >= 1, got {getattr(self, name)}")
+
+
+DEFAULT_DEADLINES: Final = Deadlines()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Question:
+    """What a run waits for: ``id`` is unique within the run, ``schema`` a JSON Schema or ``None``."""
+
+    id: str
+    prompt: str
+    schema: dict[str, Any] | None = None
+    data: Any = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Lease:
+    """Who executes the run. A write with another ``token`` than the run's last one is refused."""
+
+    token: int = 0
+    worker: str = ""
+    until: float = 0.0
+
+
+class EntryKind(StrEnum):
+    """What a journal entry is of."""
+
+    STEP = "step"
+    ASK = "ask"
+    """A question that is open; the answer takes its place."""
+    INPUT = "input"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class JournalEntry:
+    """One thing the function did, replayed when it is run again.
+
+    ``index`` counts from 0 in the order of the function. ``error`` is what a failed step raised, as
+    ``{"module", "type", "args"}``, and then there is no ``value``.
+    """
+
+    index: int
+    kind: EntryKind
+    name: str
+    value: Any = None
+    error: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WorkflowEvent:
+    """What clients see. ``id`` counts from 1 within a run, without a gap.
+
+    ``kind`` is ``status``, ``question`` or a name of the function's own.
+    """
+
+    id: int
+    kind: str
+    data: Any
+    at: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WorkflowRun:
+    """All that is known of a run but its journal and its events.
+
+    ``version`` grows by one with each write. ``steps`` is the length of the journal, ``last_event`` the
+    id of the newest event. ``deadline`` is when somebody must look at it again. ``seen_emit`` is the
+    last of the function's own events that was accepted, as ``(journal length, count since)``.
+    """
+
+    id: str
+    workflow: str
+    owner: str
+    args: list[Any]
+    kwargs: dict[str, Any]
+    created_at: float
+    updated_at: float
+    deadline: float | None
+    status: WorkflowStatus = WorkflowStatus.WAITING
+    version: int = 0
+    deadlines: Deadlines = DEFAULT_DEADLINES
+    lease: Lease = field(default_factory=Lease)
+    steps: int = 0
+    last_event: int = 0
+    question: Question | None = None
+    reason: FailureReason | None = None
+    error: dict[str, Any] | None = None
+    result: Any = None

@@ -1,0 +1,114 @@
+"""The contract of a workflow store, and the one way to write through it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from taskservice.errors import WorkflowConflictError, WorkflowExpiredError
+from taskservice.workflow.transitions import decide
+
+if TYPE_CHECKING:
+    from taskservice.workflow.model import JournalEntry, WorkflowEvent, WorkflowRun
+    from taskservice.workflow.transitions import Change, Signal
+
+__all__ = ["EventPage", "EventWatcher", "WorkflowStore", "apply_signal"]
+
+TRIES: Final = 100
+"""How often a write is tried again that somebody else was faster with."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EventPage:
+    """Events in their order; ``trimmed`` if some between the one asked for and the first are gone."""
+
+    events: tuple[WorkflowEvent, ...]
+    trimmed: bool = False
+
+
+EventWatcher = Callable[[Sequence["WorkflowEvent"]], object]
+"""Gets new events, or none when one should look for oneself; from any thread, and must not block."""
+
+
+class WorkflowStore(Protocol):
+    """Keeps workflow runs. Every method may block for a round trip, and be called by any thread.
+
+    Instants come in as arguments, in seconds since the epoch; the store never looks at a clock. A
+    store that cannot be reached raises `BackendUnavailableError`.
+    """
+
+    @property
+    def local(self) -> bool:
+        """Whether it is this process's memory: never blocks, and is gone with the process."""
+
+    def create(self, run: WorkflowRun, event: tuple[str, Any]) -> bool:
+        """Keep a new run with its first event; False if its id is taken."""
+
+    def load(self, run_id: str) -> WorkflowRun | None:
+        """Return the run, or ``None`` if it never was or its data is gone."""
+
+    def journal(self, run_id: str) -> list[JournalEntry]:
+        """Return its journal in order; empty for an unknown run."""
+
+    def write(
+        self, before: WorkflowRun, change: Change, *, now: float, entry: JournalEntry | None = None
+    ) -> bool:
+        """Make ``change`` of ``before``, all at once, unless the run is no longer at its version.
+
+        Status, version, lease, deadline, the event and the journal's ``entry`` are written together
+        or not at all. An entry with an index that is there takes its place. Returns False, and
+        writes nothing, if somebody else was faster or the data is gone. A run that is over is kept
+        for ``run.deadlines.kept`` more seconds, any other until well after its deadline.
+        """
+
+    def emit(
+        self,
+        run_id: str,
+        token: int,
+        events: Sequence[tuple[tuple[int, int], str, Any]],
+        *,
+        now: float,
+    ) -> None:
+        """Append the function's own events: ``((journal length, count since), kind, data)`` each.
+
+        One whose mark is not beyond ``seen_emit`` was accepted before, and is left out.
+        `LeaseLostError` if the run is not RUNNING under ``token``.
+        """
+
+    def events(self, run_id: str, *, after: int = 0, limit: int = 500) -> EventPage:
+        """Return the events that follow id ``after``, oldest first."""
+
+    def watch(self, run_id: str, watcher: EventWatcher) -> Callable[[], None]:
+        """Have ``watcher`` told of events to come; what is returned takes that back.
+
+        Nothing is lost between the return of this and the first call. A broken connection is told by
+        a call without events once it is there again. Watching polls nothing, and any number of runs
+        share one connection.
+        """
+
+    def due(self, now: float, *, limit: int = 100) -> list[str]:
+        """Return the ids of runs whose deadline has passed, the longest overdue first."""
+
+    def forget(self, run_id: str) -> bool:
+        """Remove all data of a run at once; False if there was none."""
+
+    def close(self) -> None:
+        """Give connections and threads back. May be called more than once."""
+
+
+def apply_signal(
+    store: WorkflowStore, run_id: str, signal: Signal, *, now: float, entry: JournalEntry | None = None
+) -> Change:
+    """Do to a run what ``signal`` says, whoever else is at it; the errors are those of `decide`.
+
+    `WorkflowExpiredError` for a run whose data is gone.
+    """
+    for _ in range(TRIES):
+        run = store.load(run_id)
+        if run is None:
+            raise WorkflowExpiredError(run_id)
+        change = decide(run, signal, now=now)
+        if store.write(run, change, now=now, entry=entry):
+            return change
+    raise WorkflowConflictError(run_id, TRIES)
