@@ -1,4 +1,4 @@
-"""Result channels: Celery's published results on one Redis pub/sub connection.
+"""Channels of one Redis pub/sub connection: Celery's published results, and events of workflow runs.
 
 One place of redis-py is leaned on, with a self-check: ``Connection._sock``, the socket to select on
 (redis/connection.py, ``AbstractConnection``), in ``readable_socket``.
@@ -15,7 +15,7 @@ from taskservice.errors import ConfigurationError
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-__all__ = ["ChannelNews", "ResultChannels"]
+__all__ = ["ChannelNews", "PubSubChannels"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,7 +26,7 @@ class ChannelNews:
     payloads: list[tuple[bytes, bytes]] = field(default_factory=list)
 
 
-class ResultChannels:
+class PubSubChannels:
     """A pub/sub connection that is never waited on; used by one thread."""
 
     def __init__(self, client: Any) -> None:

@@ -6,21 +6,16 @@ is read, so none is missed in between. Other result backends are polled.
 
 from __future__ import annotations
 
-import logging
-import selectors
-import socket
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 from celery.backends.redis import RedisBackend
-from redis.exceptions import RedisError
 
-from taskservice.backends.channels import ResultChannels
+from taskservice.backends.listening import LAST_DELAY, ListeningThread, follow_channels
 from taskservice.backends.loops import LoopNotifier, current_notifier
 from taskservice.errors import ServiceClosedError
 from taskservice.runs import TaskState
@@ -30,15 +25,10 @@ if TYPE_CHECKING:
 
 __all__ = ["ResultListener", "read_meta"]
 
-logger = logging.getLogger(__name__)
-
 ResultTaker = Callable[[Mapping[str, Any] | None, Exception | None], object]
 """Gets the stored result, or the error for which there will be none."""
 
-FIRST_DELAY: Final = 0.05
-LAST_DELAY: Final = 5.0
 READ_BATCH: Final = 500
-LEAVE_BATCH: Final = 100
 CROWD: Final = 100
 CROWD_DELAY: Final = 0.005
 """With more than a crowd waiting, news is taken in lots: each costs a turn of this thread."""
@@ -79,13 +69,8 @@ class ResultListener:
         self._waiters: dict[bytes, set[_Waiter]] = {}
         self._changed: deque[bytes] = deque()
         self._leaving: deque[tuple[list[bytes], _Waiter]] = deque()
-        self._thread: threading.Thread | None = None
-        self._closed = False
-        self._stale: set[bytes] = set()
-        self._delay = FIRST_DELAY
-        self._wake_reader, self._wake_writer = socket.socketpair()
-        self._wake_reader.setblocking(False)
-        self._wake_writer.setblocking(False)
+        serve = self._listen if self._on_redis else self._poll
+        self._thread = ListeningThread("taskservice-results", serve, failed=self._fail_all)
 
     async def wait(self, run_id: str, *others: str) -> Mapping[str, Any]:
         """Return the stored result once it is final; a wait costs no thread.
@@ -119,23 +104,14 @@ class ResultListener:
 
         def leave() -> None:
             self._leaving.append((keys, waiter))
-            self._wake()
+            self._thread.wake()
 
         return leave
 
     def close(self) -> None:
         """Stop the thread; whoever waits gets `ServiceClosedError`. It blocks for a moment."""
-        with self._lock:
-            if self._closed:
-                return
-            self._closed = True
-            thread = self._thread
-        self._wake()
-        if thread is not None:
-            thread.join(timeout=LAST_DELAY)
-        self._fail_all(ServiceClosedError("Celery back end"))
-        self._wake_reader.close()
-        self._wake_writer.close()
+        if self._thread.close():
+            self._fail_all(ServiceClosedError("Celery back end"))
 
     def _enter(self, run_ids: Sequence[str], take: ResultTaker) -> tuple[list[bytes], _Waiter]:
         keys, waiter = [self._key(each) for each in run_ids], _Waiter(current_notifier(), take)
@@ -148,15 +124,15 @@ class ResultListener:
 
     def _add(self, keys: Sequence[bytes], waiter: _Waiter) -> None:
         with self._lock:
-            if self._closed:
-                raise ServiceClosedError("Celery back end")
             for key in keys:
                 self._waiters.setdefault(key, set()).add(waiter)
             self._changed.extend(keys)
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._serve, name="taskservice-results", daemon=True)
-                self._thread.start()
-        self._wake()
+        if self._thread.closed:
+            # Looked at after it was added: closing fails whoever it finds, and may have looked before.
+            self._remove(keys, waiter)
+            raise ServiceClosedError("Celery back end")
+        self._thread.start()
+        self._thread.wake()
 
     def _remove(self, keys: Sequence[bytes], waiter: _Waiter) -> None:
         left: list[bytes] = []
@@ -169,16 +145,11 @@ class ResultListener:
                     left.append(key)
             self._changed.extend(left)
         if left:
-            self._wake()
+            self._thread.wake()
 
     def _let_leave(self) -> None:
         while self._leaving:
             self._remove(*self._leaving.popleft())
-
-    def _wake(self) -> None:
-        # Full means that the thread wakes anyway, closed that it is gone.
-        with suppress(OSError):
-            self._wake_writer.send(b"\0")
 
     def _deliver(
         self, key: bytes, *, meta: Mapping[str, Any] | None = None, error: Exception | None = None
@@ -193,89 +164,40 @@ class ResultListener:
         for key in tuple(self._waiters):
             self._deliver(key, error=error)
 
-    def _serve(self) -> None:
-        while not self._closed:
-            try:
-                if self._on_redis:
-                    self._listen()
-                else:
-                    self._poll()
-            except (RedisError, OSError) as error:
-                logger.warning("result listener lost its connection: %s", error)
-                self._sleep(self._delay)
-                self._delay = min(self._delay * 2, LAST_DELAY)
-            except Exception as error:
-                logger.exception("result listener failed")
-                self._fail_all(error)
-                self._sleep(self._delay)
-
-    def _sleep(self, seconds: float) -> None:
-        with selectors.DefaultSelector() as selector:
-            selector.register(self._wake_reader, selectors.EVENT_READ)
-            selector.select(seconds)
-            if self._closed:
-                return
-        self._drain_wakes()
-
-    def _drain_wakes(self) -> None:
-        with suppress(BlockingIOError):
-            while self._wake_reader.recv(4096):
-                pass
-
     def _listen(self) -> None:
-        """Serve one pub/sub connection until it breaks or the listener is closed."""
-        channels = ResultChannels(self._backend.client)
-        with self._lock:
-            self._changed = deque(self._waiters)
-        self._stale.clear()
-        try:
-            with selectors.DefaultSelector() as selector:
-                selector.register(self._wake_reader, selectors.EVENT_READ)
-                while not self._closed:
-                    self._let_leave()
-                    self._read_stored(self._update(channels))
-                    self._await_news(selector, channels)
-                    self._drain_wakes()
-                    self._take_news(channels)
-        finally:
-            channels.close()
+        follow_channels(self._thread, self._backend.client, self, pause=self._let_gather)
 
-    def _await_news(self, selector: selectors.BaseSelector, channels: ResultChannels) -> None:
-        watched = channels.readable_socket()
-        if watched is not None:
-            selector.register(watched, selectors.EVENT_READ)
-        try:
-            selector.select()
-            if len(self._waiters) > CROWD:
-                threading.Event().wait(CROWD_DELAY)
-        finally:
-            # Each time anew: redis-py reconnects by itself, with another socket.
-            if watched is not None:
-                selector.unregister(watched)
+    @property
+    def wanted(self) -> Mapping[bytes, object]:
+        """The channels of results that somebody waits for."""
+        return self._waiters
 
-    def _update(self, channels: ResultChannels) -> set[bytes]:
+    def touched(self) -> Collection[bytes]:
+        """See `ChannelFollower`."""
+        self._let_leave()
         with self._lock:
             changed = set(self._changed)
             self._changed.clear()
-            wanted = {key for key in changed if key in self._waiters}
-            waiting = len(self._waiters)
-        # Nobody minds a channel that is followed a little longer, and leaving each costs a command.
-        self._stale |= changed
-        self._stale -= wanted
-        unwanted: set[bytes] = set()
-        if not waiting or len(self._stale) >= LEAVE_BATCH:
-            unwanted, self._stale = self._stale, set()
-        return channels.update(wanted=wanted, unwanted=unwanted)
+        return changed
 
-    def _take_news(self, channels: ResultChannels) -> None:
-        news = channels.drain()
-        for key, payload in news.payloads:
+    def known(self, channels: Collection[bytes]) -> None:
+        """See `ChannelFollower`."""
+        self._read_stored(channels)
+
+    def followed(self, channels: Collection[bytes]) -> None:
+        """See `ChannelFollower`."""
+        self._read_stored(channels)
+
+    def take(self, payloads: Sequence[tuple[bytes, bytes]]) -> None:
+        """See `ChannelFollower`."""
+        for key, payload in payloads:
             self._take(key, payload)
-        self._read_stored(set(news.followed))
-        if news.followed:
-            self._delay = FIRST_DELAY
 
-    def _read_stored(self, keys: set[bytes]) -> None:
+    def _let_gather(self) -> None:
+        if len(self._waiters) > CROWD:
+            threading.Event().wait(CROWD_DELAY)
+
+    def _read_stored(self, keys: Collection[bytes]) -> None:
         found = [key for key in keys if key in self._waiters]
         for start in range(0, len(found), READ_BATCH):
             batch = found[start : start + READ_BATCH]
@@ -298,7 +220,7 @@ class ResultListener:
 
     def _poll(self) -> None:
         """Ask a result backend that cannot tell, for each waiter, once per interval."""
-        while not self._closed:
+        while not self._thread.closed:
             self._let_leave()
             for key in tuple(self._waiters):
                 meta = read_meta(self._backend, key.decode())
@@ -307,7 +229,7 @@ class ResultListener:
             if self._waiters:
                 self._tick()
             else:
-                self._sleep(LAST_DELAY)
+                self._thread.sleep(LAST_DELAY)
 
     def _tick(self) -> None:
         # Not woken by newcomers: they are in the next round anyway.
