@@ -4,6 +4,8 @@ On Redis a waiter's channel is followed, and once the server has confirmed that,
 is read, so none is missed in between. Other result backends are polled.
 """
 
+# ruff: noqa: D102 - ChannelFollower documents what it is to the listening thread
+
 from __future__ import annotations
 
 import threading
@@ -169,11 +171,9 @@ class ResultListener:
 
     @property
     def wanted(self) -> Mapping[bytes, object]:
-        """The channels of results that somebody waits for."""
         return self._waiters
 
     def touched(self) -> Collection[bytes]:
-        """See `ChannelFollower`."""
         self._let_leave()
         with self._lock:
             changed = set(self._changed)
@@ -181,15 +181,12 @@ class ResultListener:
         return changed
 
     def known(self, channels: Collection[bytes]) -> None:
-        """See `ChannelFollower`."""
         self._read_stored(channels)
 
     def followed(self, channels: Collection[bytes]) -> None:
-        """See `ChannelFollower`."""
         self._read_stored(channels)
 
     def take(self, payloads: Sequence[tuple[bytes, bytes]]) -> None:
-        """See `ChannelFollower`."""
         for key, payload in payloads:
             self._take(key, payload)
 

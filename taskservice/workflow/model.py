@@ -13,6 +13,7 @@ from taskservice.errors import ConfigurationError
 
 __all__ = [
     "DEFAULT_DEADLINES",
+    "NO_MARK",
     "Deadlines",
     "EntryKind",
     "FailureReason",
@@ -156,13 +157,18 @@ class WorkflowEvent:
     at: float
 
 
+NO_MARK: Final = (-1, -1)
+"""`WorkflowRun.seen_emit` before the first of the function's own events."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WorkflowRun:
     """All that is known of a run but its journal and its events.
 
     ``version`` grows by one with each write. ``steps`` is the length of the journal, ``last_event`` the
     id of the newest event. ``deadline`` is when somebody must look at it again. ``seen_emit`` is the
-    last of the function's own events that was accepted, as ``(journal length, count since)``.
+    last of the function's own events that was accepted, as ``(journal length, count since)``. The
+    last two are counted by the store, and grow without a new version when the function emits.
     """
 
     id: str
@@ -179,6 +185,7 @@ class WorkflowRun:
     lease: Lease = field(default_factory=Lease)
     steps: int = 0
     last_event: int = 0
+    seen_emit: tuple[int, int] = NO_MARK
     question: Question | None = None
     reason: FailureReason | None = None
     error: dict[str, Any] | None = None

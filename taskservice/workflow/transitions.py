@@ -221,9 +221,10 @@ def _overdue(run: WorkflowRun, _: Overdue, now: float) -> Change:
     if run.updated_at + run.deadlines.stale <= now:
         return _end(replace(run, reason=FailureReason.STALE), WorkflowStatus.FAILED, now)
 
-    # Its lease is over. Looked at again after another one, in case nobody takes it up.
+    # Looked at again after another lease, in case nobody takes it up. One whose lease is not over was
+    # about to be stale, until its function emitted something.
     left = replace(run, deadline=_earlier(run, now), version=run.version + 1)
-    return Change(run=left, orphaned=True)
+    return Change(run=left, orphaned=run.lease.until <= now)
 
 
 def _end(run: WorkflowRun, status: WorkflowStatus, now: float) -> Change:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -13,10 +14,15 @@ if TYPE_CHECKING:
     from taskservice.workflow.model import JournalEntry, WorkflowEvent, WorkflowRun
     from taskservice.workflow.transitions import Change, Signal
 
-__all__ = ["EventPage", "EventWatcher", "WorkflowStore", "apply_signal"]
+__all__ = ["EventPage", "EventWatcher", "WorkflowStore", "apply_signal", "lifetime", "tell"]
+
+logger = logging.getLogger(__name__)
 
 TRIES: Final = 100
 """How often a write is tried again that somebody else was faster with."""
+SPARE: Final = 60.0
+LONGEST: Final = 1e9
+"""Thirty years, in seconds: more than a timeout needs, and what every server can count."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,8 +64,9 @@ class WorkflowStore(Protocol):
 
         Status, version, lease, deadline, the event and the journal's ``entry`` are written together
         or not at all. An entry with an index that is there takes its place. Returns False, and
-        writes nothing, if somebody else was faster or the data is gone. A run that is over is kept
-        for ``run.deadlines.kept`` more seconds, any other until well after its deadline.
+        writes nothing, if somebody else was faster or the data is gone. The event's id is the
+        store's to count, whatever ``change.run.last_event`` says. A run that is over is kept for
+        ``run.deadlines.kept`` more seconds, any other until well after its deadline: see `lifetime`.
         """
 
     def emit(
@@ -72,8 +79,9 @@ class WorkflowStore(Protocol):
     ) -> None:
         """Append the function's own events: ``((journal length, count since), kind, data)`` each.
 
-        One whose mark is not beyond ``seen_emit`` was accepted before, and is left out.
-        `LeaseLostError` if the run is not RUNNING under ``token``.
+        One whose mark is not beyond ``seen_emit`` was accepted before, and is left out. An event is
+        news of the run: ``updated_at`` becomes ``now``. `LeaseLostError` if the run is not RUNNING
+        under ``token``.
         """
 
     def events(self, run_id: str, *, after: int = 0, limit: int = 500) -> EventPage:
@@ -82,9 +90,11 @@ class WorkflowStore(Protocol):
     def watch(self, run_id: str, watcher: EventWatcher) -> Callable[[], None]:
         """Have ``watcher`` told of events to come; what is returned takes that back.
 
-        Nothing is lost between the return of this and the first call. A broken connection is told by
-        a call without events once it is there again. Watching polls nothing, and any number of runs
-        share one connection.
+        Every event from the return of this on is handed over, or comes before a call without events:
+        whoever gets such a call reads `events` after the last one seen. One may come soon, when the
+        server has confirmed, and one comes after each broken connection, once it is there again.
+        Events come in their order, and a jump in their ids means the same as a call without any.
+        Watching polls nothing, and any number of runs share one connection.
         """
 
     def due(self, now: float, *, limit: int = 100) -> list[str]:
@@ -95,6 +105,14 @@ class WorkflowStore(Protocol):
 
     def close(self) -> None:
         """Give connections and threads back. May be called more than once."""
+
+
+def lifetime(run: WorkflowRun, now: float) -> float:
+    """Return for how many seconds from ``now`` the data of ``run`` is kept if nothing more happens."""
+    if run.deadline is None:
+        return min(run.deadlines.kept, LONGEST)
+
+    return min(max(0.0, run.deadline - now) + run.deadlines.stale + SPARE, LONGEST)
 
 
 def apply_signal(
@@ -112,3 +130,11 @@ def apply_signal(
         if store.write(run, change, now=now, entry=entry):
             return change
     raise WorkflowConflictError(run_id, TRIES)
+
+
+def tell(watcher: EventWatcher, events: Sequence[WorkflowEvent]) -> None:
+    """Call ``watcher``; one that raises is logged, and harms nobody else."""
+    try:
+        watcher(events)
+    except Exception:
+        logger.exception("a watcher of workflow events failed")
