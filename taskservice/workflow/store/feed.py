@@ -73,6 +73,8 @@ class EventFeed:
         pass
 
     def followed(self, channels: Collection[bytes]) -> None:
+        # Who asked before the server confirmed may have missed something as well.
+        self._do_as_asked()
         for channel in channels:
             self._tell(channel, ())
 
