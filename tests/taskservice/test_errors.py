@@ -27,6 +27,13 @@ EXAMPLES = (
     errors.SoftTimeLimitError(2.5),
     errors.TimeLimitError(None),
     errors.PackedNotRegisteredError("taskservice.packed"),
+    errors.WorkflowError("something"),
+    errors.WorkflowExpiredError("r1"),
+    errors.WorkflowOverError("r1", "FAILED", "stopped"),
+    errors.RunNotClaimableError("r1", "RUNNING"),
+    errors.LeaseLostError("r1", 3),
+    errors.QuestionError("r1", "q1", None),
+    errors.WorkflowConflictError("r1", 100),
 )
 
 

@@ -14,15 +14,12 @@ if TYPE_CHECKING:
     from taskservice.workflow.model import JournalEntry, WorkflowEvent, WorkflowRun
     from taskservice.workflow.transitions import Change, Signal
 
-__all__ = ["EventPage", "EventWatcher", "WorkflowStore", "apply_signal", "lifetime", "tell"]
+__all__ = ["EventPage", "EventWatcher", "WorkflowStore", "apply_signal", "tell"]
 
 logger = logging.getLogger(__name__)
 
 TRIES: Final = 100
 """How often a write is tried again that somebody else was faster with."""
-SPARE: Final = 60.0
-LONGEST: Final = 1e9
-"""Thirty years, in seconds: more than a timeout needs, and what every server can count."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,7 +63,7 @@ class WorkflowStore(Protocol):
         or not at all. An entry with an index that is there takes its place. Returns False, and
         writes nothing, if somebody else was faster or the data is gone. The event's id is the
         store's to count, whatever ``change.run.last_event`` says. A run that is over is kept for
-        ``run.deadlines.kept`` more seconds, any other until well after its deadline: see `lifetime`.
+        ``run.deadlines.kept`` more seconds, any other at least until well after its deadline.
         """
 
     def emit(
@@ -105,14 +102,6 @@ class WorkflowStore(Protocol):
 
     def close(self) -> None:
         """Give connections and threads back. May be called more than once."""
-
-
-def lifetime(run: WorkflowRun, now: float) -> float:
-    """Return for how many seconds from ``now`` the data of ``run`` is kept if nothing more happens."""
-    if run.deadline is None:
-        return min(run.deadlines.kept, LONGEST)
-
-    return min(max(0.0, run.deadline - now) + run.deadlines.stale + SPARE, LONGEST)
 
 
 def apply_signal(

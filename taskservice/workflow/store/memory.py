@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from taskservice.errors import LeaseLostError, ServiceClosedError
 from taskservice.workflow.model import NO_MARK, WorkflowStatus
-from taskservice.workflow.store.base import EventPage, lifetime, tell
+from taskservice.workflow.store.base import EventPage, tell
 from taskservice.workflow.store.codec import (
     decode_entry,
     decode_event,
@@ -35,7 +35,7 @@ __all__ = ["MemoryStore"]
 
 
 class MemoryStore:
-    """Keeps runs until the process ends, or their time is over by the instants that come in.
+    """Keeps runs until the process ends, and those that are over until the instants say so that come in.
 
     Watchers are called by whoever writes, in order and under the store's lock.
     """
@@ -166,7 +166,8 @@ class MemoryStore:
 
     def _note(self, run: WorkflowRun, now: float) -> None:
         self._deadlines.put(run.id, run.deadline)
-        self._ends.put(run.id, now + lifetime(run, now))
+        # Whoever is not over will be, however late somebody sweeps.
+        self._ends.put(run.id, now + run.deadlines.kept if run.status.final else None)
 
     def _append(self, run_id: str, kept: _Kept, bodies: list[str]) -> None:
         events = []
