@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import pickle
 import threading
 import time
@@ -503,26 +502,27 @@ def test_watchers_are_told_each_event_in_order(store: WorkflowStore) -> None:
 def test_no_event_is_lost_between_watching_and_reading(store: WorkflowStore) -> None:
     run_id = start(store)
     token = claim(store, run_id)
-    all_here = threading.Event()
+    turns = threading.Semaphore(0)
 
-    def emit() -> int:
-        for count in itertools.count():
+    def emit() -> None:
+        for count in range(600):
+            if count % 20 == 0:
+                assert turns.acquire(timeout=WAIT)
             store.emit(run_id, token, [((0, count), "p", count)], now=NOW)
-            if all_here.is_set():
-                return count + 3
-        raise AssertionError
 
     with ThreadPoolExecutor(1) as pool:
-        last = pool.submit(emit)
+        done = pool.submit(emit)
         readers: list[Reader] = []
         for number in range(30):
+            # Twenty events come while this one does.
+            turns.release()
             readers.append(Reader(store, run_id))
             if number % 5 == 4:
                 readers.pop(0).leave()
-        all_here.set()
+    done.result()
 
     for reader in readers:
-        assert reader.follow(last.result()) == list(range(1, last.result() + 1))
+        assert reader.follow(602) == list(range(1, 603))
 
 
 def test_of_two_who_come_at_once_both_are_told(store: WorkflowStore) -> None:
