@@ -10,6 +10,7 @@ __all__ = [
     "ConfigurationError",
     "LaunchOptionError",
     "LeaseLostError",
+    "MaxStepsError",
     "PackedNotRegisteredError",
     "PayloadError",
     "PayloadSizeError",
@@ -22,13 +23,17 @@ __all__ = [
     "RunNotFoundError",
     "ServiceClosedError",
     "SoftTimeLimitError",
+    "StepFailedError",
     "TaskNotRegisteredError",
     "TaskServiceError",
     "TimeLimitError",
     "UnknownBackendError",
+    "UnknownWorkflowError",
+    "WorkflowChangedError",
     "WorkflowConflictError",
     "WorkflowError",
     "WorkflowExpiredError",
+    "WorkflowMisuseError",
     "WorkflowOverError",
 ]
 
@@ -315,6 +320,88 @@ class WorkflowConflictError(WorkflowError, RuntimeError):
 
     def __str__(self) -> str:
         return f"workflow run {self.run_id!r} was written by others {self.tries} times in a row; try again"
+
+
+class UnknownWorkflowError(WorkflowError, LookupError):
+    """Nobody here defines a workflow of this name."""
+
+    code = "unknown_workflow"
+
+    def __init__(self, name: str, known: tuple[str, ...] = ()) -> None:
+        super().__init__(name, list(known))
+        self.name = name
+        self.known = tuple(known)
+
+    def __str__(self) -> str:
+        names = ", ".join(self.known) or "none"
+        return (
+            f"unknown workflow {self.name!r}; {_nearest(self.name, self.known)}known here: {names}; "
+            "the module that defines it must be among the worker's imports"
+        )
+
+
+class WorkflowChangedError(WorkflowError, RuntimeError):
+    """A workflow function did not do again what its journal says that it did.
+
+    ``index`` counts from 0; ``journaled`` and ``found`` name the step then and now.
+    """
+
+    code = "changed"
+
+    def __init__(self, run_id: str, index: int, journaled: str, found: str) -> None:
+        super().__init__(run_id, index, journaled, found)
+        self.run_id = run_id
+        self.index = index
+        self.journaled = journaled
+        self.found = found
+
+    def __str__(self) -> str:
+        return (
+            f"entry {self.index} of workflow run {self.run_id!r} was {self.journaled} and is {self.found} "
+            "now: the function changed, or does not do the same each time; keep the order of its steps, and "
+            "put what varies into a step"
+        )
+
+
+class MaxStepsError(WorkflowError, RuntimeError):
+    """A workflow run has more steps and questions than it may."""
+
+    code = "max_steps"
+
+    def __init__(self, run_id: str, limit: int) -> None:
+        super().__init__(run_id, limit)
+        self.run_id = run_id
+        self.limit = limit
+
+    def __str__(self) -> str:
+        return f"workflow run {self.run_id!r} wants more than {self.limit} steps; raise max_steps if it may"
+
+
+class WorkflowMisuseError(WorkflowError, RuntimeError):
+    """A workflow function did what it must not; the message says what to do instead."""
+
+    code = "misuse"
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(problem)
+        self.problem = problem
+
+    def __str__(self) -> str:
+        return self.problem
+
+
+class StepFailedError(WorkflowError, RuntimeError):
+    """A step raised an error of type ``type_name``, which cannot be rebuilt from its arguments."""
+
+    code = "step_failed"
+
+    def __init__(self, type_name: str, message: str) -> None:
+        super().__init__(type_name, message)
+        self.type_name = type_name
+        self.message = message
+
+    def __str__(self) -> str:
+        return f"{self.type_name}: {self.message}"
 
 
 class ServiceClosedError(TaskServiceError, RuntimeError):

@@ -103,12 +103,16 @@ DEFAULT_DEADLINES: Final = Deadlines()
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Question:
-    """What a run waits for: ``id`` is unique within the run, ``schema`` a JSON Schema or ``None``."""
+    """What a run waits for: ``id`` is unique within the run, ``schema`` a JSON Schema or ``None``.
+
+    ``problem`` says why an answer to the same question was not taken, if there was one.
+    """
 
     id: str
     prompt: str
     schema: dict[str, Any] | None = None
     data: Any = None
+    problem: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -169,6 +173,7 @@ class WorkflowRun:
     id of the newest event. ``deadline`` is when somebody must look at it again. ``seen_emit`` is the
     last of the function's own events that was accepted, as ``(journal length, count since)``. The
     last two are counted by the store, and grow without a new version when the function emits.
+    ``queue`` is where its messages go; empty means where the routes say.
     """
 
     id: str
@@ -182,6 +187,7 @@ class WorkflowRun:
     status: WorkflowStatus = WorkflowStatus.WAITING
     version: int = 0
     deadlines: Deadlines = DEFAULT_DEADLINES
+    queue: str = ""
     lease: Lease = field(default_factory=Lease)
     steps: int = 0
     last_event: int = 0

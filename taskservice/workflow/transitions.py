@@ -168,6 +168,8 @@ def _ask(run: WorkflowRun, signal: Ask, now: float) -> Change:
     )
     question = signal.question
     data = {"id": question.id, "prompt": question.prompt, "schema": question.schema, "data": question.data}
+    if question.problem:
+        data["problem"] = question.problem
     return Change(run=asked, event=("question", {"status": asked.status.value, **data}))
 
 

@@ -42,7 +42,7 @@ __all__ = [
 ]
 
 _DEADLINES: Final = tuple(field.name for field in fields(Deadlines))
-_ASKED: Final = ("id", "prompt", "schema", "data")
+_ASKED: Final = ("id", "prompt", "schema", "data", "problem")
 _TAG: Final = "__type__"
 _TAGGED: Final = {_TAG, "__value__"}
 
@@ -74,6 +74,7 @@ def encode_run(run: WorkflowRun) -> dict[str, str]:
         "created_at": run.created_at,
         # In the order of the fields: a new one goes to the end.
         "deadlines": astuple(run.deadlines),
+        "queue": run.queue,
     }
     return {name: text for name, text in texts.items() if text is not None} | {
         "c": pack(constant, f"workflow run {run.id!r}")
@@ -107,6 +108,7 @@ def decode_run(run_id: str, found: Mapping[str, str]) -> WorkflowRun:
         args=constant["args"],
         kwargs=constant["kwargs"],
         created_at=constant["created_at"],
+        queue=constant["queue"],
         deadlines=Deadlines(**dict(zip(_DEADLINES, constant["deadlines"], strict=False))),
         version=int(found["v"]),
         status=WorkflowStatus(found["s"]),
