@@ -17,6 +17,7 @@ __all__ = ["BACKENDS", "Settings", "load_settings"]
 
 BackendName = Literal["auto", "celery", "anyio"]
 BACKENDS: Final = ("auto", "celery", "anyio")
+StoreName = Literal["auto", "redis", "memory"]
 
 
 def _seconds(value: object) -> object:
@@ -84,6 +85,24 @@ class Settings(BaseSettings):
     """How often a worker says that it lives."""
     heartbeat_ttl: PositiveSpan = timedelta(seconds=10)
     """How long a worker counts as alive after its last word."""
+    workflow_store: StoreName = "auto"
+    """Where workflow runs are kept: ``auto`` takes Redis with Celery, and memory in process."""
+    workflow_sweep_interval: PositiveSpan = timedelta(seconds=1)
+    """How often a worker looks for workflow runs whose deadline has passed."""
+    workflow_busy: PositiveSpan = timedelta(seconds=10)
+    """How long a workflow run waits for a worker before it fails."""
+    workflow_input: PositiveSpan = timedelta(days=1)
+    """How long a workflow run waits for an answer before it fails."""
+    workflow_stale: PositiveSpan = timedelta(days=1)
+    """How long a workflow run may do nothing that anybody hears of before it fails."""
+    workflow_lease: PositiveSpan = timedelta(seconds=15)
+    """How long after the last word of a worker its workflow runs go to another."""
+    workflow_kept: PositiveSpan = timedelta(days=1)
+    """How long the data of a workflow run is kept once it is over."""
+    workflow_max_steps: PositiveInt = 10_000
+    """How many steps and questions a workflow run may have."""
+    workflow_max_events: PositiveInt = 10_000
+    """How many of its events are kept."""
     imports: Names = ()
     """Modules with tasks, imported by workers and by `create_app`."""
 

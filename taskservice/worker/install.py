@@ -11,6 +11,7 @@ from taskservice.backends.packed import register_packed
 from taskservice.tasks import default_registry
 from taskservice.worker.cancel import install_cancel
 from taskservice.worker.heartbeat import install_heartbeat
+from taskservice.worker.installers import installers
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -24,7 +25,7 @@ def install_worker(app: Celery, settings: Settings) -> None:
     """Have workers of ``app`` do all that ours do; a second call does nothing.
 
     They know packed messages and every `task` of the modules that the app imports, beat, and stop a run
-    that is cancelled while it runs.
+    that is cancelled while it runs; and what the modules that it imports have added, see `add_installer`.
     """
     _register_at_start(app, settings)
     register_packed(app)
@@ -36,6 +37,8 @@ def _register_at_start(app: Celery, settings: Settings) -> None:
     def register(sender: Any = None, **_: object) -> None:
         if getattr(sender, "app", None) is app:
             register_definitions(app, default_registry, payload_limit=settings.payload_limit)
+            for installer in installers():
+                installer(app, settings)
 
     # By then the worker has imported all that its app names or finds.
     signals.worker_init.connect(register, weak=False, dispatch_uid=f"taskservice-definitions-{id(app)}")

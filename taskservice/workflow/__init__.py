@@ -1,1 +1,87 @@
-"""Durable interactive workflows."""
+"""Durable interactive workflows. Each name is loaded when it is first used."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from taskservice.workflow.context import AsyncWorkflowContext, WorkflowContext
+    from taskservice.workflow.definitions import (
+        DeadlineOptions,
+        WorkflowDefinition,
+        WorkflowRegistry,
+        default_workflows,
+        workflow,
+    )
+    from taskservice.workflow.engine import WorkflowEngine
+    from taskservice.workflow.model import (
+        Deadlines,
+        EntryKind,
+        FailureReason,
+        JournalEntry,
+        Question,
+        WorkflowEvent,
+        WorkflowRun,
+        WorkflowStatus,
+    )
+    from taskservice.workflow.steps import StepInfo, current_step
+
+__all__ = [
+    "AsyncWorkflowContext",
+    "DeadlineOptions",
+    "Deadlines",
+    "EntryKind",
+    "FailureReason",
+    "JournalEntry",
+    "Question",
+    "StepInfo",
+    "WorkflowContext",
+    "WorkflowDefinition",
+    "WorkflowEngine",
+    "WorkflowEvent",
+    "WorkflowRegistry",
+    "WorkflowRun",
+    "WorkflowStatus",
+    "current_step",
+    "default_workflows",
+    "workflow",
+]
+
+_HOMES = {
+    "context": ("AsyncWorkflowContext", "WorkflowContext"),
+    "definitions": (
+        "DeadlineOptions",
+        "WorkflowDefinition",
+        "WorkflowRegistry",
+        "default_workflows",
+        "workflow",
+    ),
+    "engine": ("WorkflowEngine",),
+    "model": (
+        "Deadlines",
+        "EntryKind",
+        "FailureReason",
+        "JournalEntry",
+        "Question",
+        "WorkflowEvent",
+        "WorkflowRun",
+        "WorkflowStatus",
+    ),
+    "steps": ("StepInfo", "current_step"),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOME_OF.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+    value = getattr(import_module(f"{__name__}.{home}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,210 @@
+"""The engine: workflow runs started, answered and stopped, on the back end that a service has.
+
+On Celery its messages go to workers. In process it executes runs itself, in the service's task group and
+in this event loop, and sweeps as a worker would.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, Self
+
+import anyio
+from anyio import to_thread
+
+from taskservice.backends.base import BackendCapability
+from taskservice.errors import QuestionError, ServiceClosedError, TaskServiceError, WorkflowExpiredError
+from taskservice.payloads import wire_value
+from taskservice.settings import load_settings
+from taskservice.tasks import TaskDefinition
+from taskservice.workflow.definitions import WorkflowDefinition, default_workflows, new_run
+from taskservice.workflow.model import EntryKind, WorkflowStatus
+from taskservice.workflow.runtime import WorkflowRuntime, open_store, use_runtime
+from taskservice.workflow.store.base import apply_signal
+from taskservice.workflow.sweeper import sweep
+from taskservice.workflow.tasks import message_for
+from taskservice.workflow.transitions import Answer, Stop
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from taskservice.service import TaskService
+    from taskservice.settings import Settings
+    from taskservice.workflow.definitions import WorkflowRegistry
+    from taskservice.workflow.model import WorkflowRun
+    from taskservice.workflow.store.base import WorkflowStore
+
+__all__ = ["WorkflowEngine"]
+
+logger = logging.getLogger(__name__)
+
+
+class WorkflowEngine:
+    """Moves workflow runs on; open it with ``async with``, inside its open ``service``.
+
+    Without ``store`` it is opened as ``settings.workflow_store`` says, and closed again at the end.
+    """
+
+    def __init__(
+        self,
+        service: TaskService,
+        *,
+        store: WorkflowStore | None = None,
+        registry: WorkflowRegistry = default_workflows,
+        settings: Settings | None = None,
+    ) -> None:
+        self.service = service
+        self._given = store
+        self._registry = registry
+        self._settings = load_settings() if settings is None else settings
+        self._runtime: WorkflowRuntime | None = None
+
+    async def __aenter__(self) -> Self:
+        capabilities = self.service.backend.capabilities
+        self._in_process = self.service.backend.name == "anyio"
+        async with AsyncExitStack() as stack:
+            store = self._given
+            if store is None:
+                store = open_store(self._settings, shared=BackendCapability.DURABLE in capabilities)
+                stack.push_async_callback(self._off, store, store.close)
+            runtime = WorkflowRuntime.from_settings(self._settings, store=store, registry=self._registry)
+            stack.callback(runtime.close)
+            self._runtime = runtime
+            if BackendCapability.DURABLE not in capabilities:
+                group = await stack.enter_async_context(anyio.create_task_group())
+                stack.callback(group.cancel_scope.cancel)
+                group.start_soon(self._sweep_forever)
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self._stack.aclose()
+        self._runtime = None
+
+    @property
+    def runtime(self) -> WorkflowRuntime:
+        """The store and all that; `ServiceClosedError` outside ``async with``."""
+        if self._runtime is None:
+            raise ServiceClosedError("workflow engine")
+
+        return self._runtime
+
+    @property
+    def store(self) -> WorkflowStore:
+        """Where the runs are."""
+        return self.runtime.store
+
+    async def start(
+        self, workflow: WorkflowDefinition | str, /, *args: Any, owner: str = "", **kwargs: Any
+    ) -> WorkflowRun:
+        """Create a run and have it executed; ``owner`` is whose it is, and not the function's.
+
+        A name is enough where the function itself is elsewhere. `PayloadError` for arguments that are
+        not JSON, `TypeError` for those that the function does not take. If no message can be sent,
+        nothing is left of the run.
+        """
+        runtime = self.runtime
+        known = workflow
+        if isinstance(workflow, str) and workflow in runtime.registry:
+            known = runtime.registry.get(workflow)
+        run = new_run(
+            known,
+            args,
+            kwargs,
+            owner=owner,
+            now=runtime.clock(),
+            defaults=runtime.deadlines,
+            payload_limit=runtime.payload_limit,
+        )
+        await self._off(runtime.store, runtime.store.create, run, ("status", {"status": run.status.value}))
+        try:
+            await self.dispatch(run)
+        except TaskServiceError:
+            await self._off(runtime.store, runtime.store.forget, run.id)
+            raise
+        logger.info("workflow run %s started", run.id, extra={"run_id": run.id})
+        return run
+
+    async def answer(self, run_id: str, question_id: str, value: Any) -> WorkflowRun:
+        """Answer an open question, and have the run go on; exactly one of several answers is taken.
+
+        `QuestionError` for a question that is not open, `WorkflowOverError`, `WorkflowExpiredError`.
+        """
+        runtime = self.runtime
+        answer = wire_value(value, "the answer", limit=runtime.payload_limit)
+        run = await self._off(runtime.store, answer_question, runtime, run_id, question_id, answer)
+        await self.dispatch(run)
+        return run
+
+    async def stop(self, run_id: str) -> WorkflowRun:
+        """End a run at once, whatever it does; `WorkflowOverError`, `WorkflowExpiredError`."""
+        runtime = self.runtime
+        stop = partial(apply_signal, runtime.store, run_id, Stop(), now=runtime.clock())
+        return (await self._off(runtime.store, stop)).run
+
+    async def load(self, run_id: str) -> WorkflowRun:
+        """Return a run as it is now, or raise `WorkflowExpiredError`."""
+        run = await self._off(self.store, self.store.load, run_id)
+        if run is None:
+            raise WorkflowExpiredError(run_id)
+
+        return run
+
+    async def dispatch(self, run: WorkflowRun) -> None:
+        """Ask for ``run`` to be taken up."""
+        runtime, task = self.runtime, message_for(run)
+        if self._in_process:
+            # The same name, and no thread: the function runs in this loop, or gets a thread of its own.
+            local = TaskDefinition(func=runtime.runner.execute_async, name=task.name)
+            await self.service.launch_task(local, run.id)
+            return
+
+        expires = None if run.status is not WorkflowStatus.RUNNING else max(1.0, run.deadlines.lease)
+        launcher = self.service.options(queue=run.queue or None, expires=expires)
+        with use_runtime(runtime):
+            await launcher.launch_task(task, run.id)
+
+    async def _sweep_forever(self) -> None:
+        interval = self._settings.workflow_sweep_interval.total_seconds()
+        while True:
+            try:
+                await self._sweep()
+            except TaskServiceError as error:
+                logger.warning("workflow runs not swept: %s", error)
+            await anyio.sleep(interval)
+
+    async def _sweep(self) -> None:
+        runtime = self.runtime
+        for run in await self._off(runtime.store, partial(sweep, runtime.store, now=runtime.clock())):
+            await self.dispatch(run)
+
+    @staticmethod
+    async def _off(store: WorkflowStore, call: Callable[..., Any], *args: Any) -> Any:
+        if store.local:
+            return call(*args)
+
+        return await to_thread.run_sync(partial(call, *args))
+
+
+def answer_question(runtime: WorkflowRuntime, run_id: str, question_id: str, value: Any) -> WorkflowRun:
+    """Write the answer into the journal, in the question's place; see `WorkflowEngine.answer`."""
+    store = runtime.store
+    run = store.load(run_id)
+    if run is None:
+        raise WorkflowExpiredError(run_id)
+
+    # If this is not the question's entry, the question is not open, and nothing will be written.
+    asked = next((entry for entry in reversed(store.journal(run_id)) if entry.kind is EntryKind.ASK), None)
+    if asked is None and not run.status.final:
+        raise QuestionError(run_id, question_id, None)
+    entry = None if asked is None else replace(asked, kind=EntryKind.INPUT, value=value)
+    return apply_signal(store, run_id, Answer(question_id=question_id), now=runtime.clock(), entry=entry).run
