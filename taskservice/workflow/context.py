@@ -90,9 +90,7 @@ class _Context:
             problem=problem,
         )
 
-    def _answer(  # noqa: PLR0913 - what ask was given
-        self, prompt: str, *, schema: Any, data: Any, timeout: float | None, name: str | None
-    ) -> Any:
+    def _answer(self, prompt: str, *, schema: Any, data: Any, timeout: float | None, name: str | None) -> Any:
         if timeout is not None:
             check_seconds("timeout", timeout)
         wanted = AnswerSchema(schema)
@@ -150,7 +148,9 @@ class WorkflowContext(_Context):
         self._guard("ctx.step")
         call = step_call(func, args, kwargs, key=key, retry=retry)
         if call.is_async:
-            self._session.misuse(f"step {call.name!r} is async: make the workflow function async, and await it")
+            self._session.misuse(
+                f"step {call.name!r} is async: make the workflow function async, and await it"
+            )
         return self._step(call)
 
     def ask(
@@ -219,7 +219,7 @@ class WorkflowContext(_Context):
                     _dispose(value)
                     session.misuse(f"step {name!r} returned an awaitable: make the workflow function async")
                 return session.record_value(name, value)
-            except Exception as error:  # noqa: BLE001 - recorded, or tried again
+            except Exception as error:
                 session.check("ctx.step")  # an error of the context's own is none of the step's
                 delay = retry_delay(call.retry, error, attempt)
                 if delay is None:
@@ -280,7 +280,9 @@ class AsyncWorkflowContext(_Context):
     async def now(self) -> datetime:
         """See `WorkflowContext.now`."""
         self._guard("ctx.now")
-        return datetime.fromtimestamp(await self._step(step_call(_now, (), {}, key=None, retry=None), NOW), UTC)
+        return datetime.fromtimestamp(
+            await self._step(step_call(_now, (), {}, key=None, retry=None), NOW), UTC
+        )
 
     async def random(self) -> float:
         """See `WorkflowContext.random`."""
@@ -309,7 +311,7 @@ class AsyncWorkflowContext(_Context):
                 with session.in_step(name), telling(info):
                     value = await _called(call, info.key)
                 return await self._off(session.record_value, name, value)
-            except Exception as error:  # noqa: BLE001 - recorded, or tried again
+            except Exception as error:
                 session.check("ctx.step")
                 delay = retry_delay(call.retry, error, attempt)
                 if delay is None:
@@ -319,7 +321,7 @@ class AsyncWorkflowContext(_Context):
 
     async def _pause(self, seconds: float) -> None:
         end = anyio.current_time() + seconds
-        while (left := end - anyio.current_time()) > 0 and not self._session.lost.is_set():
+        while (left := end - anyio.current_time()) > 0 and not self._session.lost.is_set():  # noqa: ASYNC110 - a thread sets it
             await anyio.sleep(min(left, self._session.pause_seconds))
 
     def _emit_from_step(self, kind: str, data: Any = None, *, coalesce: bool = False) -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from inspect import Parameter, Signature, iscoroutinefunction, signature
 from secrets import token_urlsafe
-from typing import TYPE_CHECKING, Any, Final, TypedDict
+from typing import TYPE_CHECKING, Any, Final, TypedDict, cast
 
 from taskservice.errors import ConfigurationError, UnknownWorkflowError
 from taskservice.payloads import wire_arguments
@@ -51,7 +51,7 @@ class WorkflowDefinition:
     func: Callable[..., Any]
     name: str
     queue: str | None = None
-    deadlines: DeadlineOptions = field(default_factory=lambda: DeadlineOptions())
+    deadlines: DeadlineOptions = field(default_factory=DeadlineOptions)
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not 0 < len(self.name) <= LONGEST_NAME:
@@ -80,7 +80,8 @@ class WorkflowDefinition:
         parameters = list(found.parameters.values())
         if not parameters or parameters[0].kind not in _POSITIONAL:
             raise ConfigurationError(
-                f"workflow {self.name!r} needs a first parameter for its context: def {_name(self.func)}(ctx, ...)"
+                f"workflow {self.name!r} needs a first parameter for its context: "
+                f"def {self.func.__name__}(ctx, ...)"
             )
         if parameters[0].kind is not Parameter.VAR_POSITIONAL:
             del parameters[0]
@@ -211,7 +212,7 @@ def _options(deadlines: Deadlines | DeadlineOptions | None) -> DeadlineOptions:
     if deadlines is None:
         return DeadlineOptions()
     if isinstance(deadlines, Deadlines):
-        return DeadlineOptions(**{name: getattr(deadlines, name) for name in DeadlineOptions.__annotations__})  # type: ignore[typeddict-item] # as named
+        return cast("DeadlineOptions", asdict(deadlines))
     return DeadlineOptions(**deadlines)
 
 

@@ -17,7 +17,7 @@ import anyio
 from anyio import to_thread
 
 from taskservice.backends.base import BackendCapability
-from taskservice.errors import QuestionError, ServiceClosedError, TaskServiceError, WorkflowExpiredError
+from taskservice.errors import ServiceClosedError, TaskServiceError, WorkflowExpiredError
 from taskservice.payloads import wire_value
 from taskservice.settings import load_settings
 from taskservice.tasks import TaskDefinition
@@ -27,7 +27,7 @@ from taskservice.workflow.runtime import WorkflowRuntime, open_store, use_runtim
 from taskservice.workflow.store.base import apply_signal
 from taskservice.workflow.sweeper import sweep
 from taskservice.workflow.tasks import message_for
-from taskservice.workflow.transitions import Answer, Stop
+from taskservice.workflow.transitions import Answer, Stop, decide
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from taskservice.workflow.definitions import WorkflowRegistry
     from taskservice.workflow.model import WorkflowRun
     from taskservice.workflow.store.base import WorkflowStore
+    from taskservice.workflow.transitions import Change
 
 __all__ = ["WorkflowEngine"]
 
@@ -141,7 +142,9 @@ class WorkflowEngine:
         """
         runtime = self.runtime
         answer = wire_value(value, "the answer", limit=runtime.payload_limit)
-        run = await self._off(runtime.store, answer_question, runtime, run_id, question_id, answer)
+        run: WorkflowRun = await self._off(
+            runtime.store, answer_question, runtime, run_id, question_id, answer
+        )
         await self.dispatch(run)
         return run
 
@@ -149,11 +152,12 @@ class WorkflowEngine:
         """End a run at once, whatever it does; `WorkflowOverError`, `WorkflowExpiredError`."""
         runtime = self.runtime
         stop = partial(apply_signal, runtime.store, run_id, Stop(), now=runtime.clock())
-        return (await self._off(runtime.store, stop)).run
+        change: Change = await self._off(runtime.store, stop)
+        return change.run
 
     async def load(self, run_id: str) -> WorkflowRun:
         """Return a run as it is now, or raise `WorkflowExpiredError`."""
-        run = await self._off(self.store, self.store.load, run_id)
+        run: WorkflowRun | None = await self._off(self.store, self.store.load, run_id)
         if run is None:
             raise WorkflowExpiredError(run_id)
 
@@ -202,9 +206,13 @@ def answer_question(runtime: WorkflowRuntime, run_id: str, question_id: str, val
     if run is None:
         raise WorkflowExpiredError(run_id)
 
-    # If this is not the question's entry, the question is not open, and nothing will be written.
-    asked = next((entry for entry in reversed(store.journal(run_id)) if entry.kind is EntryKind.ASK), None)
-    if asked is None and not run.status.final:
-        raise QuestionError(run_id, question_id, None)
-    entry = None if asked is None else replace(asked, kind=EntryKind.INPUT, value=value)
-    return apply_signal(store, run_id, Answer(question_id=question_id), now=runtime.clock(), entry=entry).run
+    now, signal = runtime.clock(), Answer(question_id=question_id)
+    change = decide(run, signal, now=now)
+    # The question is open, so its entry is the journal's last, and stays it as long as that is so.
+    journal = store.journal(run_id)
+    if not journal:
+        raise WorkflowExpiredError(run_id)
+    entry = replace(journal[-1], kind=EntryKind.INPUT, value=value)
+    if store.write(run, change, now=now, entry=entry):
+        return change.run
+    return apply_signal(store, run_id, signal, now=now, entry=entry).run

@@ -35,7 +35,7 @@ _LOST: Final = (LeaseLostError, WorkflowOverError, WorkflowExpiredError)
 _LATER: Final = (BackendUnavailableError, WorkflowConflictError)
 
 
-class AbandonedRun(BaseException):  # noqa: N818 - not an error: somebody else has the run now
+class AbandonedRun(BaseException):
     """Leaves a workflow function whose run is no longer this worker's; never leaves the runner."""
 
 

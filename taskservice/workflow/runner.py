@@ -7,6 +7,7 @@ import os
 import socket
 import threading
 from collections.abc import Callable
+from functools import partial
 from time import time
 from typing import TYPE_CHECKING, Final
 
@@ -125,7 +126,7 @@ class WorkflowRunner:
         try:
             definition = self._registry.get(run.workflow)
         except UnknownWorkflowError as error:
-            return self._write(session, leased, lambda: self._fail(session, error))
+            return self._write(session, leased, partial(self._fail, session, error))
         return session, leased, definition
 
     def _drive(self, session: RunSession, leased: LeasedRun, definition: WorkflowDefinition) -> str:
@@ -190,7 +191,11 @@ class WorkflowRunner:
         reason = _reason(error)
         session.fail(reason, error)
         logger.warning(
-            "workflow run %s failed: %s", session.run_id, reason.value, exc_info=error, extra={"run_id": session.run_id}
+            "workflow run %s failed: %s",
+            session.run_id,
+            reason.value,
+            exc_info=error,
+            extra={"run_id": session.run_id},
         )
 
     def _write(self, session: RunSession, leased: LeasedRun, end: Callable[[], None]) -> str:

@@ -27,7 +27,14 @@ if TYPE_CHECKING:
     from taskservice.settings import Settings
     from taskservice.workflow.store.base import WorkflowStore
 
-__all__ = ["WorkflowRuntime", "deadlines_of", "open_store", "remember_settings", "use_runtime", "worker_runtime"]
+__all__ = [
+    "WorkflowRuntime",
+    "deadlines_of",
+    "open_store",
+    "remember_settings",
+    "use_runtime",
+    "worker_runtime",
+]
 
 
 class WorkflowRuntime:

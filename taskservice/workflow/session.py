@@ -34,8 +34,12 @@ RESERVED: Final = frozenset({"status", "question"})
 LONGEST_KIND: Final = 100
 
 
-class SuspendedRun(BaseException):  # noqa: N818 - not an error: the run goes on once it is answered
+class SuspendedRun(BaseException):
     """Leaves a workflow function that waits for an answer; code must let it through."""
+
+
+class EndedRun(BaseException):
+    """Leaves a workflow function that went on after an error which ends its run."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,7 +54,7 @@ class Suspension:
 class RunSession:
     """One execution of one run under one lease."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what a runner has of a run
         self,
         store: WorkflowStore,
         leased: LeasedRun,
@@ -116,10 +120,11 @@ class RunSession:
         """
         if self._over:
             raise WorkflowMisuseError(
-                f"{what} came after workflow run {self.run_id!r} had been left: a context ends with its function"
+                f"{what} came after workflow run {self.run_id!r} had been left: "
+                "a context ends with its function"
             )
         if self._fatal is not None:
-            raise self._fatal
+            raise EndedRun(self.run_id) from self._fatal
         if self._emitter.refused is not None or self.lost.is_set():
             self.lost.set()
             raise AbandonedRun(self.run_id)
@@ -212,9 +217,7 @@ class RunSession:
             if mark[0] < len(self._journal) or mark <= tuple(self._leased.run.seen_emit):
                 return False  # said before
             # Under the lock, so that marks reach the emitter in their order.
-            self._emitter.put(
-                Emission(mark=mark, kind=kind, data=copied, coalesce=coalesce), at_once=at_once
-            )
+            self._emitter.put(Emission(mark=mark, kind=kind, data=copied, coalesce=coalesce), at_once=at_once)
         return self._emitter.crowded
 
     def flush(self) -> None:

@@ -34,6 +34,11 @@ EXAMPLES = (
     errors.LeaseLostError("r1", 3),
     errors.QuestionError("r1", "q1", None),
     errors.WorkflowConflictError("r1", 100),
+    errors.UnknownWorkflowError("refnd", ("refund",)),
+    errors.WorkflowChangedError("w1", 2, "step 'load'", "question 'sure?'"),
+    errors.MaxStepsError("w1", 10),
+    errors.WorkflowMisuseError("ask outside of steps"),
+    errors.StepFailedError("shop.DeclinedError", "no funds"),
 )
 
 
