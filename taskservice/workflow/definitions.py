@@ -13,6 +13,7 @@ from taskservice.payloads import wire_arguments
 from taskservice.submission import check_queue
 from taskservice.worker.installers import add_installer
 from taskservice.workflow.model import DEFAULT_DEADLINES, Deadlines, WorkflowRun
+from taskservice.workflow.transitions import MESSAGES
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -195,7 +196,7 @@ def new_run(  # noqa: PLR0913 - by name
         kwargs=named,
         created_at=now,
         updated_at=now,
-        deadline=now + limits.busy,
+        deadline=now + limits.busy / MESSAGES,
         deadlines=limits,
         queue="" if definition is None else definition.queue or "",
     )

@@ -22,11 +22,11 @@ from taskservice.payloads import wire_value
 from taskservice.settings import load_settings
 from taskservice.tasks import TaskDefinition
 from taskservice.workflow.definitions import WorkflowDefinition, default_workflows, new_run
-from taskservice.workflow.model import EntryKind, WorkflowStatus
+from taskservice.workflow.model import EntryKind
 from taskservice.workflow.runtime import WorkflowRuntime, open_store, use_runtime
 from taskservice.workflow.store.base import apply_signal
 from taskservice.workflow.sweeper import sweep
-from taskservice.workflow.tasks import message_for
+from taskservice.workflow.tasks import again_in, message_for
 from taskservice.workflow.transitions import Answer, Stop, decide
 
 if TYPE_CHECKING:
@@ -163,8 +163,8 @@ class WorkflowEngine:
 
         return run
 
-    async def dispatch(self, run: WorkflowRun) -> None:
-        """Ask for ``run`` to be taken up."""
+    async def dispatch(self, run: WorkflowRun, *, again: bool = False) -> None:
+        """Ask for ``run`` to be taken up; ``again`` if it was asked for before."""
         runtime, task = self.runtime, message_for(run)
         if self._in_process:
             # The same name, and no thread: the function runs in this loop, or gets a thread of its own.
@@ -172,8 +172,7 @@ class WorkflowEngine:
             await self.service.launch_task(local, run.id)
             return
 
-        expires = None if run.status is not WorkflowStatus.RUNNING else max(1.0, run.deadlines.lease)
-        launcher = self.service.options(queue=run.queue or None, expires=expires)
+        launcher = self.service.options(queue=run.queue or None, expires=again_in(run) if again else None)
         with use_runtime(runtime):
             await launcher.launch_task(task, run.id)
 
@@ -189,7 +188,7 @@ class WorkflowEngine:
     async def _sweep(self) -> None:
         runtime = self.runtime
         for run in await self._off(runtime.store, partial(sweep, runtime.store, now=runtime.clock())):
-            await self.dispatch(run)
+            await self.dispatch(run, again=True)
 
     @staticmethod
     async def _off(store: WorkflowStore, call: Callable[..., Any], *args: Any) -> Any:

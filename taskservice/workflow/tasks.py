@@ -14,7 +14,7 @@ from taskservice.tasks import RetryPolicy, TaskDefinition, task
 from taskservice.workflow.model import WorkflowStatus
 from taskservice.workflow.runtime import worker_runtime
 from taskservice.workflow.store.base import apply_signal
-from taskservice.workflow.transitions import Stop
+from taskservice.workflow.transitions import MESSAGES, Stop
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "WORKFLOW_TASKS",
+    "again_in",
     "continue_workflow",
     "execute_workflow",
     "message_for",
@@ -75,10 +76,18 @@ def message_for(run: WorkflowRun) -> TaskDefinition[[str], str]:
 
 
 def send_again(app: Celery, run: WorkflowRun) -> None:
-    """Ask the workers of ``app`` to take up a run whose worker is gone."""
+    """Ask the workers of ``app`` to take up a run whose worker, or message, is gone."""
     options: dict[str, Any] = {"queue": run.queue} if run.queue else {}
-    # After another lease it is sent again, and where no worker is, messages must not pile up.
-    app.tasks[execute_workflow.name].apply_async((run.id,), expires=max(1.0, run.deadlines.lease), **options)
+    app.tasks[message_for(run).name].apply_async((run.id,), expires=again_in(run), **options)
+
+
+def again_in(run: WorkflowRun) -> float:
+    """Return for how many seconds the message for an orphan counts: until the next one is sent.
+
+    Where no worker is, messages must not pile up.
+    """
+    limits = run.deadlines
+    return max(1.0, limits.lease if run.status is WorkflowStatus.RUNNING else limits.busy / MESSAGES)
 
 
 def _runtime() -> WorkflowRuntime:

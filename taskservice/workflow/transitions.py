@@ -105,6 +105,8 @@ class Overdue:
     """Its deadline has passed."""
 
 
+MESSAGES: Final = 3
+"""How often a run that waits for a worker is offered to one before it is BUSY."""
 Signal: TypeAlias = Claim | Renew | Step | Ask | Answer | Succeed | Fail | Stop | Overdue
 
 
@@ -112,7 +114,7 @@ Signal: TypeAlias = Claim | Renew | Step | Ask | Answer | Succeed | Fail | Stop 
 class Change:
     """What a signal makes of a run. ``event`` is the kind and data that clients see, if they see one.
 
-    ``orphaned`` means that its worker is gone and another must be asked to take it up.
+    ``orphaned`` means that its worker or its message is gone, and another must be asked to take it up.
     """
 
     run: WorkflowRun
@@ -145,7 +147,7 @@ def _claim(run: WorkflowRun, signal: Claim, now: float) -> Change:
     lapsed = run.status is WorkflowStatus.RUNNING and run.lease.until <= now
     if run.status not in _WAITING and not lapsed:
         raise RunNotClaimableError(run.id, run.status)
-    if run.status in _WAITING and run.deadline is not None and run.deadline <= now:
+    if run.status in _WAITING and _busy_at(run) <= now:
         # Too late by the clock is too late, whether or not somebody has swept.
         raise RunNotClaimableError(run.id, run.status)
 
@@ -185,7 +187,7 @@ def _answer(run: WorkflowRun, signal: Answer, now: float) -> Change:
         run,
         status=WorkflowStatus.INPUT_OVER,
         question=None,
-        deadline=now + run.deadlines.busy,
+        deadline=now + run.deadlines.busy / MESSAGES,
         updated_at=now,
         version=run.version + 1,
     )
@@ -216,8 +218,12 @@ def _overdue(run: WorkflowRun, _: Overdue, now: float) -> Change:
     if run.deadline is None or run.deadline > now:
         # Swept on what somebody saw a moment ago.
         raise RunNotClaimableError(run.id, run.status)
-    if run.status in _WAITING:
+    if run.status in _WAITING and _busy_at(run) <= now:
         return _end(replace(run, reason=FailureReason.BUSY), WorkflowStatus.FAILED, now)
+    if run.status in _WAITING:
+        # Its message may have died with a worker that had it and had not yet claimed the run.
+        again = min(now + run.deadlines.busy / MESSAGES, _busy_at(run))
+        return Change(run=replace(run, deadline=again, version=run.version + 1), orphaned=True)
     if run.status is WorkflowStatus.INPUT:
         return _end(replace(run, reason=FailureReason.INPUT_TIMEOUT), WorkflowStatus.FAILED, now)
     if run.updated_at + run.deadlines.stale <= now:
@@ -250,6 +256,10 @@ def _leased(run: WorkflowRun, lease: Lease, now: float) -> WorkflowRun:
 
 def _earlier(run: WorkflowRun, now: float) -> float:
     return min(now + run.deadlines.lease, run.updated_at + run.deadlines.stale)
+
+
+def _busy_at(run: WorkflowRun) -> float:
+    return run.updated_at + run.deadlines.busy
 
 
 def _status(run: WorkflowRun) -> tuple[str, dict[str, Any]]:

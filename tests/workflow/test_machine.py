@@ -295,6 +295,10 @@ class Machine(RuleBasedStateMachine):
             assert run.deadline is not None
             assert run.deadline <= max(known.lease, self.now + LEASE)
             return run.deadline <= self.now
+        if known.status in {"WAITING", "INPUT_OVER"}:
+            assert run.deadline is not None
+            assert run.deadline <= known.since + BUSY
+            return run.deadline <= self.now
         deadline = known.deadline()
         assert run.deadline == deadline
         return deadline is not None and deadline <= self.now
@@ -305,8 +309,12 @@ class Machine(RuleBasedStateMachine):
         known.version += 1
         if known.status == "INPUT":
             self.ended(known, "FAILED", "input_timeout")
-        elif known.status != "RUNNING":
+        elif known.status != "RUNNING" and known.since + BUSY <= self.now:
             self.ended(known, "FAILED", "busy")
+        elif known.status != "RUNNING":
+            assert change.orphaned
+            assert change.run.deadline is not None
+            assert self.now < change.run.deadline <= known.since + BUSY
         elif known.news + STALE <= self.now:
             self.ended(known, "FAILED", "stale")
         else:

@@ -188,6 +188,18 @@ def test_what_is_not_to_be_taken_up_is_answered_by_a_code() -> None:
     assert world.execute() == "workflow_expired"
 
 
+def test_a_run_whose_message_died_is_offered_again_before_it_is_busy() -> None:
+    world = World(lambda ctx: None, busy=9)
+    offered = []
+    for _ in range(20):
+        world.now += 0.5
+        offered += [world.now - 1000 for _ in sweep(world.store, now=world.now)]
+
+    assert offered == [3, 6]
+    assert world.run().reason is FailureReason.BUSY
+    assert world.execute() == "workflow_over"
+
+
 def test_of_many_sweepers_one_gets_an_orphan(pool: ThreadPoolExecutor) -> None:
     def leave(ctx: WorkflowContext) -> None:
         raise SystemExit
@@ -230,7 +242,7 @@ def test_the_settings_are_the_deadlines_of_runs_that_have_none() -> None:
     run = new_run(own, owner="", now=0, defaults=defaults, payload_limit=PAYLOAD_LIMIT)
 
     assert (run.deadlines.busy, run.deadlines.input, run.deadlines.max_steps) == (30, 60, 5)
-    assert run.deadline == 30
+    assert run.deadline == 10  # when it is offered again
 
 
 def test_memory_that_workers_would_not_see_is_refused() -> None:
