@@ -86,7 +86,7 @@ class _Context:
             id=self._session.new_question_id(),
             prompt=prompt,
             schema=schema.json_schema,
-            data=json_value(data, "the question's data", limit=1_000_000),
+            data=json_value(data, "the question's data", limit=self._session.payload_limit),
             problem=problem,
         )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, ExitStack
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
@@ -70,8 +70,10 @@ class WorkflowEngine:
         async with AsyncExitStack() as stack:
             store = self._given
             if store is None:
-                store = open_store(self._settings, shared=BackendCapability.DURABLE in capabilities)
-                stack.push_async_callback(self._off, store, store.close)
+                held = ExitStack()
+                durable = BackendCapability.DURABLE in capabilities
+                store = open_store(self._settings, shared=durable, held=held)
+                stack.push_async_callback(self._off, store, held.close)
             runtime = WorkflowRuntime.from_settings(self._settings, store=store, registry=self._registry)
             stack.callback(runtime.close)
             self._runtime = runtime

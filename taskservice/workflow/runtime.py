@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from time import time
 from typing import TYPE_CHECKING
@@ -90,10 +90,11 @@ def deadlines_of(settings: Settings) -> Deadlines:
     )
 
 
-def open_store(settings: Settings, *, shared: bool) -> WorkflowStore:
+def open_store(settings: Settings, *, shared: bool, held: ExitStack) -> WorkflowStore:
     """Return the store that ``settings`` ask for; ``shared`` if other processes must see its runs.
 
-    No connection is made yet. `ConfigurationError` for memory that should be shared.
+    Leaving ``held`` gives its connections back; none is made yet. `ConfigurationError` for memory that
+    should be shared.
     """
     wanted = settings.workflow_store
     if wanted == "memory" and shared:
@@ -106,11 +107,17 @@ def open_store(settings: Settings, *, shared: bool) -> WorkflowStore:
         from taskservice.backends.storage import SECONDS, Storage
         from taskservice.workflow.store.redis import RedisStore
 
-        return RedisStore(Storage(connect_redis(settings.redis_url, SECONDS), settings.key_prefix))
+        storage = Storage(connect_redis(settings.redis_url, SECONDS), settings.key_prefix)
+        held.callback(storage.close)
+        shared_store = RedisStore(storage)
+        held.callback(shared_store.close)
+        return shared_store
 
     from taskservice.workflow.store.memory import MemoryStore
 
-    return MemoryStore()
+    store = MemoryStore()
+    held.callback(store.close)
+    return store
 
 
 _bound: ContextVar[WorkflowRuntime | None] = ContextVar("taskservice_workflow_runtime", default=None)
@@ -146,7 +153,9 @@ def worker_runtime(app: Celery) -> WorkflowRuntime:
             from taskservice.settings import load_settings
 
             settings = _settings.get(app) or load_settings()
-            found = WorkflowRuntime.from_settings(settings, store=open_store(settings, shared=True))
+            # Its connections are held as long as the process lasts.
+            store = open_store(settings, shared=True, held=ExitStack())
+            found = WorkflowRuntime.from_settings(settings, store=store)
             _runtimes[app] = found
         return found
 

@@ -104,6 +104,11 @@ class RunSession:
         return self._leased.lost
 
     @property
+    def payload_limit(self) -> int:
+        """How many bytes a value may have as JSON."""
+        return self._limit
+
+    @property
     def fatal(self) -> Exception | None:
         """What ends the run, whatever its function makes of it."""
         return self._fatal

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -247,7 +248,7 @@ def test_the_settings_are_the_deadlines_of_runs_that_have_none() -> None:
 
 def test_memory_that_workers_would_not_see_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="set workflow_store to 'redis' or 'auto'"):
-        open_store(Settings(workflow_store="memory"), shared=True)
+        open_store(Settings(workflow_store="memory"), shared=True, held=ExitStack())
 
 
 def test_an_eager_app_executes_runs_before_start_returns() -> None:
