@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         RunExpiredError,
         RunFailedError,
         RunNotFoundError,
+        ScheduleError,
         ServiceClosedError,
         SoftTimeLimitError,
         TaskNotRegisteredError,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     )
     from taskservice.heartbeats import WorkerHeartbeat, read_heartbeats
     from taskservice.runs import RunEvent, RunEventKind, RunListener, TaskHandle, TaskState
+    from taskservice.schedules.entries import ScheduleEntry, parse_schedule
     from taskservice.selection import Selection, select_backend
     from taskservice.service import ServiceHealth, TaskLauncher, TaskService
     from taskservice.settings import Settings, load_settings
@@ -72,6 +74,8 @@ __all__ = [
     "RunFailedError",
     "RunListener",
     "RunNotFoundError",
+    "ScheduleEntry",
+    "ScheduleError",
     "Selection",
     "ServiceClosedError",
     "ServiceHealth",
@@ -93,6 +97,7 @@ __all__ = [
     "default_registry",
     "load_settings",
     "next_delay",
+    "parse_schedule",
     "read_heartbeats",
     "register_packed",
     "select_backend",
@@ -109,6 +114,7 @@ _HOMES = {
     "errors": tuple(name for name in __all__ if name.endswith("Error")),
     "heartbeats": ("WorkerHeartbeat", "read_heartbeats"),
     "runs": ("RunEvent", "RunEventKind", "RunListener", "TaskHandle", "TaskState"),
+    "schedules.entries": ("ScheduleEntry", "parse_schedule"),
     "selection": ("Selection", "select_backend"),
     "service": ("ServiceHealth", "TaskLauncher", "TaskService"),
     "settings": ("Settings", "load_settings"),

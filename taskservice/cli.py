@@ -63,14 +63,23 @@ def worker(queues: str, pool: str, concurrency: int | None, loglevel: str, app_n
 
 
 @cli.command()
-@click.option("--schedule", "-s", type=click.Path(path_type=Path), help="File to remember runs in.")
+@click.option(
+    "--schedule",
+    "-s",
+    type=click.Path(path_type=Path),
+    help="Remember in this file, with Celery's own scheduler, and not in Redis.",
+)
 @click.option("--loglevel", "-l", type=LEVELS, default="INFO", show_default=True, help="Log level.")
 @click.option("--app", "-A", "app_name", help="Your own Celery app, as package.module:attribute.")
 def beat(schedule: Path | None, loglevel: str, app_name: str | None) -> None:
-    """Send the scheduled tasks until it is told to stop."""
+    """Send the scheduled tasks until it is told to stop.
+
+    Any number may run: one sends, and another takes over when it falls silent. With
+    TASKSERVICE_BACKEND=anyio the tasks run in this process.
+    """
     settings = _settings()
     app = _find_app(app_name)
-    from taskservice.worker.launch import run_beat
+    from taskservice.worker.beat import run_beat
 
     run_beat(app=app, settings=settings, schedule=schedule, loglevel=loglevel)
 

@@ -17,6 +17,7 @@ __all__ = [
     "RunExpiredError",
     "RunFailedError",
     "RunNotFoundError",
+    "ScheduleError",
     "ServiceClosedError",
     "SoftTimeLimitError",
     "TaskNotRegisteredError",
@@ -44,6 +45,19 @@ class LaunchOptionError(ConfigurationError):
 
     def __str__(self) -> str:
         return f"{self.option}: {self.problem}"
+
+
+class ScheduleError(ConfigurationError):
+    """An entry of ``beat_schedule`` is wrong; nothing was scheduled."""
+
+    def __init__(self, entry: str, field: str, problem: str) -> None:
+        super().__init__(entry, field, problem)
+        self.entry = entry
+        self.field = field
+        self.problem = problem
+
+    def __str__(self) -> str:
+        return f"beat_schedule, entry {self.entry!r}, {self.field}: {self.problem}"
 
 
 class UnknownBackendError(ConfigurationError):

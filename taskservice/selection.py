@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from taskservice.backends.anyio import AnyIOBackend
 from taskservice.errors import BackendUnavailableError
+from taskservice.schedules.entries import parse_schedule
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -122,8 +123,9 @@ def select_backend(
 
     ``auto`` is Celery if broker and a worker answer, otherwise AnyIO with a warning that says why.
     A name never falls back: ``celery`` without a broker raises `BackendUnavailableError`; without a
-    worker it is taken, since runs may wait for one.
+    worker it is taken, since runs may wait for one. `ScheduleError` for a wrong ``beat_schedule``.
     """
+    parse_schedule(settings.beat_schedule, zone=settings.timezone)
     if settings.backend == "anyio":
         return Selection(backend=_anyio(settings, listener), requested="anyio", reason="asked for by name")
 

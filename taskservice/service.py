@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
+import anyio
 from anyio import to_thread
 
+from taskservice.beat import find_tasks, run_schedule
 from taskservice.completion import Completions
-from taskservice.errors import ServiceClosedError
+from taskservice.errors import ConfigurationError, ServiceClosedError
+from taskservice.schedules.entries import ScheduleEntry, parse_schedule
 from taskservice.selection import BackendSelector, Selection
 from taskservice.settings import Settings, load_settings
 from taskservice.submission import AT_ONCE, LaunchOptions
@@ -146,6 +149,36 @@ class TaskService:
     async def get_task(self, task_id: str) -> TaskHandle:
         """Return the handle of an earlier run; see `TaskBackend.get_task`."""
         return await self.backend.get_task(task_id)
+
+    async def run_beat(
+        self, schedule: Mapping[str, Mapping[str, Any]] | None = None, *, timezone: str | None = None
+    ) -> None:
+        """Launch by the clock until cancelled: ``schedule``, or the settings' ``beat_schedule``.
+
+        Tasks are found by name, among those of ``@task`` and of the app; ``timezone`` is that of cron
+        strings, without it the settings' own. `ScheduleError` for the first mistake, before anything is
+        launched. What was due is kept in this process alone, and so is the right to launch: for workers
+        there is ``taskservice beat``.
+        """
+        backend = self.backend
+        settings = self._given.settings if isinstance(self._given, BackendSelector) else None
+        app = self._given.app if isinstance(self._given, BackendSelector) else None
+        if schedule is None and settings is None:
+            raise ConfigurationError(
+                "hand run_beat() a schedule: this service has no settings to take it from"
+            )
+
+        given = schedule if schedule is not None or settings is None else settings.beat_schedule
+        zone = timezone or (settings.timezone if settings else "UTC")
+        entries = await to_thread.run_sync(partial(parse_schedule, given or {}, zone=zone))
+        imports = settings.imports if settings else ()
+        tasks = await to_thread.run_sync(partial(find_tasks, entries, imports=imports, app=app))
+
+        async def launch(entry: ScheduleEntry) -> None:
+            func = tasks[entry.name]
+            await backend.launch_task(func, entry.args, entry.kwargs, options=entry.options)
+
+        await run_schedule(entries, launch, sleep=anyio.sleep)
 
     async def health(self) -> ServiceHealth:
         """Return how the service is, within about a second."""

@@ -65,7 +65,9 @@ class Settings(BaseSettings):
     routes: dict[str, str] = Field(default_factory=dict)
     """Task name or pattern to queue."""
     beat_schedule: dict[str, dict[str, Any]] = Field(default_factory=dict)
-    """Celery's ``beat_schedule``."""
+    """Entry by name; see `taskservice.schedules.entries.parse_schedule`."""
+    beat_lease: PositiveSpan = timedelta(seconds=10)
+    """How long a beat that fell silent keeps another from taking over."""
     result_expires: PositiveSpan = timedelta(days=1)
     """How long Celery keeps a result."""
     visibility_timeout: PositiveSpan = timedelta(hours=1)

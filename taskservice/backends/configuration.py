@@ -1,8 +1,10 @@
-"""Celery's configuration, made of our settings. Pure, and imports no Celery."""
+"""Celery's configuration, made of our settings. Pure; only a cron string takes Celery itself."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
+
+from taskservice.schedules.entries import celery_schedule, parse_schedule
 
 if TYPE_CHECKING:
     from taskservice.settings import Settings
@@ -11,7 +13,10 @@ __all__ = ["celery_config"]
 
 
 def celery_config(settings: Settings) -> dict[str, Any]:
-    """Return what `Celery.conf.update` wants: JSON only, and results that tell their attempts."""
+    """Return what `Celery.conf.update` wants: JSON only, and results that tell their attempts.
+
+    `ScheduleError` for a wrong ``beat_schedule``.
+    """
     return {
         "broker_url": settings.effective_broker_url,
         "result_backend": settings.effective_result_backend,
@@ -23,7 +28,7 @@ def celery_config(settings: Settings) -> dict[str, Any]:
         "enable_utc": True,
         "task_default_queue": settings.default_queue,
         "task_routes": {name: {"queue": queue} for name, queue in settings.routes.items()},
-        "beat_schedule": dict(settings.beat_schedule),
+        "beat_schedule": celery_schedule(parse_schedule(settings.beat_schedule, zone=settings.timezone)),
         "task_track_started": True,
         "result_extended": True,
         "result_expires": settings.result_expires,

@@ -1,0 +1,103 @@
+"""Starting a beat in this process; it returns when it is told to stop.
+
+Celery's own stops wherever a signal meets it, be it between sending and remembering; ours finishes
+the entry first.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import anyio
+from celery import platforms
+from celery.apps.beat import Beat
+
+from taskservice.errors import ConfigurationError, TaskServiceError
+from taskservice.service import TaskService
+from taskservice.settings import Settings, load_settings
+from taskservice.worker.app import create_app
+from taskservice.worker.app_schedule import settle_schedule
+from taskservice.worker.scheduler import RedisScheduler, open_beat_store
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from celery import Celery
+
+__all__ = ["run_beat"]
+
+LOG_FORMAT = "[%(asctime)s: %(levelname)s] %(message)s"
+
+
+def run_beat(
+    *,
+    app: Celery | None = None,
+    settings: Settings | None = None,
+    schedule: Path | None = None,
+    loglevel: str = "INFO",
+) -> None:
+    """Run the beat of ``app``, or of the settings; `ConfigurationError` before anything is sent.
+
+    It remembers in Redis, with ``schedule`` in that file. With the ``anyio`` back end the tasks run
+    here, and it remembers nothing.
+    """
+    given = load_settings() if settings is None else settings
+    if given.backend == "anyio":
+        if schedule is not None:
+            raise ConfigurationError(f"leave out --schedule {schedule}: the anyio back end keeps no file")
+        logging.basicConfig(level=loglevel, format=LOG_FORMAT)
+        anyio.run(_serve, given, app)
+        return
+
+    made = create_app(given) if app is None else app
+    made.loader.init_worker()
+    made.finalize()
+    settle_schedule(made, given)
+    if schedule is not None:
+        made.Beat(
+            schedule=str(schedule), scheduler="celery.beat:PersistentScheduler", loglevel=loglevel
+        ).run()
+        return
+
+    # Opened here, where a mistake is not yet logged as a crash of the beat.
+    scheduler: Any = partial(RedisScheduler, settings=given, store=open_beat_store(made, given))
+    _OurBeat(app=made, scheduler=scheduler, loglevel=loglevel).run()
+
+
+class _OurBeat(Beat):
+    """Celery's, but for how it stops."""
+
+    def install_sync_handler(self, service: Any) -> None:
+        """Have SIGTERM and SIGINT stop it between two entries; a second one, at once."""
+
+        def stop(*_: object) -> None:
+            if not service.scheduler.defer_stop():
+                raise SystemExit
+
+        platforms.signals.update(SIGTERM=stop, SIGINT=stop)
+
+
+async def _serve(settings: Settings, app: Celery | None) -> None:
+    failed: TaskServiceError | None = None
+    async with TaskService.from_settings(settings, app) as service, anyio.create_task_group() as group:
+        beat = anyio.CancelScope()
+        group.start_soon(_stop_by_signal, beat)
+        with beat:
+            try:
+                await service.run_beat()
+            except TaskServiceError as error:  # as it is, and not in a group
+                failed = error
+        group.cancel_scope.cancel()
+    if failed is not None:
+        raise failed
+
+
+async def _stop_by_signal(beat: anyio.CancelScope) -> None:
+    # Left after the first signal, so that a second one ends the process as usual.
+    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as received:
+        async for _ in received:
+            beat.cancel()
+            return
