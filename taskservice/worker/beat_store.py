@@ -36,12 +36,13 @@ end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 return {ARGV[1], 1}
 """
-# KEYS: lock, entries. ARGV: token, then name and value in turn, an empty value deletes.
+# KEYS: lock, entries. ARGV: token, lease, then name and value in turn, an empty value deletes.
 WRITE: Final = """
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then
   return 0
 end
-for at = 2, #ARGV, 2 do
+redis.call('PEXPIRE', KEYS[1], ARGV[2])
+for at = 3, #ARGV, 2 do
   if ARGV[at + 1] == '' then
     redis.call('HDEL', KEYS[2], ARGV[at])
   else
@@ -117,8 +118,8 @@ class BeatStore:
         return found
 
     def write(self, changed: Mapping[str, Remembered], removed: Iterable[str] = ()) -> bool:
-        """Remember and forget, all or nothing; false, and nothing, if the lock is not ours."""
-        args = [self.token]
+        """Remember and forget, all or nothing, and renew the lock; false, and nothing, if it is not ours."""
+        args: list[str | int] = [self.token, self._lease_ms]
         for name, remembered in changed.items():
             args += [name, remembered.to_json()]
         for name in removed:

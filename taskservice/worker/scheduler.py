@@ -84,7 +84,7 @@ class RedisScheduler(Scheduler):
         self._store = self._store or open_beat_store(self.app, self._settings)
 
     def tick(self, *_: Any, **__: Any) -> float:
-        """Send one entry that is due; return the seconds until there may be another."""
+        """Send what is due; return the seconds until there may be more."""
         try:
             wait = self._tick()
         except (RedisError, OSError) as error:
@@ -115,33 +115,32 @@ class RedisScheduler(Scheduler):
         super().close()
 
     def _tick(self) -> float:
-        store = self._store
-        if store is None:
+        store, now = self._store, datetime.now(tz=UTC)
+        if store is None or not self._holds(store, now):
             return self._step
-
-        hold = store.hold()
-        now = datetime.now(tz=UTC)
-        if not hold.ours:
-            if self._leading or self._trouble.first():
-                logger.info("beat stands by, %s leads", hold.owner)
-            self._leading = False
-            return self._step
-        if hold.taken or not self._leading:
-            self._lead(store, now)
-        elif self._unsaved:
-            self._save(store)
-        if not self._leading:  # lost in between
-            return 0.0
 
         found = self._timetable.due(now)
         if not found:
             self._trouble.over()
             return min(self._timetable.wait(now), self._step)
-        self._sending = True
-        try:
-            return self._send(store, found[0], now)
-        finally:
-            self._sending = False
+        for due in found:
+            if not self._sent(store, due, now):
+                return RETRY_SECONDS
+            if self._stop or not self._leading:
+                break
+        return 0.0
+
+    def _holds(self, store: BeatStore, now: datetime) -> bool:
+        hold = store.hold()
+        if not hold.ours:
+            if self._leading or self._trouble.first():
+                logger.info("beat stands by, %s leads", hold.owner)
+            self._leading = False
+        elif hold.taken or not self._leading:
+            self._lead(store, now)
+        elif self._unsaved:
+            self._save(store)
+        return self._leading
 
     def _lead(self, store: BeatStore, now: datetime) -> None:
         stored = store.read()
@@ -160,25 +159,35 @@ class RedisScheduler(Scheduler):
             self._leading = True
             logger.info("beat leads with %d entries", len(known))
 
-    def _send(self, store: BeatStore, due: Due, now: datetime) -> float:
+    def _sent(self, store: BeatStore, due: Due, now: datetime) -> bool:
+        self._sending = True
+        try:
+            if not self._publish(due):
+                return False
+
+            last = self._timetable.done(due, now)
+            self._unsaved[due.name] = Remembered(last=last, runs=self._runs.get(due.name, 0))
+            self._save(store)
+            return True
+        finally:
+            self._sending = False
+
+    def _publish(self, due: Due) -> bool:
         entry = self.schedule[due.name]
         try:
             self.apply_async(self._marked(entry, due), advance=False)
         except SchedulingError as error:
             if isinstance(error.__context__, OperationalError | OSError | RedisError):
                 self._trouble.tell("beat waits for the broker: %s", error)
-                return RETRY_SECONDS
+                return False
+            # It would fail again, and the others are waiting.
             logger.exception("schedule %s was not sent", due.name, extra={"schedule": due.name})
-        else:
-            self._trouble.over()
-            logger.info("schedule %s sent, due %s", due.name, due.at, extra={"schedule": due.name})
+            return True
 
-        last = self._timetable.done(due, now)
-        self._runs[due.name] = runs = self._runs.get(due.name, 0) + 1
-        self._unsaved[due.name] = Remembered(last=last, runs=runs)
-        entry.last_run_at, entry.total_run_count = last, runs
-        self._save(store)
-        return 0.0
+        self._trouble.over()
+        self._runs[due.name] = self._runs.get(due.name, 0) + 1
+        logger.info("schedule %s sent, due %s", due.name, due.at, extra={"schedule": due.name})
+        return True
 
     def _save(self, store: BeatStore) -> None:
         # Who has lost the lock leaves it to the next one, who has read what was there.
