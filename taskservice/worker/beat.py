@@ -1,7 +1,7 @@
 """Starting a beat in this process; it returns when it is told to stop.
 
-Celery's own stops wherever a signal meets it, be it between sending and remembering; ours finishes
-the entry first.
+Celery's own saves and stops wherever a signal meets it, be it between sending and remembering, or
+while it saves; ours finishes the entry first.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 from celery import platforms
 from celery.apps.beat import Beat
+from celery.beat import PersistentScheduler
 
 from taskservice.errors import ConfigurationError, TaskServiceError
 from taskservice.service import TaskService
@@ -56,15 +57,36 @@ def run_beat(
     made.loader.init_worker()
     made.finalize()
     settle_schedule(made, given)
-    if schedule is not None:
-        made.Beat(
-            schedule=str(schedule), scheduler="celery.beat:PersistentScheduler", loglevel=loglevel
-        ).run()
-        return
+    if schedule is None:
+        # Opened here, where a mistake is not yet logged as a crash of the beat.
+        scheduler: Any = partial(RedisScheduler, settings=given, store=open_beat_store(made, given))
+    else:
+        scheduler = _FileScheduler
+    path = None if schedule is None else str(schedule)
+    _OurBeat(app=made, scheduler=scheduler, schedule=path, loglevel=loglevel).run()
 
-    # Opened here, where a mistake is not yet logged as a crash of the beat.
-    scheduler: Any = partial(RedisScheduler, settings=given, store=open_beat_store(made, given))
-    _OurBeat(app=made, scheduler=scheduler, loglevel=loglevel).run()
+
+class _FileScheduler(PersistentScheduler):
+    """Celery's own, which can be stopped between two entries; see `RedisScheduler.defer_stop`."""
+
+    _ticking = _stop = False
+
+    def tick(self, *_: Any, **__: Any) -> float:
+        self._ticking = True
+        try:
+            wait: float = super().tick()
+        finally:
+            self._ticking = False
+        if self._stop:
+            raise SystemExit
+        return wait
+
+    def defer_stop(self) -> bool:
+        if not self._ticking or self._stop:
+            return False
+
+        self._stop = True
+        return True
 
 
 class _OurBeat(Beat):
