@@ -16,9 +16,11 @@ from celery import platforms
 from celery.apps.beat import Beat
 from celery.beat import PersistentScheduler
 
+from taskservice.backends.definitions import register_definitions
 from taskservice.errors import ConfigurationError, TaskServiceError
 from taskservice.service import TaskService
 from taskservice.settings import Settings, load_settings
+from taskservice.tasks import default_registry
 from taskservice.worker.app import create_app
 from taskservice.worker.app_schedule import settle_schedule
 from taskservice.worker.scheduler import RedisScheduler, open_beat_store
@@ -56,6 +58,8 @@ def run_beat(
     made = create_app(given) if app is None else app
     made.loader.init_worker()
     made.finalize()
+    # What is sent by its name alone goes to the default queue, whatever its definition says.
+    register_definitions(made, default_registry, payload_limit=given.payload_limit)
     settle_schedule(made, given)
     if schedule is None:
         # Opened here, where a mistake is not yet logged as a crash of the beat.

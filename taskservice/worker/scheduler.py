@@ -249,7 +249,9 @@ def _storage(app: Celery, settings: Settings) -> Storage:
     # Somebody's own app need not say twice where its Redis is.
     strange = str(app.conf.broker_url) != settings.effective_broker_url
     if strange and "redis_url" not in settings.model_fields_set:
-        return Storage(open_storage(app, None, "schedules").client, settings.key_prefix)
+        found = open_storage(app, None, "schedules")
+        prefixed = "key_prefix" in settings.model_fields_set
+        return Storage(found.client, settings.key_prefix) if prefixed else found
 
     return open_storage(app, settings, "schedules")
 

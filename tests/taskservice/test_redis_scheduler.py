@@ -318,7 +318,7 @@ class Beats:
     """Real beats over one Redis, ended with the test."""
 
     def __init__(self, environment: dict[str, str], folder: Path) -> None:
-        self._environment = environment
+        self.environment = environment
         self._folder = folder
         self._started: list[subprocess.Popen[bytes]] = []
 
@@ -327,7 +327,7 @@ class Beats:
         command = [sys.executable, "-c", "from taskservice.cli import main; main()", "beat", *argv]
         with log.open("wb") as output:
             beat = subprocess.Popen(
-                command, env=self._environment, cwd=self._folder, stdout=output, stderr=output
+                command, env=self.environment, cwd=self._folder, stdout=output, stderr=output
             )
         self._started.append(beat)
         return beat
@@ -410,6 +410,24 @@ def test_a_beat_waits_for_a_redis_that_comes_later(
     until(lambda: redis.llen("celery") > 1, "the beat sent nothing")
 
 
+def test_an_app_of_ones_own_sends_a_task_of_ours_to_its_queue(
+    beats: Beats, redis: Redis, redis_process: RedisProcess, tmp_path: Path
+) -> None:
+    source = (
+        "from celery import Celery\nfrom taskservice import task\n"
+        f"app = Celery('own', broker={redis_process.url!r}, backend={redis_process.url!r})\n"
+        "app.conf.beat_schedule = {'a': {'task': 'ours', 'schedule': 0.05}}\n"
+        "@task(name='ours', queue='elsewhere')\ndef ours(): ...\n"
+    )
+    (tmp_path / "own_project.py").write_text(source, encoding="utf-8")
+    del beats.environment["TASKSERVICE_BEAT_SCHEDULE"], beats.environment["TASKSERVICE_REDIS_URL"]
+
+    beats.start("--app", "own_project:app")
+
+    until(lambda: redis.llen("elsewhere") > 1, "the beat sent nothing")
+    assert redis.hkeys(ENTRIES) == ["a"]
+
+
 def test_a_file_takes_celerys_own_scheduler(beats: Beats, redis: Redis, tmp_path: Path) -> None:
     beat = beats.start("--schedule", str(tmp_path / "memory"))
     until(lambda: redis.llen("celery") > 1, "the beat sent nothing")
@@ -422,7 +440,7 @@ def test_a_file_takes_celerys_own_scheduler(beats: Beats, redis: Redis, tmp_path
 
 
 def test_the_command_says_what_is_wrong_in_one_line(beats: Beats) -> None:
-    beats._environment["TASKSERVICE_BEAT_SCHEDULE"] = json.dumps({"a": {"task": "oftne", "schedule": 1}})
+    beats.environment["TASKSERVICE_BEAT_SCHEDULE"] = json.dumps({"a": {"task": "oftne", "schedule": 1}})
 
     assert beats.start().wait(timeout=SECONDS) == 2
 
