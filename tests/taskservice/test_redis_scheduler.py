@@ -163,6 +163,41 @@ def test_who_has_lost_the_lock_changes_nothing(redis_process: RedisProcess, redi
     assert redis.get(LOCK) == "somebody else"
 
 
+def test_nothing_is_remembered_before_it_was_sent(redis_process: RedisProcess, redis: Redis) -> None:
+    remember(redis, "hourly", datetime.now(tz=UTC) - timedelta(hours=2))
+    before = remembered(redis, "hourly")
+    scheduler = scheduler_of(redis_process.url, HOURLY)
+
+    def killed(*_: object, **__: object) -> None:
+        raise SystemExit
+
+    scheduler.apply_async = killed  # type: ignore[method-assign]
+    with pytest.raises(SystemExit):
+        scheduler.tick()
+    scheduler.close()
+
+    assert remembered(redis, "hourly") == before
+
+
+def test_a_stop_waits_until_what_is_being_sent_is_remembered(
+    redis_process: RedisProcess, redis: Redis
+) -> None:
+    remember(redis, "hourly", datetime.now(tz=UTC) - timedelta(hours=2))
+    scheduler = scheduler_of(redis_process.url, HOURLY)
+    stops = [scheduler.defer_stop()]
+
+    def stopped(*_: object, **__: object) -> None:
+        stops.extend([scheduler.defer_stop(), scheduler.defer_stop()])
+
+    scheduler.apply_async = stopped  # type: ignore[method-assign]
+    with pytest.raises(SystemExit):
+        scheduler.tick()
+    scheduler.close()
+
+    assert stops == [False, True, False]
+    assert remembered(redis, "hourly").runs == 4
+
+
 def test_the_lock_expires_by_itself(redis_process: RedisProcess, redis: Redis) -> None:
     scheduler = scheduler_of(redis_process.url, {}, beat_lease=timedelta(seconds=30))
 
@@ -256,14 +291,16 @@ def test_an_app_of_ones_own_keeps_its_schedules(redis_process: RedisProcess, red
 
 
 def test_entries_of_the_settings_join_those_of_the_app(redis_process: RedisProcess) -> None:
-    app = own_app(redis_process.url, own=5, both=5)
+    app = own_app(redis_process.url, own=5, both=5, off=5)
 
     @app.task(name="known", shared=False)
     def known() -> None: ...
 
     entry = {"task": "known", "schedule": 60}
 
-    settle_schedule(app, Settings(beat_schedule={"ours": entry, "both": entry}))
+    settle_schedule(
+        app, Settings(beat_schedule={"ours": entry, "both": entry, "off": {**entry, "enabled": False}})
+    )
 
     found = app.conf.beat_schedule
     assert {name: fields["task"] for name, fields in found.items()} == {

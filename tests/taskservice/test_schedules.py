@@ -163,6 +163,20 @@ def test_an_hour_that_comes_twice_fires_once() -> None:
 
     assert fired("30 2 * * *", **night) == ["25 00:30", "26 01:30"]
     assert fired("30 1-3 * * *", **night)[:3] == ["24 23:30", "25 00:30", "25 02:30"]
+    assert fired("*/20 2 * * *", **night)[:4] == ["25 00:00", "25 00:20", "25 00:40", "26 01:00"]
+    assert fired("*/30 * * * *", since="2026-10-25T00:20+00:00", until="2026-10-25T03:00+00:00") == [
+        "25 00:30",
+        "25 02:00",
+        "25 02:30",
+        "25 03:00",
+    ]
+
+
+def test_where_both_days_are_given_both_must_match() -> None:
+    # The first Friday the 13th after that day.
+    assert fired("0 0 13 * fri", since="2026-03-14T00:00+00:00", until="2026-12-01T00:00+00:00") == [
+        "12 23:00"
+    ]
 
 
 def test_a_skipped_hour_fires_an_hour_later_by_the_clock() -> None:
