@@ -9,8 +9,9 @@ from datetime import timedelta
 from difflib import get_close_matches
 from math import isfinite
 from typing import TYPE_CHECKING, Any, Final
+from zoneinfo import ZoneInfo
 
-from taskservice.errors import LaunchOptionError, PayloadError, ScheduleError
+from taskservice.errors import ConfigurationError, LaunchOptionError, PayloadError, ScheduleError
 from taskservice.payloads import wire_arguments
 from taskservice.schedules.cron import Cron, celery_crontab
 from taskservice.schedules.timetable import Interval
@@ -47,6 +48,11 @@ def parse_schedule(given: Mapping[str, Mapping[str, Any]], *, zone: str) -> tupl
 
     ``zone`` is the time zone of cron strings. Disabled entries are checked as well.
     """
+    try:
+        ZoneInfo(zone)
+    except (KeyError, OSError, ValueError) as error:
+        raise ConfigurationError(f"unknown time zone {zone!r}; use a name such as 'UTC'") from error
+
     found = [(_entry(name, fields, zone), fields) for name, fields in given.items()]
     return tuple(entry for entry, fields in found if fields.get("enabled", True))
 

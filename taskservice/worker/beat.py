@@ -51,6 +51,7 @@ def run_beat(
     if given.backend == "anyio":
         if schedule is not None:
             raise ConfigurationError(f"leave out --schedule {schedule}: the anyio back end keeps no file")
+        _refuse_own_schedule(app, given)
         logging.basicConfig(level=loglevel, format=LOG_FORMAT)
         anyio.run(_serve, given, app)
         return
@@ -104,6 +105,20 @@ class _OurBeat(Beat):
                 raise SystemExit
 
         platforms.signals.update(SIGTERM=stop, SIGINT=stop)
+
+
+def _refuse_own_schedule(app: Celery | None, settings: Settings) -> None:
+    if app is None:
+        return
+
+    app.loader.import_default_modules()
+    app.finalize()
+    own = sorted(set(app.conf.beat_schedule or ()) - set(settings.beat_schedule))
+    if own:
+        raise ConfigurationError(
+            "the anyio back end runs the beat_schedule of the settings alone: write there what the app has: "
+            + ", ".join(own)
+        )
 
 
 async def _serve(settings: Settings, app: Celery | None) -> None:

@@ -28,6 +28,7 @@ from taskservice import (
     task,
 )
 from taskservice.beat import run_schedule
+from taskservice.worker.beat import run_beat
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -226,6 +227,20 @@ async def test_a_module_that_is_missing_is_told() -> None:
     async with TaskService.from_settings(settings) as service:
         with pytest.raises(ConfigurationError, match="put 'no_such_tasks' on the import path"):
             await service.run_beat()
+
+
+async def test_an_unknown_time_zone_is_told() -> None:
+    async with TaskService(AnyIOBackend()) as service:
+        with pytest.raises(ConfigurationError, match="unknown time zone 'Mars/Olympus'"):
+            await service.run_beat({}, timezone="Mars/Olympus")
+
+
+def test_an_apps_own_schedule_is_not_left_out_silently() -> None:
+    app = Celery("own", set_as_current=False)
+    app.conf.beat_schedule = {"hourly": {"task": "t", "schedule": 3600}}
+
+    with pytest.raises(ConfigurationError, match="write there what the app has: hourly"):
+        run_beat(app=app, settings=Settings(backend="anyio"))
 
 
 TASKS = """

@@ -172,6 +172,26 @@ def test_an_hour_that_comes_twice_fires_once() -> None:
     ]
 
 
+def test_who_begins_in_the_second_of_two_hours_fires_in_it() -> None:
+    assert fired("30 2 * * *", since="2026-10-25T01:10+00:00", until="2026-10-25T12:00+00:00") == ["25 01:30"]
+
+
+@given(
+    text=st.sampled_from(["* * * * *", "*/7 * * * *", "30 2 * * *", "15,45 0-3 * * sun", "0 2 29 3,10 *"]),
+    zone=st.sampled_from(["UTC", "Europe/Berlin", "Australia/Lord_Howe", "America/St_Johns", "Africa/Cairo"]),
+    start=st.integers(0, 2 * 365 * 24 * 60).map(lambda minutes: START + timedelta(minutes=minutes)),
+    later=st.timedeltas(timedelta(0), timedelta(hours=30)),
+)
+def test_time_only_goes_on(text: str, zone: str, start: datetime, later: timedelta) -> None:
+    cron, last = Cron(text=text, zone=zone), start
+
+    due = cron.after(last, last)
+    latest = cron.latest(due, due + later)
+
+    assert last < due <= latest <= due + later
+    assert cron.after(latest, latest) > due + later
+
+
 def test_where_both_days_are_given_both_must_match() -> None:
     # The first Friday the 13th after that day.
     assert fired("0 0 13 * fri", since="2026-03-14T00:00+00:00", until="2026-12-01T00:00+00:00") == [
