@@ -27,6 +27,7 @@ EXAMPLES = (
     errors.SoftTimeLimitError(2.5),
     errors.TimeLimitError(None),
     errors.PackedNotRegisteredError("taskservice.packed"),
+    errors.ScheduleError("nightly", "schedule", "cron needs five fields"),
 )
 
 
@@ -66,6 +67,7 @@ def test_every_error_has_an_example() -> None:
         (errors.PayloadSizeError, ValueError),
         (errors.ServiceClosedError, RuntimeError),
         (errors.LaunchOptionError, ValueError),
+        (errors.ScheduleError, ValueError),
         (errors.SoftTimeLimitError, TimeoutError),
         (errors.TimeLimitError, TimeoutError),
     ],
