@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         TimeLimitError,
         UnknownBackendError,
     )
+    from taskservice.health import PoolState, QueueHealth, WorkerHealth
     from taskservice.heartbeats import WorkerHeartbeat, read_heartbeats
     from taskservice.runs import RunEvent, RunEventKind, RunListener, TaskHandle, TaskState
     from taskservice.schedules.entries import ScheduleEntry, parse_schedule
@@ -65,6 +66,8 @@ __all__ = [
     "PackedNotRegisteredError",
     "PayloadError",
     "PayloadSizeError",
+    "PoolState",
+    "QueueHealth",
     "ResultTimeoutError",
     "RetryPolicy",
     "RunCancelledError",
@@ -92,6 +95,7 @@ __all__ = [
     "TaskState",
     "TimeLimitError",
     "UnknownBackendError",
+    "WorkerHealth",
     "WorkerHeartbeat",
     "create_app",
     "default_registry",
@@ -112,6 +116,7 @@ _HOMES = {
     "backends.packed": ("register_packed",),
     "blocking": ("BlockingTaskHandle", "BlockingTaskLauncher", "BlockingTaskService"),
     "errors": tuple(name for name in __all__ if name.endswith("Error")),
+    "health": ("PoolState", "QueueHealth", "WorkerHealth"),
     "heartbeats": ("WorkerHeartbeat", "read_heartbeats"),
     "runs": ("RunEvent", "RunEventKind", "RunListener", "TaskHandle", "TaskState"),
     "schedules.entries": ("ScheduleEntry", "parse_schedule"),

@@ -12,12 +12,12 @@ if TYPE_CHECKING:
     from celery import Celery
     from rich.table import Table
 
+    from taskservice.backends.overview import Overview
+    from taskservice.health import WorkerHealth
     from taskservice.settings import Settings
-    from taskservice.worker.status import ServiceStatus
 
 __all__ = ["cli", "main"]
 
-PROBE_SECONDS = 0.5
 LEVELS = click.Choice(["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], case_sensitive=False)
 POOLS = click.Choice(["prefork", "threads", "solo", "gevent", "eventlet"])
 
@@ -89,9 +89,10 @@ def beat(schedule: Path | None, loglevel: str, app_name: str | None) -> None:
 def status(*, as_json: bool) -> None:
     """Show workers and queues; exit code 1 if nobody would run a task."""
     settings = _settings()
-    from taskservice.worker.status import read_status
+    from taskservice.backends.app import build_bare_app
+    from taskservice.backends.overview import read_overview
 
-    found = read_status(settings, seconds=PROBE_SECONDS)
+    found = read_overview(build_bare_app(settings), settings)
     if as_json:
         from json import dumps
 
@@ -131,45 +132,53 @@ class _Mistake(click.ClickException):
         click.echo(f"taskservice: {self.message}", err=True)
 
 
-def _show(found: ServiceStatus) -> None:
+def _show(found: Overview) -> None:
     from rich.console import Console
 
     console = Console()
     if found.workers:
         console.print(_worker_table(found))
-    if found.depths:
+    for name in found.others:
+        click.echo(f"worker {name} answers, but says nothing about itself")
+    if found.queues:
         console.print(_queue_table(found))
     if found.problem:
         click.echo(f"taskservice: {found.problem}", err=True)
 
 
-def _worker_table(found: ServiceStatus) -> Table:
+def _worker_table(found: Overview) -> Table:
     from rich.table import Table
 
-    table = Table("worker", "pid", "age", "pool", "slots", "running", "longest", "queues")
-    for seen in found.workers:
-        since = [run.since for run in seen.running if run.since]
+    table = Table("worker", "pid", "age", "pool", "state", "slots", "running", "longest", "queues")
+    for beat in found.workers:
+        seen = beat.health(found.at)
         table.add_row(
-            seen.worker,
+            seen.name,
             str(seen.pid),
-            _seconds(found.at - seen.at),
+            _seconds(seen.age),
             seen.pool,
+            _state(seen),
             str(seen.slots),
-            str(len(seen.running)),
-            _seconds(found.at - min(since)) if since else "-",
+            str(seen.running),
+            _seconds(seen.longest),
             ", ".join(seen.queues),
         )
     return table
 
 
-def _queue_table(found: ServiceStatus) -> Table:
+def _state(seen: WorkerHealth) -> str:
+    hangs = seen.pool_state == "hung" and seen.silent is not None
+    return f"{seen.pool_state} for {_seconds(seen.silent)}" if hangs else str(seen.pool_state)
+
+
+def _queue_table(found: Overview) -> Table:
     from rich.table import Table
 
-    table = Table("queue", "waiting")
-    for queue, depth in found.depths:
-        table.add_row(queue, str(depth))
+    table = Table("queue", "waiting", "oldest")
+    for queue in found.queues:
+        table.add_row(queue.name, str(queue.depth), _seconds(queue.oldest_age))
     return table
 
 
-def _seconds(span: float) -> str:
-    return f"{max(0.0, span):.1f} s"
+def _seconds(span: float | None) -> str:
+    return "-" if span is None else f"{span:.1f} s"

@@ -176,7 +176,7 @@ def _anyio(settings: Settings, listener: RunListener | None) -> AnyIOBackend:
 
 
 def _probe(settings: Settings, app: Celery, seconds: float) -> ProbeAnswer:
-    from taskservice.backends.probing import ping_broker
+    from taskservice.backends.probing import ping_broker, ping_workers
     from taskservice.heartbeats import read_heartbeats
 
     broker = ping_broker(app, seconds / 2)
@@ -191,9 +191,9 @@ def _probe(settings: Settings, app: Celery, seconds: float) -> ProbeAnswer:
         names = ", ".join(beat.worker for beat in beats)
         return ProbeAnswer(broker=True, worker=True, reason=f"{broker.detail}, worker {names}")
 
-    replies = app.control.ping(timeout=seconds / 3, limit=1)
-    if replies:
-        names = ", ".join(name for reply in replies for name in reply)
+    others = ping_workers(app, seconds / 3)
+    if others:
+        names = ", ".join(others)
         return ProbeAnswer(broker=True, worker=True, reason=f"{broker.detail}, worker {names}")
 
     reason = f"{broker.detail}, but no worker; start one with `taskservice worker`"

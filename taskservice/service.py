@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from taskservice.backends.base import TaskBackend, TaskFunction
     from taskservice.backends.calls_many import Calls
+    from taskservice.health import QueueHealth, WorkerHealth
     from taskservice.runs import RunListener, TaskHandle
     from taskservice.submission import LaunchKeywords
 
@@ -36,13 +37,18 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ServiceHealth:
-    """How the service is: its back end, why that one, and whether it could run something now."""
+    """How the service is: its back end, why that one, and whether it could run something now.
+
+    ``workers`` and ``queues`` are as in `BackendHealth`.
+    """
 
     backend: str
     requested: str
     reason: str
     healthy: bool
     detail: str
+    workers: tuple[WorkerHealth, ...] = ()
+    queues: tuple[QueueHealth, ...] = ()
 
 
 class TaskService:
@@ -191,6 +197,8 @@ class TaskService:
             reason=self._selection.reason,
             healthy=health.healthy,
             detail=health.detail,
+            workers=health.workers,
+            queues=health.queues,
         )
 
     async def _launch(

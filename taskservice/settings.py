@@ -86,6 +86,14 @@ class Settings(BaseSettings):
     """How often a worker says that it lives."""
     heartbeat_ttl: PositiveSpan = timedelta(seconds=10)
     """How long a worker counts as alive after its last word."""
+    canary_timeout: PositiveSpan = timedelta(seconds=60)
+    """How long a pool may give no sign of life before it counts as hung: longer than the longest run."""
+    processes: PositiveInt | None = None
+    """How many processes share the work of this one, where the service cannot see it."""
+    allow_in_memory: bool = False
+    """Whether one of several processes may keep its runs in its own memory."""
+    traces: bool = False
+    """Whether client and workers write OpenTelemetry traces."""
     imports: Names = ()
     """Modules with tasks, imported by workers and by `create_app`."""
 

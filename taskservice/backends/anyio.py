@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 from collections import deque
 from datetime import UTC, datetime
 from time import time
@@ -27,6 +28,7 @@ from taskservice.backends.calls_many import checked_calls, checked_per_message, 
 from taskservice.backends.idempotency import LocalKeys, key_of
 from taskservice.backends.records import AnyIOHandle, RunRecord
 from taskservice.errors import RunCancelledError, RunExpiredError, RunNotFoundError, TimeLimitError
+from taskservice.health import WorkerHealth, pool_state
 from taskservice.payloads import PAYLOAD_LIMIT, wire_value
 from taskservice.runs import RunEvent, RunEventKind, RunListener, TaskHandle, TaskState
 from taskservice.submission import AT_ONCE, LaunchOptions, LaunchPlan, plan_launch
@@ -180,7 +182,18 @@ class AnyIOBackend:
             return BackendHealth(healthy=False, detail="closed")
 
         waiting = len(self._records) - len(self._finished)
-        return BackendHealth(healthy=True, detail=f"in process, {waiting} runs not over")
+        used = self._threads - self._slots.value
+        worker = WorkerHealth(
+            name="this process",
+            pid=os.getpid(),
+            age=0.0,
+            pool="anyio",
+            pool_state=pool_state(slots=self._threads, running=used, silent=0.0, timeout=math.inf),
+            slots=self._threads,
+            running=used,
+        )
+        detail = f"in process, {waiting} runs not over, {used} of {self._threads} threads in use"
+        return BackendHealth(healthy=True, detail=detail, workers=(worker,))
 
     async def close(self) -> None:
         await self._finish(self._grace)

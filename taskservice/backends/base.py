@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from taskservice.backends.calls_many import Calls
+    from taskservice.health import QueueHealth, WorkerHealth
     from taskservice.runs import TaskHandle
 
 __all__ = ["BackendCapability", "BackendHealth", "TaskBackend", "TaskFunction"]
@@ -48,10 +49,16 @@ class BackendCapability(StrEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BackendHealth:
-    """Whether a back end could run something now, and in one line why."""
+    """Whether a back end could run something now, and in one line why.
+
+    ``workers`` are those that beat, in process the one that is this process; ``queues`` are the
+    broker's.
+    """
 
     healthy: bool
     detail: str
+    workers: tuple[WorkerHealth, ...] = ()
+    queues: tuple[QueueHealth, ...] = ()
 
 
 class TaskBackend(Protocol):
@@ -112,7 +119,10 @@ class TaskBackend(Protocol):
         """
 
     async def health(self) -> BackendHealth:
-        """Return how it is, within one second; never raises for an unreachable service."""
+        """Return how it is, within one second; never raises for an unreachable service.
+
+        It is not healthy while nobody would run anything: no broker, no worker, or no pool that lives.
+        """
 
     async def close(self) -> None:
         """End it: nothing new is accepted, in-process runs get their grace and are then cancelled.

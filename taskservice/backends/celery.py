@@ -28,8 +28,9 @@ from taskservice.backends.eager import EagerRuns
 from taskservice.backends.handles import CeleryHandle, EagerHandle
 from taskservice.backends.idempotency import KeyClaims, key_of, launch_once
 from taskservice.backends.many import ManyLaunch
+from taskservice.backends.overview import read_overview
 from taskservice.backends.packed import register_packed
-from taskservice.backends.probing import ping_broker, visibility_timeout
+from taskservice.backends.probing import visibility_timeout
 from taskservice.backends.publishing import publish
 from taskservice.backends.results import ResultListener
 from taskservice.backends.storage import open_storage
@@ -236,13 +237,9 @@ class CeleryBackend:
         if self._eager is not None:
             return BackendHealth(healthy=True, detail="eager: runs in this process")
 
-        found: list[BackendHealth] = []
-        with anyio.move_on_after(PROBE_SECONDS):
-            found.append(
-                await to_thread.run_sync(ping_broker, self._app, PROBE_SECONDS, abandon_on_cancel=True)
-            )
-        late = BackendHealth(healthy=False, detail=f"no answer from the broker in {PROBE_SECONDS:g} s")
-        return found[0] if found else late
+        read = partial(read_overview, self._app, self._settings, seconds=PROBE_SECONDS)
+        overview = await to_thread.run_sync(read, abandon_on_cancel=True)
+        return overview.health()
 
     async def close(self) -> None:
         self._open = False

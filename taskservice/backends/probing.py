@@ -16,7 +16,14 @@ from taskservice.backends.base import BackendHealth
 if TYPE_CHECKING:
     from celery import Celery
 
-__all__ = ["REDIS_TRANSPORTS", "connect_redis", "first_broker_url", "ping_broker", "visibility_timeout"]
+__all__ = [
+    "REDIS_TRANSPORTS",
+    "connect_redis",
+    "first_broker_url",
+    "ping_broker",
+    "ping_workers",
+    "visibility_timeout",
+]
 
 REDIS_TRANSPORTS: Final = frozenset({"redis", "rediss", "sentinel"})
 VISIBILITY_SECONDS: Final = 3600.0  # kombu's own default
@@ -46,6 +53,12 @@ def ping_broker(app: Celery, seconds: float) -> BackendHealth:
         except _errors(connection) as error:
             return BackendHealth(healthy=False, detail=f"no broker at {where}: {error}")
     return BackendHealth(healthy=True, detail=f"broker at {where}")
+
+
+def ping_workers(app: Celery, seconds: float) -> tuple[str, ...]:
+    """Return the first worker that answers Celery's own ping, which those of others do too."""
+    replies = app.control.ping(timeout=seconds, limit=1) or []
+    return tuple(name for reply in replies for name in reply)
 
 
 def visibility_timeout(app: Celery) -> float | None:

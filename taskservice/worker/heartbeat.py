@@ -21,6 +21,7 @@ from taskservice.heartbeats import (
     heartbeat_key,
     read_heartbeats,
 )
+from taskservice.worker.canary import Canary, pool_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
     from taskservice.settings import Settings
 
-__all__ = ["HeartbeatThread", "WorkerHeartbeat", "install_heartbeat", "read_heartbeats"]
+__all__ = ["HeartbeatThread", "WorkerHeartbeat", "describe", "install_heartbeat", "read_heartbeats"]
 
 logger = logging.getLogger(__name__)
 
@@ -80,15 +81,25 @@ class HeartbeatThread:
 def install_heartbeat(app: Celery, settings: Settings) -> None:
     """Have every worker of ``app`` beat from ready to shutdown; a second call does nothing."""
     threads: list[HeartbeatThread] = []
+    canaries: list[Canary] = []
 
     def begin(sender: Any = None, **_: object) -> None:
+        if getattr(sender, "app", None) is not app:
+            return
+
         # The consumer sends this signal again after each reconnection to its broker.
-        if getattr(sender, "app", None) is app and not threads:
-            threads.append(HeartbeatThread(settings, lambda: _describe(sender)))
-            threads[0].start()
+        if threads:
+            canaries[0].start()
+            return
+
+        canaries.append(Canary(sender, settings))
+        canaries[0].start()
+        threads.append(HeartbeatThread(settings, lambda: describe(sender, canaries[0])))
+        threads[0].start()
 
     def end(sender: Any = None, **_: object) -> None:
         if getattr(sender, "app", None) is app and threads:
+            canaries.pop().stop()
             threads.pop().stop()
 
     uid = f"taskservice-heartbeat-{id(app)}"
@@ -96,23 +107,26 @@ def install_heartbeat(app: Celery, settings: Settings) -> None:
     signals.worker_shutdown.connect(end, weak=False, dispatch_uid=uid)
 
 
-def _describe(consumer: Any) -> WorkerHeartbeat:
+def describe(consumer: Any, canary: Canary) -> WorkerHeartbeat:
+    """Return what the worker of ``consumer`` is and does now."""
     pool = consumer.pool
+    running = _running()
+    slots = int(getattr(pool, "num_processes", 0) or getattr(pool, "limit", 0) or 0)
+    pulse = canary.pulse(slots=slots, running=tuple(run.id for run in running))
+    at = time()
     return WorkerHeartbeat(
         worker=str(consumer.hostname),
         pid=os.getpid(),
         queues=tuple(sorted(consumer.app.amqp.queues.consume_from)),
-        pool=_pool_name(pool),
-        slots=int(getattr(pool, "num_processes", 0) or getattr(pool, "limit", 0) or 0),
-        running=_running(),
-        at=time(),
+        pool=pool_name(pool),
+        slots=slots,
+        running=running,
+        at=at,
         version=_version(),
+        pool_state=pulse.state,
+        canary_sent=0.0 if pulse.out is None else at - pulse.out,
+        answered=0.0 if pulse.silent is None else at - pulse.silent,
     )
-
-
-def _pool_name(pool: object) -> str:
-    module = type(pool).__module__.rpartition(".")[2]
-    return "threads" if module == "thread" else module  # as --pool calls it
 
 
 def _running() -> tuple[RunningRun, ...]:

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
 import subprocess
+import sys
 import time
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from pytest_taskservice.redis.process import embedded_binary
+from taskservice import Settings, read_heartbeats
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
+    from collections.abc import Callable, Iterator
 
 START_SECONDS = 10
+WORKER_SECONDS = 20
 
 
 class RedisProcess:
@@ -51,6 +56,70 @@ class RedisProcess:
                 return True
         except OSError:
             return False
+
+
+class WorkerProcess:
+    """A real `taskservice worker`; ``tasks`` is the source of the module it imports."""
+
+    def __init__(self, folder: Path, settings: Settings) -> None:
+        self._folder = folder
+        self.settings = settings
+        self.log = folder / "worker.log"
+
+    @contextmanager
+    def running(self, *argv: str, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
+        """Have it run with these arguments, from its first heartbeat on."""
+        command = [sys.executable, "-c", "from taskservice.cli import main; main()", "worker", *argv]
+        given = self.settings.model_dump(mode="json", exclude_unset=True)
+        variables = {f"TASKSERVICE_{name.upper()}": _variable(value) for name, value in given.items()}
+        path = {"PYTHONPATH": os.pathsep.join([str(self._folder), *sys.path])}
+        with self.log.open("ab") as output:
+            process = subprocess.Popen(
+                command,
+                env={**os.environ, **path, **variables, **environment},
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+        try:
+            until(lambda: process.poll() is not None or self.beats(), f"a heartbeat, see {self.log}")
+            assert process.poll() is None, self.log.read_text()
+            yield process
+        finally:
+            process.terminate()
+            try:
+                process.wait(timeout=WORKER_SECONDS)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, 9)
+                process.wait()
+                raise
+
+    def beats(self) -> bool:
+        return bool(read_heartbeats(self.settings.redis_url, self.settings.key_prefix))
+
+
+def until(condition: Callable[[], object], what: str) -> None:
+    """Wait for ``condition``, and fail where it does not come."""
+    deadline = time.monotonic() + WORKER_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, f"no {what} in {WORKER_SECONDS} s"
+        time.sleep(0.02)
+
+
+def _variable(value: object) -> str:
+    return ",".join(value) if isinstance(value, list) else str(value)
+
+
+@pytest.fixture
+def make_worker(redis_process: RedisProcess, tmp_path: Path) -> Callable[..., WorkerProcess]:
+    """Return what makes a worker of a module's source and of settings."""
+
+    def make(tasks: str, **settings: object) -> WorkerProcess:
+        (tmp_path / "worker_tasks.py").write_text(tasks)
+        given = {"redis_url": redis_process.url, "imports": ("worker_tasks",), **settings}
+        return WorkerProcess(tmp_path, Settings.model_validate(given))
+
+    return make
 
 
 @pytest.fixture
