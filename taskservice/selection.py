@@ -9,6 +9,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Final
 
 from taskservice.backends.anyio import AnyIOBackend
+from taskservice.backends.sharing import refuse_several
 from taskservice.errors import BackendUnavailableError
 from taskservice.schedules.entries import parse_schedule
 
@@ -123,10 +124,13 @@ def select_backend(
 
     ``auto`` is Celery if broker and a worker answer, otherwise AnyIO with a warning that says why.
     A name never falls back: ``celery`` without a broker raises `BackendUnavailableError`; without a
-    worker it is taken, since runs may wait for one. `ScheduleError` for a wrong ``beat_schedule``.
+    worker it is taken, since runs may wait for one. `ScheduleError` for a wrong ``beat_schedule``;
+    `ConfigurationError` where AnyIO would be taken in one of several processes, of which none knows the
+    others' runs.
     """
     parse_schedule(settings.beat_schedule, zone=settings.timezone)
     if settings.backend == "anyio":
+        refuse_several(settings, "anyio was asked for by name")
         return Selection(backend=_anyio(settings, listener), requested="anyio", reason="asked for by name")
 
     from taskservice.backends.app import build_app
@@ -148,6 +152,7 @@ def select_backend(
             backend=CeleryBackend(app, settings=settings), requested=settings.backend, reason=answer.reason
         )
 
+    refuse_several(settings, f"celery is not available: {answer.reason}")
     logger.warning("celery is not available, tasks run in this process: %s", answer.reason)
     return Selection(backend=_anyio(settings, listener), requested="auto", reason=answer.reason)
 

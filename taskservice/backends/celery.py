@@ -33,6 +33,7 @@ from taskservice.backends.packed import register_packed
 from taskservice.backends.probing import visibility_timeout
 from taskservice.backends.publishing import publish
 from taskservice.backends.results import ResultListener
+from taskservice.backends.sharing import refuse_memory
 from taskservice.backends.storage import open_storage
 from taskservice.errors import (
     BackendUnavailableError,
@@ -97,6 +98,7 @@ class CeleryBackend:
 
     def __init__(self, app: Celery, *, settings: Settings | None = None, eager_results: int = 1000) -> None:
         _refuse_pickle(app)
+        refuse_memory(app, settings)
         register_packed(app)
         self._app = app
         self._settings = settings

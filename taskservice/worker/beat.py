@@ -17,6 +17,7 @@ from celery.apps.beat import Beat
 from celery.beat import PersistentScheduler
 
 from taskservice.backends.definitions import register_definitions
+from taskservice.backends.sharing import refuse_memory
 from taskservice.errors import ConfigurationError, TaskServiceError
 from taskservice.service import TaskService
 from taskservice.settings import Settings, load_settings
@@ -57,6 +58,7 @@ def run_beat(
         return
 
     made = create_app(given) if app is None else app
+    refuse_memory(made, given, results=False)
     made.loader.init_worker()
     made.finalize()
     # What is sent by its name alone goes to the default queue, whatever its definition says.

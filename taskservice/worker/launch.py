@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery import Celery
 
+from taskservice.backends.sharing import refuse_memory
 from taskservice.errors import ConfigurationError
 from taskservice.schedules.entries import parse_schedule
 from taskservice.settings import Settings, load_settings
@@ -35,6 +36,7 @@ def run_worker(  # noqa: PLR0913 - all optional, all by name
     given = load_settings() if settings is None else settings
     parse_schedule(given.beat_schedule, zone=given.timezone)
     made = create_app(given) if app is None else app
+    refuse_memory(made, given)
     install_worker(made, given)
 
     argv = ["worker", "--pool", pool, "--loglevel", loglevel]
