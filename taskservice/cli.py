@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,20 +47,37 @@ def cli() -> None:
 @click.option("--concurrency", "-c", type=click.IntRange(min=1), help="Slots; default: the CPUs.")
 @click.option("--loglevel", "-l", type=LEVELS, default="INFO", show_default=True, help="Log level.")
 @click.option("--app", "-A", "app_name", help="Your own Celery app, as package.module:attribute.")
-def worker(queues: str, pool: str, concurrency: int | None, loglevel: str, app_name: str | None) -> None:
+@click.option("--metrics-port", type=click.IntRange(0, 65535), help="Show Prometheus metrics here; 0: any.")
+@click.option("--metrics-host", default="127.0.0.1", show_default=True, help="Address to show them at.")
+def worker(  # noqa: PLR0913, PLR0917 - one for each option
+    queues: str,
+    pool: str,
+    concurrency: int | None,
+    loglevel: str,
+    app_name: str | None,
+    metrics_port: int | None,
+    metrics_host: str,
+) -> None:
     """Run a worker until it is told to stop."""
     settings = _settings()
-    app = _find_app(app_name)
-    from taskservice.worker.launch import run_worker
+    with ExitStack() as stack:
+        if metrics_port is not None:
+            from taskservice.telemetry.multiprocess import collected
 
-    run_worker(
-        app=app,
-        settings=settings,
-        queues=tuple(name.strip() for name in queues.split(",") if name.strip()),
-        pool=pool,
-        concurrency=concurrency,
-        loglevel=loglevel,
-    )
+            stack.enter_context(collected())  # before your app imports prometheus_client
+        app = _find_app(app_name)
+        from taskservice.worker.launch import run_worker
+
+        run_worker(
+            app=app,
+            settings=settings,
+            queues=tuple(name.strip() for name in queues.split(",") if name.strip()),
+            pool=pool,
+            concurrency=concurrency,
+            loglevel=loglevel,
+            metrics_port=metrics_port,
+            metrics_host=metrics_host,
+        )
 
 
 @cli.command()

@@ -100,6 +100,10 @@ class CeleryBackend:
         _refuse_pickle(app)
         refuse_memory(app, settings)
         register_packed(app)
+        if settings is not None and settings.traces:
+            from taskservice.telemetry.traces import instrument
+
+            instrument()
         self._app = app
         self._settings = settings
         self._limit = PAYLOAD_LIMIT if settings is None else settings.payload_limit

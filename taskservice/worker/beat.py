@@ -59,6 +59,10 @@ def run_beat(
 
     made = create_app(given) if app is None else app
     refuse_memory(made, given, results=False)
+    if given.traces:
+        from taskservice.telemetry.traces import instrument
+
+        instrument()
     made.loader.init_worker()
     made.finalize()
     # What is sent by its name alone goes to the default queue, whatever its definition says.

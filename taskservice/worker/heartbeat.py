@@ -9,6 +9,7 @@ from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from time import time
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from celery import signals
 from celery.worker import state
@@ -30,7 +31,14 @@ if TYPE_CHECKING:
 
     from taskservice.settings import Settings
 
-__all__ = ["HeartbeatThread", "WorkerHeartbeat", "describe", "install_heartbeat", "read_heartbeats"]
+__all__ = [
+    "HeartbeatThread",
+    "WorkerHeartbeat",
+    "describe",
+    "install_heartbeat",
+    "last_beat",
+    "read_heartbeats",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +54,7 @@ class HeartbeatThread:
         self._client = connect_redis(settings.redis_url, self._interval)
         self._stopped = threading.Event()
         self._key: str | None = None
+        self.last: WorkerHeartbeat | None = None
         self._thread = threading.Thread(target=self._serve, name="taskservice-heartbeat", daemon=True)
 
     def start(self) -> None:
@@ -63,7 +72,7 @@ class HeartbeatThread:
 
     def beat(self) -> None:
         """Write it once; redis-py's errors come through."""
-        beat = self._describe()
+        beat = self.last = self._describe()
         self._key = heartbeat_key(self._settings.key_prefix, beat.worker)
         self._client.set(self._key, beat.to_json(), px=self._ttl_ms)
 
@@ -76,6 +85,15 @@ class HeartbeatThread:
             except Exception:
                 logger.exception("heartbeat failed")
             self._stopped.wait(self._interval)
+
+
+_beating: WeakKeyDictionary[Celery, HeartbeatThread] = WeakKeyDictionary()
+
+
+def last_beat(app: Celery) -> WorkerHeartbeat | None:
+    """Return what this process's worker of ``app`` last said, whether or not Redis heard it."""
+    thread = _beating.get(app)
+    return None if thread is None else thread.last
 
 
 def install_heartbeat(app: Celery, settings: Settings) -> None:
@@ -95,11 +113,13 @@ def install_heartbeat(app: Celery, settings: Settings) -> None:
         canaries.append(Canary(sender, settings))
         canaries[0].start()
         threads.append(HeartbeatThread(settings, lambda: describe(sender, canaries[0])))
+        _beating[app] = threads[0]
         threads[0].start()
 
     def end(sender: Any = None, **_: object) -> None:
         if getattr(sender, "app", None) is app and threads:
             canaries.pop().stop()
+            _beating.pop(app, None)
             threads.pop().stop()
 
     uid = f"taskservice-heartbeat-{id(app)}"

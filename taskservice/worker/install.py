@@ -23,13 +23,17 @@ __all__ = ["install_worker"]
 def install_worker(app: Celery, settings: Settings) -> None:
     """Have workers of ``app`` do all that ours do; a second call does nothing.
 
-    They know packed messages and every `task` of the modules that the app imports, beat, and stop a run
-    that is cancelled while it runs.
+    They know packed messages and every `task` of the modules that the app imports, beat, stop a run
+    that is cancelled while it runs, and write traces if the settings ask for them.
     """
     _register_at_start(app, settings)
     register_packed(app)
     install_heartbeat(app, settings)
     install_cancel(app)
+    if settings.traces:
+        from taskservice.worker.traces import install_traces
+
+        install_traces(app)
 
 
 def _register_at_start(app: Celery, settings: Settings) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -28,10 +29,13 @@ def run_worker(  # noqa: PLR0913 - all optional, all by name
     pool: str = "prefork",
     concurrency: int | None = None,
     loglevel: str = "INFO",
+    metrics_port: int | None = None,
+    metrics_host: str = "127.0.0.1",
 ) -> None:
     """Run a worker that beats, until it is told to stop.
 
-    ``queues`` default to the settings'; ``concurrency`` to the CPUs.
+    ``queues`` default to the settings'; ``concurrency`` to the CPUs. With a ``metrics_port`` its metrics
+    are shown there; 0 is any free port, which the log tells.
     """
     given = load_settings() if settings is None else settings
     parse_schedule(given.beat_schedule, zone=given.timezone)
@@ -45,7 +49,12 @@ def run_worker(  # noqa: PLR0913 - all optional, all by name
         argv += ["--queues", ",".join(consumed)]
     if concurrency is not None:
         argv += ["--concurrency", str(concurrency)]
-    made.worker_main(argv)
+    with ExitStack() as stack:
+        if metrics_port is not None:
+            from taskservice.worker.metrics import serving_metrics
+
+            stack.enter_context(serving_metrics(made, host=metrics_host, port=metrics_port))
+        made.worker_main(argv)
 
 
 def find_app(name: str) -> Celery:
