@@ -104,7 +104,7 @@ def read_overview(app: Celery, settings: Settings | None = None, *, seconds: flo
 
 
 def _read(app: Celery, settings: Settings | None, seconds: float) -> Overview:
-    broker = ping_broker(app, seconds / 2)  # so that what is wrong is said before time is up
+    broker = ping_broker(app, seconds * 0.8)  # what is wrong is to be said before time is up
     if not broker.healthy:
         return Overview(at=time(), problem=broker.detail)
 

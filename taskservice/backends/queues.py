@@ -1,8 +1,8 @@
 """Queues as they are on the broker: how much waits in each, and for how long.
 
-On Redis one script looks at all of them in one round trip: kombu keeps priority p > 0 of queue q in
-the list ``q\\x06\\x16p``, takes messages from the right, and writes their properties last. Elsewhere a
-passive declaration tells the number of messages, and nothing tells their age.
+On Redis one script looks at all of them in one round trip: kombu (transport/redis.py) keeps each priority
+of a queue in a list of its own, takes messages from the right, and writes their properties last.
+Elsewhere a passive declaration tells the number of messages, and nothing tells their age.
 """
 
 from __future__ import annotations
@@ -12,17 +12,18 @@ import re
 from json import JSONDecoder
 from typing import TYPE_CHECKING, Any, Final
 
+from kombu.transport.redis import PRIORITY_STEPS, Channel
+
 from taskservice.backends.probing import connect_redis, first_broker_url
 from taskservice.health import QueueHealth
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from celery import Celery
 
 __all__ = ["queue_names", "read_queues"]
 
-PRIORITIES: Final = ("", "\x06\x163", "\x06\x166", "\x06\x169")
 SCRIPT: Final = """
 local found = {}
 for index, key in ipairs(KEYS) do
@@ -56,13 +57,20 @@ def read_queues(
             connection.connect_timeout = max(1, math.ceil(seconds))
             return tuple(_declared(connection, name) for name in names)
 
-    prefix = app.conf.broker_transport_options.get("global_keyprefix", "")
-    keys = [f"{prefix}{name}{priority}" for name in names for priority in PRIORITIES]
+    options = app.conf.broker_transport_options
+    prefix, endings = options.get("global_keyprefix", ""), _endings(options)
+    keys = [f"{prefix}{name}{ending}" for name in names for ending in endings]
     with connect_redis(first_broker_url(app), seconds) as client:
         found: Any = client.eval(SCRIPT, len(keys), *keys, str(TAIL))
-    width = len(PRIORITIES)
+    width = len(endings)
     parts = [found[start : start + width] for start in range(0, len(found), width)]
     return tuple(_measured(name, part, now) for name, part in zip(names, parts, strict=True))
+
+
+def _endings(options: Mapping[str, Any]) -> list[str]:
+    # As kombu's own `_q_for_pri`, with its constants where the app has not set its own.
+    separator = options.get("sep", Channel.sep)
+    return [f"{separator}{step}" if step else "" for step in options.get("priority_steps", PRIORITY_STEPS)]
 
 
 def _measured(name: str, lists: Sequence[tuple[int, bytes]], now: float) -> QueueHealth:

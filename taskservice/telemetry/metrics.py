@@ -57,8 +57,8 @@ def task_metrics() -> TaskMetrics:
 def metrics_listener() -> RunListener:
     """Return a listener for in-process runs that feeds the same metrics as a worker does.
 
-    Where they are shown is yours: they are in `prometheus_client`'s default registry. The wait of a
-    retried or delayed run is not counted as queueing.
+    Where they are shown is yours: they are in `prometheus_client`'s default registry. In process there
+    is no queue, so nothing is observed of ``queue_seconds``.
     """
     return _Listener(task_metrics())
 

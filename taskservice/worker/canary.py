@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Canary", "Pulse", "pool_name"]
 
+ATTEMPTS: Final = 3
+"""How many canaries are sent, at least, before a pool counts as hung."""
 POOLS: Final = frozenset({"prefork", "threads", "solo"})
 
 
@@ -68,8 +70,9 @@ class Canary:
         now = self._clock()
         if not pool.active or pool.num_processes < 1 or now - self._answered < self._interval / 2:
             return
-        # One that a slot has taken and not given back is lost at last; another may find a better slot.
-        if self._waits or (self._sent is not None and now - self._sent < self._timeout):
+        # A restart of the pool loses one, and a slot may hang alone: then another is sent in time.
+        lost = _counts_slots(self._consumer) and now - (self._sent or now) >= self._timeout / ATTEMPTS
+        if self._waits or (self._sent is not None and not lost):
             return
 
         self._sent, self._waits = now, True
@@ -123,7 +126,6 @@ def _counts_slots(consumer: Any) -> bool:
 
 
 def _interval(pool: Any, settings: Settings) -> float:
-    # A sign of life at least twice in the time after which the pool counts as hung.
-    often = settings.canary_timeout.total_seconds() / 2
+    often = settings.canary_timeout.total_seconds() / ATTEMPTS
     limited = pool.options.get("maxtasksperchild")
     return often if limited else min(often, settings.heartbeat_interval.total_seconds())

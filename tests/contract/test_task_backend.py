@@ -16,6 +16,7 @@ from taskservice import (
     LaunchOptions,
     PayloadError,
     PayloadSizeError,
+    PoolState,
     ResultTimeoutError,
     RunCancelledError,
     RunNotFoundError,
@@ -365,7 +366,20 @@ async def test_an_unknown_id_is_told_where_it_can_be(backend: TaskBackend) -> No
 
 
 async def test_the_back_end_is_healthy(backend: TaskBackend) -> None:
-    assert (await backend.health()).healthy
+    health = await backend.health()
+
+    assert health.healthy
+    assert "\n" not in health.detail
+
+
+async def test_health_names_who_runs_tasks_and_how_they_are(backend: TaskBackend) -> None:
+    needs(backend, BackendCapability.BACKGROUND)
+
+    (worker,) = (await backend.health()).workers
+
+    assert worker.slots == 2
+    assert worker.pool_state in {PoolState.OK, PoolState.BUSY}
+    assert worker.age < 10
 
 
 async def test_closing_twice_is_closing_once(unopened: TaskBackend, tasks: ModuleType) -> None:

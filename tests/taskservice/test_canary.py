@@ -110,7 +110,7 @@ def test_a_run_longer_than_the_timeout_makes_a_pool_hung(
         until(is_in(settings, PoolState.OK), "report of a pool with a free slot")
 
 
-def test_canaries_take_no_slot_of_a_run_and_are_counted_nowhere(
+def test_runs_that_wait_go_before_a_canary_and_it_is_counted_nowhere(
     make_worker: Callable[..., WorkerProcess], tmp_path: Path, hold: Any
 ) -> None:
     worker = make_worker(TASKS, canary_timeout=600, **OFTEN)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from typing import TYPE_CHECKING, Any
 from urllib.error import URLError
 from urllib.request import urlopen
@@ -19,6 +20,7 @@ from taskservice import (
     Settings,
     TaskRegistry,
     TaskService,
+    create_app,
     task,
 )
 from taskservice.telemetry import metrics_listener
@@ -38,6 +40,9 @@ SOON = RetryPolicy(max_attempts=3, base=timedelta(milliseconds=1))
 @task(name="add")
 def add(left: int, right: int) -> int:
     return left + right
+
+@task(name="slow")
+def slow() -> None: ...
 
 @task(name="fail")
 def fail() -> None:
@@ -100,6 +105,8 @@ def test_a_worker_shows_what_its_children_count(
         ("taskservice_runs_total", (("state", "FAILURE"), ("task", "die"))): 1.0,
         ("taskservice_retries_total", (("task", "fail_often"),)): 2.0,
         ("taskservice_run_seconds_count", (("task", "fail_often"),)): 3.0,
+        ("taskservice_queue_seconds_count", (("task", "slow"),)): 1.0,
+        ("taskservice_queue_seconds_bucket", (("le", "3600.0"), ("task", "slow"))): 0.0,
         ("taskservice_worker_slots", (("worker", "w@here"),)): 2.0,
         ("taskservice_worker_running", (("worker", "w@here"),)): 0.0,
         ("taskservice_worker_pool_state", (("state", "ok"), ("worker", "w@here"))): 1.0,
@@ -112,6 +119,8 @@ def test_a_worker_shows_what_its_children_count(
         worker.running(*argv, TMPDIR=str(temporary)),
         BlockingTaskService.from_settings(settings) as service,
     ):
+        hour_ago = int(time.time()) - 3600
+        create_app(settings).send_task("slow", timestamp=hour_ago)
         handles = service.launch_many(known["add"], [(number, 1) for number in range(3)])
         handles += service.launch_many(known["add"], [(number, 1) for number in range(2)], per_message=2)
         handles += [service.launch_task(known[name])[1] for name in ("fail", "fail_often", "die")]

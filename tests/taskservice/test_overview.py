@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from celery import Celery
+from kombu.asynchronous.semaphore import LaxBoundedSemaphore
 from redis import Redis
 
 from taskservice import AnyIOBackend, CeleryBackend, PoolState, Settings, TaskService, create_app, task
 from taskservice.backends.overview import read_overview
-from taskservice.health import pool_state
+from taskservice.backends.queues import read_queues
+from taskservice.health import QueueHealth, pool_state
 from taskservice.heartbeats import RunningRun, WorkerHeartbeat, heartbeat_key
 from taskservice.worker.canary import Canary
 
@@ -185,12 +187,12 @@ async def test_in_process_the_threads_in_use_are_told(anyio_backend: str) -> Non
 class FakePool:
     """Keeps what it is given until it is told to answer."""
 
-    uses_semaphore = False
+    uses_semaphore = True
     active = True
     num_processes = 1
-    options: dict[str, Any] = {}  # noqa: RUF012 - a fake's
 
     def __init__(self) -> None:
+        self.options: dict[str, Any] = {}
         self.jobs: list[Callable[[object], None]] = []
 
     def apply_async(self, _: object, *, callback: Callable[[object], None], **__: object) -> object:
@@ -198,26 +200,36 @@ class FakePool:
         return self
 
 
-class FakeConsumer:
-    controller = None
-    hub = object()
+class FakeController:
+    pool_putlocks = True
 
     def __init__(self) -> None:
-        self.pool = FakePool()
+        self.semaphore = LaxBoundedSemaphore(2)
 
 
-def test_one_canary_is_out_at_a_time_until_it_counts_as_lost() -> None:
-    FakePool.__module__ = "celery.concurrency.prefork"
+class FakeConsumer:
+    hub = object()
+
+    def __init__(self, kind: str = "prefork") -> None:
+        self.pool = type("TaskPool", (FakePool,), {"__module__": f"celery.concurrency.{kind}"})()
+        self.pool.uses_semaphore = kind == "prefork"
+        self.controller = FakeController()
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"), [("prefork", [1, 1, 1, 2, 2, 2]), ("thread", [1, 1, 1, 1, 1, 1])]
+)
+def test_one_canary_is_out_at_a_time_until_it_counts_as_lost(kind: str, expected: list[int]) -> None:
     now = [0.0]
-    consumer = FakeConsumer()
+    consumer = FakeConsumer(kind)
     canary = Canary(consumer, Settings(canary_timeout=60), clock=lambda: now[0])  # type: ignore[arg-type] # seconds
     sent = []
 
-    for now[0] in (2.0, 4.0, 61.0, 62.0, 64.0):
+    for now[0] in (2.0, 4.0, 20.0, 22.0, 24.0, 61.0):
         canary.tick()
         sent.append(len(consumer.pool.jobs))
 
-    assert sent == [1, 1, 1, 2, 2]
+    assert sent == expected
     assert canary.pulse(slots=1, running=()).state is PoolState.HUNG
     consumer.pool.jobs[0](None)
     assert canary.pulse(slots=1, running=()).state is PoolState.OK
@@ -225,7 +237,6 @@ def test_one_canary_is_out_at_a_time_until_it_counts_as_lost() -> None:
 
 @pytest.mark.parametrize("running", [(), ("r2",)])
 def test_a_run_that_ends_shows_that_the_pool_lives(running: tuple[str, ...]) -> None:
-    FakePool.__module__ = "celery.concurrency.prefork"
     now = [0.0]
     canary = Canary(FakeConsumer(), Settings(), clock=lambda: now[0])
     canary.pulse(slots=1, running=("r1",))
@@ -235,3 +246,42 @@ def test_a_run_that_ends_shows_that_the_pool_lives(running: tuple[str, ...]) -> 
     assert canary.pulse(slots=1, running=running).state is not PoolState.HUNG
     now[0] = 161.0
     assert canary.pulse(slots=1, running=running).state is PoolState.HUNG
+
+
+def test_another_broker_tells_how_much_waits_and_not_since_when() -> None:
+    app = Celery(broker="memory://", set_as_current=False)
+    for _ in range(2):
+        app.send_task("no_matter", queue="overview", timestamp=1)
+
+    found = read_queues(app, ["nowhere", "overview"], now=2.0, seconds=1.0)
+
+    assert found == (QueueHealth(name="nowhere", depth=0), QueueHealth(name="overview", depth=2))
+
+
+def test_a_canary_waits_for_a_free_slot_as_a_run_does() -> None:
+    consumer = FakeConsumer()
+    slots = consumer.controller.semaphore
+    now = [0.0]
+    canary = Canary(consumer, Settings(), clock=lambda: now[0])
+    for _ in range(2):
+        slots.acquire(lambda: None)
+
+    now[0] = 2.0
+    canary.tick()
+    assert consumer.pool.jobs == []
+    slots.release()
+
+    assert len(consumer.pool.jobs) == 1
+    assert slots.value == 0
+
+
+def test_a_pool_that_closes_gets_the_slot_back() -> None:
+    consumer = FakeConsumer()
+    consumer.pool.apply_async = lambda *_, **__: None
+    now = [0.0]
+    canary = Canary(consumer, Settings(), clock=lambda: now[0])
+
+    now[0] = 2.0
+    canary.tick()
+
+    assert consumer.controller.semaphore.value == 2
