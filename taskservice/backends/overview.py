@@ -147,8 +147,8 @@ def _problem(beats: tuple[WorkerHeartbeat, ...], others: tuple[str, ...], silenc
     since = max(beat.answered for beat in beats)
     beat = next(beat for beat in beats if beat.answered == since)
     silent = beat.at - beat.answered
-    every = "its pool hangs" if len(beats) == 1 else "all of their pools hang"
-    return f"{every}: nothing has come back for {silent:.0f} s"
+    what = f"the pool of {beat.worker} hangs" if len(beats) == 1 else f"all {len(beats)} pools hang"
+    return f"{what}: nothing has come back for {silent:.0f} s"
 
 
 def _worker_json(beat: WorkerHeartbeat, now: float) -> dict[str, Any]:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 START_SECONDS = 10
-WORKER_SECONDS = 20
+WORKER_SECONDS = 30
 
 
 class RedisProcess:
