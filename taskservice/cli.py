@@ -48,7 +48,7 @@ def cli() -> None:
 @click.option("--loglevel", "-l", type=LEVELS, default="INFO", show_default=True, help="Log level.")
 @click.option("--app", "-A", "app_name", help="Your own Celery app, as package.module:attribute.")
 @click.option("--metrics-port", type=click.IntRange(0, 65535), help="Show Prometheus metrics here; 0: any.")
-@click.option("--metrics-host", default="127.0.0.1", show_default=True, help="Address to show them at.")
+@click.option("--metrics-host", help="Address to show them at; default: 127.0.0.1.")
 def worker(  # noqa: PLR0913, PLR0917 - one for each option
     queues: str,
     pool: str,
@@ -56,9 +56,12 @@ def worker(  # noqa: PLR0913, PLR0917 - one for each option
     loglevel: str,
     app_name: str | None,
     metrics_port: int | None,
-    metrics_host: str,
+    metrics_host: str | None,
 ) -> None:
     """Run a worker until it is told to stop."""
+    if metrics_host is not None and metrics_port is None:
+        raise click.UsageError("--metrics-host needs --metrics-port")
+
     settings = _settings()
     with ExitStack() as stack:
         if metrics_port is not None:
@@ -76,7 +79,7 @@ def worker(  # noqa: PLR0913, PLR0917 - one for each option
             concurrency=concurrency,
             loglevel=loglevel,
             metrics_port=metrics_port,
-            metrics_host=metrics_host,
+            metrics_host=metrics_host or "127.0.0.1",
         )
 
 

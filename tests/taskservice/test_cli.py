@@ -110,6 +110,13 @@ def test_a_wrong_app_is_one_line_and_exit_code_2(name: str) -> None:
     assert err.count("\n") == 1
 
 
+def test_an_address_for_metrics_needs_a_port() -> None:
+    code, _, err = run("worker", "--metrics-host", "127.0.0.1")
+
+    assert code == 2
+    assert "--metrics-host needs --metrics-port" in err
+
+
 def test_the_console_script_starts() -> None:
     done = subprocess.run(
         [sys.executable, "-c", "from taskservice.cli import main; main()", "status", "--help"],

@@ -116,7 +116,7 @@ def test_a_worker_shows_what_its_children_count(
     }
     argv = ("-P", "prefork", "-c", "2", "--metrics-port", str(closed_port))
     with (
-        worker.running(*argv, TMPDIR=str(temporary)),
+        worker.running(*argv, TMPDIR=str(temporary)) as process,
         BlockingTaskService.from_settings(settings) as service,
     ):
         hour_ago = int(time.time()) - 3600
@@ -128,6 +128,10 @@ def test_a_worker_shows_what_its_children_count(
             until(handle.ready, "end of a run")
 
         until(lambda: named(scrape(closed_port), wanted) == wanted, f"{wanted} in {scrape(closed_port)}")
+
+        # The child that came after the one that died goes on with its files.
+        files = {path.stem for path in temporary.glob("taskservice-metrics-*/counter_*")}
+        assert files - {f"counter_{process.pid}"} <= {"counter_slot0", "counter_slot1"}
 
     assert list(temporary.glob("taskservice-metrics-*")) == []
 
