@@ -345,7 +345,7 @@ def test_a_redis_that_refuses_is_told_at_start(redis_process: RedisProcess, redi
 
 
 def test_an_app_without_a_redis_is_told_at_start() -> None:
-    app = Celery("somebodys", broker="memory://", set_as_current=False)
+    app = Celery("somebodys", broker="amqp://guest@127.0.0.1:1//", set_as_current=False)
 
     with pytest.raises(ConfigurationError, match="set TASKSERVICE_REDIS_URL, or --schedule FILE"):
         run_beat(app=app, settings=Settings())
