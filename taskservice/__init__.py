@@ -11,10 +11,17 @@ if TYPE_CHECKING:
     from taskservice.backends.calls_many import Call
     from taskservice.backends.celery import CeleryBackend
     from taskservice.backends.packed import register_packed
-    from taskservice.blocking import BlockingTaskHandle, BlockingTaskLauncher, BlockingTaskService
+    from taskservice.blocking import (
+        BlockingDeadLetters,
+        BlockingTaskHandle,
+        BlockingTaskLauncher,
+        BlockingTaskService,
+    )
+    from taskservice.deadletters import DeadLetter, DeadLetterCause, DeadLetters
     from taskservice.errors import (
         BackendUnavailableError,
         ConfigurationError,
+        DeadLetterNotFoundError,
         LaunchOptionError,
         PackedNotRegisteredError,
         PayloadError,
@@ -23,6 +30,7 @@ if TYPE_CHECKING:
         RunCancelledError,
         RunExpiredError,
         RunFailedError,
+        RunLostError,
         RunNotFoundError,
         ScheduleError,
         ServiceClosedError,
@@ -55,12 +63,17 @@ __all__ = [
     "BackendCapability",
     "BackendHealth",
     "BackendUnavailableError",
+    "BlockingDeadLetters",
     "BlockingTaskHandle",
     "BlockingTaskLauncher",
     "BlockingTaskService",
     "Call",
     "CeleryBackend",
     "ConfigurationError",
+    "DeadLetter",
+    "DeadLetterCause",
+    "DeadLetterNotFoundError",
+    "DeadLetters",
     "LaunchOptionError",
     "LaunchOptions",
     "PackedNotRegisteredError",
@@ -76,6 +89,7 @@ __all__ = [
     "RunExpiredError",
     "RunFailedError",
     "RunListener",
+    "RunLostError",
     "RunNotFoundError",
     "ScheduleEntry",
     "ScheduleError",
@@ -114,7 +128,8 @@ _HOMES = {
     "backends.calls_many": ("Call",),
     "backends.celery": ("CeleryBackend",),
     "backends.packed": ("register_packed",),
-    "blocking": ("BlockingTaskHandle", "BlockingTaskLauncher", "BlockingTaskService"),
+    "blocking": ("BlockingDeadLetters", "BlockingTaskHandle", "BlockingTaskLauncher", "BlockingTaskService"),
+    "deadletters": ("DeadLetter", "DeadLetterCause", "DeadLetters"),
     "errors": tuple(name for name in __all__ if name.endswith("Error")),
     "health": ("PoolState", "QueueHealth", "WorkerHealth"),
     "heartbeats": ("WorkerHeartbeat", "read_heartbeats"),

@@ -23,10 +23,11 @@ if TYPE_CHECKING:
 
     from taskservice.backends.base import TaskBackend, TaskFunction
     from taskservice.backends.calls_many import Calls
+    from taskservice.deadletters import DeadLetter, DeadLetters
     from taskservice.runs import RunListener, RunWatcher, TaskHandle, TaskState
     from taskservice.submission import LaunchKeywords
 
-__all__ = ["BlockingTaskHandle", "BlockingTaskLauncher", "BlockingTaskService"]
+__all__ = ["BlockingDeadLetters", "BlockingTaskHandle", "BlockingTaskLauncher", "BlockingTaskService"]
 
 LoopName = Literal["asyncio", "trio"]
 
@@ -92,6 +93,34 @@ class BlockingTaskLauncher:
         return task_id, value
 
 
+class BlockingDeadLetters:
+    """`DeadLetters` whose methods block; `BlockingTaskService.dead_letters` has it."""
+
+    def __init__(self, letters: DeadLetters, portal: BlockingPortal) -> None:
+        self._letters = letters
+        self._portal = portal
+
+    def get(self, run_id: str) -> DeadLetter:
+        """See `DeadLetters.get`."""
+        return self._portal.call(self._letters.get, run_id)
+
+    def requeue(self, run_id: str) -> BlockingTaskHandle:
+        """See `DeadLetters.requeue`."""
+        return BlockingTaskHandle(self._portal.call(self._letters.requeue, run_id), self._portal)
+
+    def drop(self, run_id: str) -> bool:
+        """See `DeadLetters.drop`."""
+        return self._portal.call(self._letters.drop, run_id)
+
+    def count(self) -> int:
+        """See `DeadLetters.count`."""
+        return self._portal.call(self._letters.count)
+
+    def list(self, *, limit: int = 100, task: str | None = None) -> list[DeadLetter]:
+        """See `DeadLetters.list`."""
+        return self._portal.call(partial(self._letters.list, limit=limit, task=task))
+
+
 class BlockingTaskService:
     """A `TaskService` for threads; open it with ``with``. Any number of threads may share it.
 
@@ -132,6 +161,12 @@ class BlockingTaskService:
     ) -> None:
         self._portal = None
         self._stack.__exit__(exc_type, exc, traceback)
+
+    @property
+    def dead_letters(self) -> BlockingDeadLetters:
+        """See `TaskService.dead_letters`."""
+        portal = self._opened()
+        return BlockingDeadLetters(self._service.dead_letters, portal)
 
     def launch_task(self, func: TaskFunction, /, *args: Any, **kwargs: Any) -> tuple[str, BlockingTaskHandle]:
         """See `TaskService.launch_task`."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 __all__ = [
     "BackendUnavailableError",
     "ConfigurationError",
+    "DeadLetterNotFoundError",
     "LaunchOptionError",
     "PackedNotRegisteredError",
     "PayloadError",
@@ -16,6 +17,7 @@ __all__ = [
     "RunCancelledError",
     "RunExpiredError",
     "RunFailedError",
+    "RunLostError",
     "RunNotFoundError",
     "ScheduleError",
     "ServiceClosedError",
@@ -124,6 +126,35 @@ class RunNotFoundError(TaskServiceError, LookupError):
 
     def __str__(self) -> str:
         return f"no run {self.run_id!r}: it was never launched here, or its retention is over"
+
+
+class DeadLetterNotFoundError(TaskServiceError, LookupError):
+    """No dead letter of this run is kept: there was none, or it was requeued, dropped or forgotten."""
+
+    def __init__(self, run_id: str) -> None:
+        super().__init__(run_id)
+        self.run_id = run_id
+
+    def __str__(self) -> str:
+        return (
+            f"no dead letter of run {self.run_id!r}: "
+            "it has not failed, or was requeued, dropped or forgotten since"
+        )
+
+
+class RunLostError(TaskServiceError, RuntimeError):
+    """A run was given up because the workers that began it died, ``deliveries`` of them one after another."""
+
+    def __init__(self, run_id: str, deliveries: int) -> None:
+        super().__init__(run_id, deliveries)
+        self.run_id = run_id
+        self.deliveries = deliveries
+
+    def __str__(self) -> str:
+        return (
+            f"run {self.run_id!r} was begun {self.deliveries} times, and its worker died each time; "
+            "it is kept as a dead letter"
+        )
 
 
 class ResultTimeoutError(TaskServiceError, TimeoutError):

@@ -176,6 +176,8 @@ def _anyio(settings: Settings, listener: RunListener | None) -> AnyIOBackend:
         retention=settings.retention.total_seconds(),
         grace=settings.grace.total_seconds(),
         payload_limit=settings.payload_limit,
+        dead_letter_count=settings.dead_letter_count,
+        dead_letter_retention=settings.dead_letter_retention.total_seconds(),
         listener=listener,
     )
 

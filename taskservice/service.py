@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from taskservice.backends.base import TaskBackend, TaskFunction
     from taskservice.backends.calls_many import Calls
+    from taskservice.deadletters import DeadLetters
     from taskservice.health import QueueHealth, WorkerHealth
     from taskservice.runs import RunListener, TaskHandle
     from taskservice.submission import LaunchKeywords
@@ -109,6 +110,11 @@ class TaskService:
             raise ServiceClosedError("task service")
 
         return self._backend
+
+    @property
+    def dead_letters(self) -> DeadLetters:
+        """The runs that failed for good: list, look at, requeue and drop them; see `DeadLetters`."""
+        return self.backend.dead_letters
 
     async def launch_task(self, func: TaskFunction, /, *args: Any, **kwargs: Any) -> tuple[str, TaskHandle]:
         """Start a run of ``func(*args, **kwargs)`` and return its id and handle at once.

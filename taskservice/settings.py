@@ -82,6 +82,12 @@ class Settings(BaseSettings):
     """How long a finished in-process run is kept."""
     grace: Span = timedelta(seconds=5)
     """How long closing waits for in-process runs before it cancels them."""
+    dead_letter_count: PositiveInt = 10_000
+    """How many dead letters are kept."""
+    dead_letter_retention: PositiveSpan = timedelta(days=7)
+    """How long a dead letter is kept."""
+    max_deliveries: PositiveInt = 3
+    """How often a worker may die with a run of a late-acknowledged task before it is given up."""
     heartbeat_interval: PositiveSpan = timedelta(seconds=2)
     """How often a worker says that it lives."""
     heartbeat_ttl: PositiveSpan = timedelta(seconds=10)

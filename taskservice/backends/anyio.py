@@ -26,6 +26,7 @@ from taskservice.backends.base import BackendCapability, BackendHealth
 from taskservice.backends.calls import function_name, own_expires, prepare_arguments, require_open
 from taskservice.backends.calls_many import checked_calls, checked_per_message, prepare_calls
 from taskservice.backends.idempotency import LocalKeys, key_of
+from taskservice.backends.letters import MemoryLetters, StoredDeadLetters, letter_of
 from taskservice.backends.records import AnyIOHandle, RunRecord
 from taskservice.errors import RunCancelledError, RunExpiredError, RunNotFoundError, TimeLimitError
 from taskservice.health import WorkerHealth, pool_state
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 
     from taskservice.backends.base import TaskFunction
     from taskservice.backends.calls_many import Calls
+    from taskservice.deadletters import DeadLetter, DeadLetters
 
 __all__ = ["AnyIOBackend"]
 
@@ -65,7 +67,8 @@ class AnyIOBackend:
 
     ``retention_count`` and ``retention`` (seconds) bound what is kept of finished runs, ``grace``
     (seconds) how long closing waits, ``threads`` how many plain functions run at once, ``payload_limit``
-    (bytes) arguments and results.
+    (bytes) arguments and results, ``dead_letter_count`` and ``dead_letter_retention`` (seconds) what is kept
+    of failed runs.
     """
 
     name = "anyio"
@@ -79,6 +82,8 @@ class AnyIOBackend:
         grace: float = 5.0,
         threads: int = 40,
         payload_limit: int = PAYLOAD_LIMIT,
+        dead_letter_count: int = 10_000,
+        dead_letter_retention: float = 604_800.0,
         listener: RunListener | None = None,
     ) -> None:
         self._retention_count = retention_count
@@ -87,11 +92,16 @@ class AnyIOBackend:
         self._threads = threads
         self._limit = payload_limit
         self._listener = listener
+        self._letters = MemoryLetters(count=dead_letter_count, seconds=dead_letter_retention)
         self._records: dict[str, RunRecord] = {}
         self._keys = LocalKeys()
         self._finished: deque[tuple[float, str]] = deque()
         self._group: TaskGroup | None = None
         self._open = False
+
+    @property
+    def dead_letters(self) -> DeadLetters:
+        return StoredDeadLetters(self._letters, relaunch=self._relaunch, check_open=self._require_open)
 
     async def __aenter__(self) -> Self:
         self._slots = anyio.Semaphore(self._threads)
@@ -154,14 +164,21 @@ class AnyIOBackend:
             for arguments, key in zip(prepared, keys, strict=True)
         ]
 
-    def _start(
-        self, name: str, attempt: Attempt, arguments: Arguments, plan: LaunchPlan, *, key: str | None
+    def _start(  # noqa: PLR0913 - one run, and all of it
+        self,
+        name: str,
+        attempt: Attempt,
+        arguments: Arguments,
+        plan: LaunchPlan,
+        *,
+        key: str | None = None,
+        run_id: str | None = None,
     ) -> AnyIOHandle:
         assert self._group is not None
         if key is not None and (known := self._keys.run_of(key)) is not None:
             return AnyIOHandle(self._records[known])
 
-        record = RunRecord(run_id=str(uuid4()), task=name)
+        record = RunRecord(run_id=run_id or str(uuid4()), task=name)
         self._records[record.id] = record
         if key is not None:
             self._keys.keep(key, record.id)
@@ -245,6 +262,7 @@ class AnyIOBackend:
             again = attempt.again(error, record.attempts)
             if again is None:
                 record.end(TaskState.FAILURE, error=error)
+                self._keep_letter(record, attempt, arguments, error)
             return again
 
         record.end(TaskState.SUCCESS, value=value)
@@ -295,6 +313,30 @@ class AnyIOBackend:
         record.attempts += 1
         record.state = TaskState.STARTED
         self._tell(RunEventKind.STARTED, record)
+
+    def _keep_letter(
+        self, record: RunRecord, attempt: Attempt, arguments: Arguments, error: Exception
+    ) -> None:
+        letter = letter_of(
+            attempt.func,
+            error,
+            run_id=record.id,
+            name=record.task,
+            args=arguments.args,
+            kwargs=arguments.kwargs,
+            attempts=record.attempts,
+        )
+        self._letters.add(letter, (attempt, arguments))
+
+    async def _relaunch(self, letter: DeadLetter) -> TaskHandle:
+        attempt, arguments = self._letters.again(letter)
+        # The old end of this run must not be the reason to forget the new one.
+        self._finished = deque(ended for ended in self._finished if ended[1] != letter.id)
+        plan = plan_launch(AT_ONCE, expires=own_expires(attempt.func))
+        return self._start(letter.task, attempt, arguments, plan, run_id=letter.id)
+
+    def _require_open(self) -> None:
+        require_open(self._open, "AnyIO back end")
 
     def _settle(self, record: RunRecord) -> None:
         now = anyio.current_time()

@@ -45,8 +45,10 @@ class Attempt:
 
     ``in_thread`` tells a plain call from one that returns an awaitable. ``again(error, attempt)``
     decides what follows an error; ``None`` makes it the run's own. ``limit`` is how long to wait for
-    a call in a thread; one that is awaited knows its limits itself.
+    a call in a thread; one that is awaited knows its limits itself. ``func`` is what was handed in.
     """
+
+    func: TaskFunction
 
     in_thread: bool
     call: Callable[[str, Arguments, int], Any]
@@ -69,6 +71,7 @@ def attempt_of(func: TaskFunction) -> Attempt:
     limits = limits_of(func) if isinstance(func, TaskDefinition) else NO_LIMITS
     if not _is_async(body):
         return Attempt(
+            func=func,
             in_thread=True,
             call=lambda _, arguments, __: body(*arguments.args, **arguments.kwargs),
             again=again,
@@ -76,6 +79,7 @@ def attempt_of(func: TaskFunction) -> Attempt:
         )
     if limits == NO_LIMITS:
         return Attempt(
+            func=func,
             in_thread=False,
             call=lambda _, arguments, __: body(*arguments.args, **arguments.kwargs),
             again=again,
@@ -84,7 +88,7 @@ def attempt_of(func: TaskFunction) -> Attempt:
     def call(_: str, arguments: Arguments, __: int) -> Any:
         return call_limited(lambda: body(*arguments.args, **arguments.kwargs), limits)
 
-    return Attempt(in_thread=False, call=call, again=again)
+    return Attempt(func=func, in_thread=False, call=call, again=again)
 
 
 def limits_of(task: TaskDefinition[..., Any] | Task[..., Any]) -> Limits:
@@ -121,7 +125,7 @@ def _celery_attempt(task: Task[..., Any]) -> Attempt:
         return AttemptAgain(delay=error.delay, detail=error.reason, arguments=arguments)
 
     limit = _thread_limit(task, limits_of(task))
-    return Attempt(in_thread=True, call=call, again=again, limit=limit)
+    return Attempt(func=task, in_thread=True, call=call, again=again, limit=limit)
 
 
 def _thread_limit(func: TaskFunction, limits: Limits) -> float | None:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from taskservice.backends.calls_many import Calls
+    from taskservice.deadletters import DeadLetters
     from taskservice.health import QueueHealth, WorkerHealth
     from taskservice.runs import TaskHandle
 
@@ -74,6 +75,10 @@ class TaskBackend(Protocol):
     @property
     def capabilities(self) -> frozenset[BackendCapability]:
         """What this one can do."""
+
+    @property
+    def dead_letters(self) -> DeadLetters:
+        """The runs that failed for good; `ConfigurationError` where there is no place to keep them."""
 
     async def launch_task(
         self,

@@ -27,21 +27,25 @@ from taskservice.backends.definitions import register_definitions
 from taskservice.backends.eager import EagerRuns
 from taskservice.backends.handles import CeleryHandle, EagerHandle
 from taskservice.backends.idempotency import KeyClaims, key_of, launch_once
+from taskservice.backends.letters import MemoryLetters, StoredDeadLetters, letter_of
+from taskservice.backends.letters_redis import RedisLetters, SharedLetters
 from taskservice.backends.many import ManyLaunch
 from taskservice.backends.overview import read_overview
 from taskservice.backends.packed import register_packed
 from taskservice.backends.probing import visibility_timeout
 from taskservice.backends.publishing import publish
+from taskservice.backends.relaunch import relaunch
 from taskservice.backends.results import ResultListener
 from taskservice.backends.sharing import refuse_memory
-from taskservice.backends.storage import open_storage
+from taskservice.backends.storage import Storage, open_storage
 from taskservice.errors import (
     BackendUnavailableError,
     ConfigurationError,
     TaskNotRegisteredError,
 )
 from taskservice.payloads import PAYLOAD_LIMIT
-from taskservice.submission import AT_ONCE, LaunchOptions, check_visibility, plan_launch
+from taskservice.runs import TaskState
+from taskservice.submission import AT_ONCE, LaunchOptions, LaunchPlan, check_visibility, plan_launch
 from taskservice.tasks import TaskDefinition
 
 if TYPE_CHECKING:
@@ -52,6 +56,7 @@ if TYPE_CHECKING:
 
     from taskservice.backends.base import TaskFunction
     from taskservice.backends.calls_many import Calls
+    from taskservice.deadletters import DeadLetter, DeadLetters
     from taskservice.runs import TaskHandle
     from taskservice.settings import Settings
 
@@ -77,6 +82,8 @@ KEY_SECONDS: Final = 86400.0  # as in the settings
 # kombu's error for a pipeline that broke, which its stubs do not know yet.
 _BATCH_ERROR: type[Exception] = getattr(kombu_exceptions, "BatchPublishError", OperationalError)
 _UNREACHABLE: Final = (OperationalError, ConnectionError, RedisError, _BATCH_ERROR)
+DEAD_LETTER_COUNT: Final = 10_000
+DEAD_LETTER_SECONDS: Final = 604_800.0
 PICKLES: Final = frozenset({"pickle", "application/x-python-serialize"})
 
 
@@ -109,6 +116,8 @@ class CeleryBackend:
         self._limit = PAYLOAD_LIMIT if settings is None else settings.payload_limit
         self._key_seconds = KEY_SECONDS if settings is None else settings.idempotency_expires.total_seconds()
         self._eager = EagerRuns(limit=eager_results) if app.conf.task_always_eager else None
+        self._letters = _memory_letters(settings)
+        self._storage: Storage | None = None
         self._listener: ResultListener | None = None
         self._claims: KeyClaims | None = None
         self._open = False
@@ -116,6 +125,16 @@ class CeleryBackend:
     @property
     def capabilities(self) -> frozenset[BackendCapability]:
         return CAPABILITIES if self._eager is None else EAGER_CAPABILITIES
+
+    @property
+    def dead_letters(self) -> DeadLetters:
+        if self._eager is not None:
+            return StoredDeadLetters(self._letters, relaunch=self._run_again, check_open=self._require_open)
+
+        if self._storage is None:
+            self._storage = open_storage(self._app, self._settings, "dead letters")
+        store = SharedLetters(RedisLetters(self._storage))
+        return StoredDeadLetters(store, relaunch=self._relaunch, check_open=self._require_open)
 
     async def __aenter__(self) -> Self:
         self._publishers = anyio.CapacityLimiter(PUBLISHERS)
@@ -150,12 +169,11 @@ class CeleryBackend:
         plan = plan_launch(options, expires=own_expires(task))
         run_id = str(uuid4())
 
-        send = partial(publish, self._app, task, run_id, positional, named, plan=plan)
         key = key_of(func, positional, named, options)
         if self._eager is not None:
-            run_id = await self._eager.run_once(key, run_id, send)
-            return EagerHandle(run_id, self._eager)
+            return await self._run_eagerly(task, run_id, positional, named, plan, key=key)
 
+        send = partial(publish, self._app, task, run_id, positional, named, plan=plan)
         if plan.delay > 0 and (visible := visibility_timeout(self._app)) is not None:
             check_visibility(plan, visible)
         if key is None:
@@ -195,7 +213,11 @@ class CeleryBackend:
         prepared = await to_thread.run_sync(partial(prepare_calls, func, given, limit=self._limit))
         keys = [key_of(func, args, kwargs) for args, kwargs in prepared]
         if self._eager is not None:
-            return await self._run_eagerly(launch.task, prepared, keys)
+            plan = plan_launch(AT_ONCE)
+            return [
+                await self._run_eagerly(launch.task, str(uuid4()), args, kwargs, plan, key=key)
+                for (args, kwargs), key in zip(prepared, keys, strict=True)
+            ]
 
         launch.add(prepared)
         run_ids = launch.ids
@@ -216,20 +238,49 @@ class CeleryBackend:
         owners = await self._once(wanted, lambda mine: self._send(partial(launch.send, mine)))
         return [run_id if key is None else owners[key] for run_id, key in zip(launch.ids, keys, strict=True)]
 
-    async def _run_eagerly(
+    async def _run_eagerly(  # noqa: PLR0913 - one run, and all of it
         self,
         task: Task[..., Any],
-        prepared: Sequence[tuple[list[Any], dict[str, Any]]],
-        keys: Sequence[str | None],
-    ) -> list[TaskHandle]:
+        run_id: str,
+        args: list[Any],
+        kwargs: dict[str, Any],
+        plan: LaunchPlan,
+        *,
+        key: str | None = None,
+    ) -> TaskHandle:
         assert self._eager is not None
-        handles: list[TaskHandle] = []
-        for (args, kwargs), key in zip(prepared, keys, strict=True):
-            run_id = str(uuid4())
-            send = partial(publish, self._app, task, run_id, args, kwargs, plan=plan_launch(AT_ONCE))
-            run_id = await self._eager.run_once(key, run_id, send)
-            handles.append(EagerHandle(run_id, self._eager))
-        return handles
+        send = partial(publish, self._app, task, run_id, args, kwargs, plan=plan)
+        ran = await self._eager.run_once(key, run_id, send)
+        if ran != run_id:
+            return EagerHandle(ran, self._eager)
+
+        outcome = self._eager.get(run_id)
+        if outcome.state is TaskState.FAILURE and outcome.error is not None:
+            attempts = max(1, outcome.attempts)
+            letter = letter_of(
+                task,
+                outcome.error,
+                run_id=run_id,
+                name=task.name,
+                args=args,
+                kwargs=kwargs,
+                attempts=attempts,
+            )
+            self._letters.add(letter, task)
+        return EagerHandle(run_id, self._eager)
+
+    async def _run_again(self, letter: DeadLetter) -> TaskHandle:
+        task = self._letters.again(letter)
+        return await self._run_eagerly(
+            task, letter.id, list(letter.args), dict(letter.kwargs), plan_launch(AT_ONCE)
+        )
+
+    async def _relaunch(self, letter: DeadLetter) -> TaskHandle:
+        await self._send(partial(relaunch, self._app, letter))
+        return self._handle(letter.id, letter.task)
+
+    def _require_open(self) -> None:
+        require_open(self._open, "Celery back end")
 
     async def get_task(self, task_id: str) -> TaskHandle:
         require_open(self._open, "Celery back end")
@@ -249,6 +300,8 @@ class CeleryBackend:
 
     async def close(self) -> None:
         self._open = False
+        if self._storage is not None:
+            self._storage.close()
         if self._eager is not None:
             self._eager.close()
         if self._listener is not None:
@@ -277,6 +330,15 @@ class CeleryBackend:
             raise TaskNotRegisteredError(name, known)
         task: Task[..., Any] = found
         return task
+
+
+def _memory_letters(settings: Settings | None) -> MemoryLetters:
+    if settings is None:
+        return MemoryLetters(count=DEAD_LETTER_COUNT, seconds=DEAD_LETTER_SECONDS)
+
+    return MemoryLetters(
+        count=settings.dead_letter_count, seconds=settings.dead_letter_retention.total_seconds()
+    )
 
 
 def _refuse_pickle(app: Celery) -> None:

@@ -10,6 +10,7 @@ from taskservice.backends.definitions import register_definitions
 from taskservice.backends.packed import register_packed
 from taskservice.tasks import default_registry
 from taskservice.worker.cancel import install_cancel
+from taskservice.worker.deadletters import install_dead_letters
 from taskservice.worker.heartbeat import install_heartbeat
 
 if TYPE_CHECKING:
@@ -23,11 +24,12 @@ __all__ = ["install_worker"]
 def install_worker(app: Celery, settings: Settings) -> None:
     """Have workers of ``app`` do all that ours do; a second call does nothing.
 
-    They know packed messages and every `task` of the modules that the app imports, beat, stop a run
-    that is cancelled while it runs, and write traces if the settings ask for them.
+    They know packed messages and every `task` of the modules that the app imports, keep what fails for
+    good, beat, stop a run that is cancelled while it runs, and write traces if the settings ask for them.
     """
     _register_at_start(app, settings)
     register_packed(app)
+    install_dead_letters(app, settings)
     install_heartbeat(app, settings)
     install_cancel(app)
     if settings.traces:
