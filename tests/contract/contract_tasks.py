@@ -166,3 +166,16 @@ def halve(number: int) -> int:
     if number % 2:
         raise DeclinedError(number, "odd")
     return number // 2
+
+
+@task
+def fail_until(gate: str, value: object) -> object:
+    """Fail as long as the file ``gate`` is missing."""
+    if not Path(gate).exists():
+        raise DeclinedError(1, "closed")
+    return value
+
+
+@task(retry=RetryPolicy(max_attempts=3, base=timedelta(milliseconds=20), retry_for=(KeyError,)))
+def refuse(order: int) -> None:
+    raise DeclinedError(order, "never")

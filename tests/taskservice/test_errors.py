@@ -28,6 +28,8 @@ EXAMPLES = (
     errors.TimeLimitError(None),
     errors.PackedNotRegisteredError("taskservice.packed"),
     errors.ScheduleError("nightly", "schedule", "cron needs five fields"),
+    errors.DeadLetterNotFoundError("r1"),
+    errors.RunLostError("r1", 3),
 )
 
 
@@ -70,6 +72,8 @@ def test_every_error_has_an_example() -> None:
         (errors.ScheduleError, ValueError),
         (errors.SoftTimeLimitError, TimeoutError),
         (errors.TimeLimitError, TimeoutError),
+        (errors.DeadLetterNotFoundError, LookupError),
+        (errors.RunLostError, RuntimeError),
     ],
 )
 def test_an_error_is_also_the_builtin_one_would_guess(

@@ -1,4 +1,4 @@
-"""The command line. Heavy imports stay inside the commands, so that ``--help`` is quick."""
+"""The commands that run workers and the beat, and show how they are."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 
 import click
 
+from taskservice.cli.common import read_app, read_settings
+from taskservice.cli.dead import dead
+
 if TYPE_CHECKING:
-    from celery import Celery
     from rich.table import Table
 
     from taskservice.backends.overview import Overview
     from taskservice.health import WorkerHealth
-    from taskservice.settings import Settings
 
 __all__ = ["cli", "main"]
 
@@ -38,7 +39,10 @@ def main() -> None:
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="taskservice", message="taskservice %(version)s")
 def cli() -> None:
-    """Run workers and the beat, and see how they are."""
+    """Run workers and the beat, see how they are, and look after what failed."""
+
+
+cli.add_command(dead)
 
 
 @cli.command()
@@ -62,13 +66,13 @@ def worker(  # noqa: PLR0913, PLR0917 - one for each option
     if metrics_host is not None and metrics_port is None:
         raise click.UsageError("--metrics-host needs --metrics-port")
 
-    settings = _settings()
+    settings = read_settings()
     with ExitStack() as stack:
         if metrics_port is not None:
             from taskservice.telemetry.multiprocess import collected
 
             stack.enter_context(collected())  # before your app imports prometheus_client
-        app = _find_app(app_name)
+        app = read_app(app_name)
         from taskservice.worker.launch import run_worker
 
         run_worker(
@@ -98,8 +102,8 @@ def beat(schedule: Path | None, loglevel: str, app_name: str | None) -> None:
     Any number may run: one sends, and another takes over when it falls silent. With
     TASKSERVICE_BACKEND=anyio the tasks run in this process.
     """
-    settings = _settings()
-    app = _find_app(app_name)
+    settings = read_settings()
+    app = read_app(app_name)
     from taskservice.worker.beat import run_beat
 
     run_beat(app=app, settings=settings, schedule=schedule, loglevel=loglevel)
@@ -109,7 +113,7 @@ def beat(schedule: Path | None, loglevel: str, app_name: str | None) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Plain JSON instead of a table.")
 def status(*, as_json: bool) -> None:
     """Show workers and queues; exit code 1 if nobody would run a task."""
-    settings = _settings()
+    settings = read_settings()
     from taskservice.backends.app import build_bare_app
     from taskservice.backends.overview import read_overview
 
@@ -121,36 +125,6 @@ def status(*, as_json: bool) -> None:
     else:
         _show(found)
     sys.exit(0 if found.healthy else 1)
-
-
-def _settings() -> Settings:
-    from taskservice.errors import ConfigurationError
-    from taskservice.settings import load_settings
-
-    try:
-        return load_settings()
-    except ConfigurationError as error:
-        raise _Mistake(str(error)) from error
-
-
-def _find_app(name: str | None) -> Celery | None:
-    if name is None:
-        return None
-
-    from taskservice.errors import ConfigurationError
-    from taskservice.worker.launch import find_app
-
-    try:
-        return find_app(name)
-    except ConfigurationError as error:
-        raise _Mistake(str(error)) from error
-
-
-class _Mistake(click.ClickException):
-    exit_code = 2
-
-    def show(self, file: object = None) -> None:
-        click.echo(f"taskservice: {self.message}", err=True)
 
 
 def _show(found: Overview) -> None:
