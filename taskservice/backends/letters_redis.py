@@ -158,11 +158,11 @@ class RedisLetters:
         """Return how often a worker died with this run."""
         return int(self._client.get(self._deaths(run_id)) or 0)
 
-    def count_death(self, run_id: str) -> int:
-        """Count one more, and return how many there are."""
+    def count_death(self, run_id: str, by: int = 1) -> int:
+        """Count one more, or one less, and return how many there are."""
         key = self._deaths(run_id)
         pipeline = self._client.pipeline()
-        pipeline.incr(key)
+        pipeline.incr(key, by)
         pipeline.pexpire(key, timedelta(seconds=self._seconds))
         return int(pipeline.execute()[0])
 

@@ -35,8 +35,11 @@ logger = logging.getLogger(__name__)
 
 def guard_requests(app: Celery, letters: RedisLetters, most: int) -> None:
     """Have no task of ``app`` begin again once ``most`` workers have died with a run of it."""
+    deaths = _Deaths(letters, most)
     for task in app.tasks.values():
-        task.Request = _guarded(symbol_by_name(task.Request), letters, most)
+        base = symbol_by_name(task.Request)
+        if not getattr(base, "taskservice_guarded", False):
+            task.Request = _guarded(base, deaths)
 
 
 def is_redelivered(info: Mapping[str, Any] | None) -> bool:
@@ -44,16 +47,13 @@ def is_redelivered(info: Mapping[str, Any] | None) -> bool:
     return bool((info or {}).get("redelivered"))
 
 
-def _guarded(base: Any, letters: RedisLetters, most: int) -> Any:
-    if getattr(base, "taskservice_guarded", False):
-        return base
-
+def _guarded(base: Any, deaths: _Deaths) -> Any:
     class GuardedRequest(base):  # type: ignore[misc] # whatever request the task has
         """A request that is not run again once its workers have died often enough."""
 
         taskservice_guarded = True
-        _given_up = False
         _counted = False
+        _given_up = False
 
         def revoked(self) -> bool:
             """Return whether it must not run; asked right before it would, and maybe earlier."""
@@ -63,14 +63,16 @@ def _guarded(base: Any, letters: RedisLetters, most: int) -> Any:
                 return False
 
             self._counted = True
-            died = _count_death(letters, self, most)
-            if died < most or worker_state.should_terminate:
-                return False
-            self._given_up = True
-            # Celery's own way for a failure that no pool process could report: the result, errbacks and
-            # chord, signals, and the acknowledgement.
-            self.on_failure(_raised(RunLostError(self.id, died)))
-            return True
+            self._given_up = deaths.count(self)
+            return self._given_up
+
+        def cancel(self, pool: Any, signal: Any = None, emit_retry: bool = True) -> None:
+            """Kill the run because the worker is being stopped, which no run is to blame for."""
+            try:
+                super().cancel(pool, signal, emit_retry)
+            finally:
+                if self.time_start and self.task.acks_late:
+                    deaths.forgive(self, waits_for_retry=emit_retry)
 
         def on_timeout(self, soft: bool, timeout: float) -> None:
             with _request_known(self):
@@ -81,6 +83,59 @@ def _guarded(base: Any, letters: RedisLetters, most: int) -> Any:
                 return super().on_failure(*args, **kwargs)
 
     return GuardedRequest
+
+
+class _Deaths:
+    """Counts how many workers died with a run; where nobody can tell, none did."""
+
+    def __init__(self, letters: RedisLetters, most: int) -> None:
+        self._letters = letters
+        self._most = most
+
+    def count(self, request: Any) -> bool:
+        """Count the delivery before this one if it had begun, and return whether the run was given up."""
+        died = 0
+        with _bounded("was redelivered, its deaths were not counted", request):
+            died = self._count(request)
+        if died < self._most or worker_state.should_terminate:
+            return False
+
+        # Celery's own way for a failure that no pool process could report: the result, errbacks and
+        # chord, signals, and the acknowledgement.
+        request.on_failure(_raised(RunLostError(request.id, died)))
+        return True
+
+    def forgive(self, request: Any, *, waits_for_retry: bool) -> None:
+        """Have the next delivery of a run that was stopped on purpose count for nothing."""
+        with _bounded("was stopped, its next delivery may count", request):
+            self._letters.deaths(request.id)
+            if not _is_tracked(request):
+                self._letters.count_death(request.id, -1)
+            elif not waits_for_retry:
+                _store_waiting(request)
+
+    def _count(self, request: Any) -> int:
+        self._letters.deaths(request.id)  # bounded in time, which Celery's own connection is not
+        tracked = _is_tracked(request)
+        if tracked and request.task.backend.get_state(request.id) != states.STARTED:
+            return 0
+
+        died = self._letters.count_death(request.id)
+        if tracked and died < self._most:
+            # So that a delivery which dies before it begins is not counted.
+            _store_waiting(request)
+        return died
+
+
+@contextmanager
+def _bounded(what: str, request: Any) -> Iterator[None]:
+    """Let the worker's main loop go on without the answer, and say so."""
+    try:
+        yield
+    except (RedisError, OSError) as found:
+        logger.warning("run %s %s: %s", request.id, what, found, extra={"run_id": request.id})
+    except Exception:  # of whatever result backend it is
+        logger.exception("run %s %s", request.id, what, extra={"run_id": request.id})
 
 
 @contextmanager
@@ -94,26 +149,9 @@ def _request_known(request: Any) -> Iterator[None]:
         stack.pop()
 
 
-def _count_death(letters: RedisLetters, request: Any, most: int) -> int:
-    """Return how many workers died with this run; 0 if it had not begun, or nobody can tell."""
-    try:
-        letters.deaths(request.id)  # bounded in time, which Celery's own connection is not
-        tracked = _is_tracked(request)
-        if tracked and request.task.backend.get_state(request.id) != states.STARTED:
-            return 0
-        died = letters.count_death(request.id)
-        if tracked and died < most:
-            # So that a delivery which dies before it begins is not counted.
-            context = Context(request.request_dict)
-            request.task.backend.store_result(request.id, None, states.RECEIVED, request=context)
-    except (RedisError, OSError) as found:
-        logger.warning("run %s was redelivered, its deaths were not counted: %s", request.id, found)
-        return 0
-    except Exception:  # of whatever result backend it is; the worker's main loop must go on
-        logger.exception("run %s was redelivered, its deaths were not counted", request.id)
-        return 0
-    else:
-        return died
+def _store_waiting(request: Any) -> None:
+    context = Context(request.request_dict)
+    request.task.backend.store_result(request.id, None, states.RECEIVED, request=context)
 
 
 def _is_tracked(request: Any) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,27 @@ def deadly_once(diary: str) -> str:
     if not Path(diary).exists():
         die(diary)
     return "survived"
+
+
+def wait_beside(started: str) -> str:
+    """Wait until the file beside ``started`` is there."""
+    Path(started).touch()
+    deadline = time.monotonic() + 20
+    while not Path(started + ".gate").exists():
+        if time.monotonic() > deadline:
+            raise TimeoutError(started)
+        time.sleep(0.01)
+    return "done"
+
+
+@app.task(acks_late=True, reject_on_worker_lost=True)
+def linger(started: str) -> str:
+    return wait_beside(started)
+
+
+@app.task(acks_late=True, reject_on_worker_lost=True, track_started=False)
+def linger_untracked(started: str) -> str:
+    return wait_beside(started)
 
 
 @app.task(acks_late=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -24,6 +25,7 @@ from taskservice import (
     DeadLetterNotFoundError,
     RunLostError,
     Settings,
+    TaskState,
     read_heartbeats,
 )
 from taskservice.backends.letters_redis import RedisLetters
@@ -31,7 +33,7 @@ from taskservice.backends.probing import connect_redis
 from taskservice.backends.storage import Storage
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from types import ModuleType
 
 HERE = Path(__file__).parent
@@ -40,7 +42,13 @@ TASKSERVICE = (sys.executable, "-c", "from taskservice.cli import main; main()")
 
 
 @contextmanager
-def running_worker(folder: Path, pool: str = "prefork", **environment: str) -> Iterator[Path]:
+def running_worker(
+    folder: Path,
+    environment: dict[str, str],
+    *,
+    pool: str = "prefork",
+    end: signal.Signals = signal.SIGTERM,
+) -> Iterator[Path]:
     log = folder / "worker.log"
     with log.open("wb") as output:
         worker = subprocess.Popen(
@@ -52,8 +60,11 @@ def running_worker(folder: Path, pool: str = "prefork", **environment: str) -> I
     try:
         yield log
     finally:
-        worker.terminate()
-        worker.wait(timeout=WAIT)
+        worker.send_signal(end)
+        try:
+            worker.wait(timeout=WAIT)
+        finally:
+            worker.kill()
 
 
 @pytest.fixture(scope="module")
@@ -61,11 +72,8 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
     """A Redis of this module's own, with a worker on it."""
     server = acquire(RedisRequest())
     settings = Settings(redis_url=server.url)
-    with running_worker(tmp_path_factory.mktemp("worker"), TASKSERVICE_REDIS_URL=server.url) as log:
-        deadline = time.monotonic() + WAIT
-        while not read_heartbeats(server.url, settings.key_prefix):
-            assert time.monotonic() < deadline, log.read_text()
-            time.sleep(0.02)
+    with running_worker(tmp_path_factory.mktemp("worker"), {"TASKSERVICE_REDIS_URL": server.url}) as log:
+        until(lambda: bool(read_heartbeats(server.url, settings.key_prefix)), f"the worker, see {log}")
         yield settings
     server.close()
 
@@ -100,6 +108,13 @@ def deliver_again(settings: Settings, source: str, target: str) -> None:
         message["headers"]["redelivered"] = True
         message["properties"]["delivery_info"]["redelivered"] = True
         client.lpush(target, json.dumps(message))
+
+
+def until(condition: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + WAIT
+    while not condition():
+        assert time.monotonic() < deadline, f"waited in vain for {what}"
+        time.sleep(0.01)
 
 
 def letter_of(service: BlockingTaskService, run_id: str) -> DeadLetter:
@@ -159,6 +174,30 @@ def test_a_delivery_of_a_run_that_had_not_begun_counts_for_nothing(
     assert handle.result(WAIT) == "survived"
 
 
+def test_a_worker_that_is_stopped_on_purpose_counts_for_nothing(
+    service: BlockingTaskService, tasks: ModuleType, settings: Settings, tmp_path: Path
+) -> None:
+    environment = {"TASKSERVICE_REDIS_URL": settings.redis_url, "TASKSERVICE_DEFAULT_QUEUE": "stopped"}
+    started = [tmp_path / "tracked", tmp_path / "untracked"]
+    launcher = service.options(queue="stopped")
+    runs = [
+        launcher.launch_task(task, str(path))
+        for task, path in zip((tasks.linger, tasks.linger_untracked), started, strict=True)
+    ]
+    with letters_of(settings) as letters:
+        for run_id, _ in runs:
+            letters.count_death(run_id, 2)
+
+    with running_worker(tmp_path, environment, end=signal.SIGQUIT):
+        until(lambda: all(path.exists() for path in started), "the runs to begin")
+
+    assert runs[0][1].status() is TaskState.PENDING
+    for path in started:
+        path.with_name(path.name + ".gate").touch()
+    with running_worker(tmp_path, environment):
+        assert [handle.result(WAIT) for _, handle in runs] == ["done", "done"]
+
+
 def test_requeued_it_may_kill_as_many_again(
     service: BlockingTaskService, tasks: ModuleType, tmp_path: Path
 ) -> None:
@@ -181,10 +220,7 @@ def test_giving_a_run_up_calls_its_errback(
 
     tasks.deadly.apply_async((str(tmp_path / "diary"),), link_error=tasks.note_error.s(str(told)))
 
-    deadline = time.monotonic() + WAIT
-    while not told.exists() or not told.read_text():
-        assert time.monotonic() < deadline, "the errback was not called"
-        time.sleep(0.01)
+    until(lambda: told.exists() and bool(told.read_text()), "the errback")
     assert told.read_text() == "RunLostError"
 
 
@@ -282,15 +318,14 @@ def test_a_letter_goes_back_to_the_queue_it_came_from(
 def test_a_letter_store_that_hangs_makes_no_run_fail(
     settings: Settings, tasks: ModuleType, silent_port: int, tmp_path: Path
 ) -> None:
-    elsewhere = {
+    environment = {
+        "TASKSERVICE_REDIS_URL": f"redis://127.0.0.1:{silent_port}/0",
         "TASKSERVICE_BROKER_URL": settings.redis_url,
         "TASKSERVICE_RESULT_BACKEND": settings.redis_url,
+        "TASKSERVICE_DEFAULT_QUEUE": "lonely",
     }
-    silent = f"redis://127.0.0.1:{silent_port}/0"
     with (
-        running_worker(
-            tmp_path, "solo", TASKSERVICE_REDIS_URL=silent, TASKSERVICE_DEFAULT_QUEUE="lonely", **elsewhere
-        ) as log,
+        running_worker(tmp_path, environment, pool="solo") as log,
         BlockingTaskService(CeleryBackend(tasks.app, settings=settings)) as service,
     ):
         launcher = service.options(queue="lonely")
