@@ -175,26 +175,24 @@ def _print_table(letters: Sequence[DeadLetter]) -> None:
     from rich.table import Table
 
     table = Table()
-    # An id is there to be copied.
-    table.add_column("run", no_wrap=True, overflow="fold", min_width=36)
-    for name in ("task", "cause", "error", "attempts", "deliveries", "queue", "at"):
-        table.add_column(name)
+    # An id is there to be copied, and a narrow terminal must not cut what the others say.
+    table.add_column("run", no_wrap=True, min_width=36)
+    for name in ("task", "cause", "attempts", "error", "at"):
+        table.add_column(name, overflow="fold")
     for letter in letters:
         table.add_row(
             letter.id,
             letter.task,
             letter.cause,
-            letter.error_type,
             str(letter.attempts),
-            str(letter.deliveries),
-            _text(letter.queue),
+            letter.error_type,
             _instant(letter.at),
         )
     Console().print(table)
 
 
 def _instant(at: float) -> str:
-    return datetime.fromtimestamp(at, tz=UTC).isoformat(timespec="milliseconds")
+    return datetime.fromtimestamp(at, tz=UTC).isoformat(timespec="seconds")
 
 
 def _text(value: object) -> str:

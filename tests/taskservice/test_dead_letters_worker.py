@@ -117,6 +117,11 @@ def until(condition: Callable[[], bool], what: str) -> None:
         time.sleep(0.01)
 
 
+def running(settings: Settings) -> set[str]:
+    beats = read_heartbeats(settings.redis_url, settings.key_prefix)
+    return {run.id for beat in beats for run in beat.running}
+
+
 def letter_of(service: BlockingTaskService, run_id: str) -> DeadLetter:
     deadline = time.monotonic() + WAIT
     while True:
@@ -177,7 +182,11 @@ def test_a_delivery_of_a_run_that_had_not_begun_counts_for_nothing(
 def test_a_worker_that_is_stopped_on_purpose_counts_for_nothing(
     service: BlockingTaskService, tasks: ModuleType, settings: Settings, tmp_path: Path
 ) -> None:
-    environment = {"TASKSERVICE_REDIS_URL": settings.redis_url, "TASKSERVICE_DEFAULT_QUEUE": "stopped"}
+    environment = {
+        "TASKSERVICE_REDIS_URL": settings.redis_url,
+        "TASKSERVICE_DEFAULT_QUEUE": "stopped",
+        "TASKSERVICE_HEARTBEAT_INTERVAL": "0.05",
+    }
     started = [tmp_path / "tracked", tmp_path / "untracked"]
     launcher = service.options(queue="stopped")
     runs = [
@@ -190,6 +199,8 @@ def test_a_worker_that_is_stopped_on_purpose_counts_for_nothing(
 
     with running_worker(tmp_path, environment, end=signal.SIGQUIT):
         until(lambda: all(path.exists() for path in started), "the runs to begin")
+        # The pool's word that they have begun comes to the worker a moment later.
+        until(lambda: {run_id for run_id, _ in runs} <= running(settings), "the worker to know")
 
     assert runs[0][1].status() is TaskState.PENDING
     for path in started:
