@@ -179,7 +179,7 @@ async def test_a_store_out_of_reach_is_an_error_that_says_so(
 
 @pytest.mark.anyio
 async def test_an_app_without_any_redis_is_told_what_is_missing() -> None:
-    app = create_app(Settings(broker_url="memory://", result_backend="cache+memory://"))
+    app = create_app(Settings(broker_url="amqp://nowhere.invalid", result_backend="rpc://"))
 
     async with CeleryBackend(app) as backend:
         with pytest.raises(ConfigurationError, match="dead letters need a Redis"):
