@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 import threading
+from contextlib import closing
 from dataclasses import dataclass
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
 from taskservice.backends.anyio import AnyIOBackend
+from taskservice.backends.configuration import KEY_PREFIX, REDIS_URL
 from taskservice.backends.sharing import refuse_several
-from taskservice.errors import BackendUnavailableError
+from taskservice.errors import BackendUnavailableError, ConfigurationError
 from taskservice.schedules.entries import parse_schedule
 
 if TYPE_CHECKING:
@@ -76,25 +78,25 @@ class AvailabilityProbe:
         self._seconds = seconds
         self._keep = keep
         self._clock = clock
-        self._answers: dict[tuple[str, str], tuple[float, ProbeAnswer]] = {}
+        self._answers: dict[tuple[str, ...], tuple[float, ProbeAnswer]] = {}
 
-    def ask(self, settings: Settings, app: Celery) -> ProbeAnswer:
+    def ask(self, app: Celery) -> ProbeAnswer:
         """Return the answer for this broker; it blocks for ``seconds`` at most."""
-        key = (str(app.conf.broker_url), settings.redis_url + settings.key_prefix)
+        key = tuple(str(app.conf.get(name)) for name in ("broker_url", REDIS_URL, KEY_PREFIX))
         kept = self._answers.get(key)
         if kept is not None and self._clock() - kept[0] < self._keep:
             return kept[1]
 
-        answer = self._bounded(settings, app)
+        answer = self._bounded(app)
         self._answers[key] = (self._clock(), answer)
         return answer
 
-    def _bounded(self, settings: Settings, app: Celery) -> ProbeAnswer:
+    def _bounded(self, app: Celery) -> ProbeAnswer:
         answers: list[ProbeAnswer] = []
 
         def probe() -> None:
             try:
-                answers.append(_probe(settings, app, self._seconds))
+                answers.append(_probe(app, self._seconds))
             except Exception as error:
                 logger.exception("availability probe failed")
                 answers.append(ProbeAnswer(broker=False, worker=False, reason=repr(error)))
@@ -135,6 +137,7 @@ def select_backend(
 
     from taskservice.backends.app import build_app
     from taskservice.backends.celery import CeleryBackend
+    from taskservice.backends.storage import locate_storage
 
     app = build_app(settings) if app is None else app
     if app.conf.task_always_eager:
@@ -144,7 +147,8 @@ def select_backend(
             reason="the app is eager",
         )
 
-    answer = probe.ask(settings, app)
+    locate_storage(app, settings)
+    answer = probe.ask(app)
     if settings.backend == "celery" and not answer.broker:
         raise BackendUnavailableError("celery", answer.reason)
     if settings.backend == "celery" or answer.worker:
@@ -182,17 +186,21 @@ def _anyio(settings: Settings, listener: RunListener | None) -> AnyIOBackend:
     )
 
 
-def _probe(settings: Settings, app: Celery, seconds: float) -> ProbeAnswer:
+def _probe(app: Celery, seconds: float) -> ProbeAnswer:
+    from redis.exceptions import RedisError
+
     from taskservice.backends.probing import ping_broker, ping_workers
-    from taskservice.heartbeats import read_heartbeats
+    from taskservice.backends.storage import open_storage
+    from taskservice.heartbeats import read_with
 
     broker = ping_broker(app, seconds / 2)
     if not broker.healthy:
         return ProbeAnswer(broker=False, worker=False, reason=broker.detail)
 
     try:
-        beats = read_heartbeats(settings.redis_url, settings.key_prefix, seconds=seconds / 4)
-    except ConnectionError:
+        with closing(open_storage(app, "heartbeats", seconds=seconds / 4)) as storage:
+            beats = read_with(storage.client, storage.key())
+    except (ConfigurationError, RedisError, OSError):
         beats = []
     if beats:
         names = ", ".join(beat.worker for beat in beats)

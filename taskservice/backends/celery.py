@@ -37,7 +37,7 @@ from taskservice.backends.publishing import publish
 from taskservice.backends.relaunch import relaunch
 from taskservice.backends.results import ResultListener
 from taskservice.backends.sharing import refuse_memory
-from taskservice.backends.storage import Storage, open_storage
+from taskservice.backends.storage import Storage, locate_storage, open_storage
 from taskservice.errors import (
     BackendUnavailableError,
     ConfigurationError,
@@ -111,6 +111,7 @@ class CeleryBackend:
             from taskservice.telemetry.traces import instrument
 
             instrument()
+        locate_storage(app, settings)
         self._app = app
         self._settings = settings
         self._limit = PAYLOAD_LIMIT if settings is None else settings.payload_limit
@@ -132,7 +133,7 @@ class CeleryBackend:
             return StoredDeadLetters(self._letters, relaunch=self._run_again, check_open=self._require_open)
 
         if self._storage is None:
-            self._storage = open_storage(self._app, self._settings, "dead letters")
+            self._storage = open_storage(self._app, "dead letters")
         store = SharedLetters(RedisLetters(self._storage))
         return StoredDeadLetters(store, relaunch=self._relaunch, check_open=self._require_open)
 
@@ -197,7 +198,7 @@ class CeleryBackend:
         delay: float = 0.0,
     ) -> dict[str, str]:
         if self._claims is None:
-            storage = open_storage(self._app, self._settings, "idempotency keys")
+            storage = open_storage(self._app, "idempotency keys")
             self._claims = KeyClaims(storage, self._key_seconds)
         try:
             return await launch_once(self._claims, wanted, send, delay=delay)

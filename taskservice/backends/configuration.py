@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from taskservice.schedules.entries import celery_schedule, parse_schedule
 
 if TYPE_CHECKING:
     from taskservice.settings import Settings
 
-__all__ = ["celery_config"]
+__all__ = ["KEY_PREFIX", "REDIS_URL", "celery_config"]
+
+REDIS_URL: Final = "taskservice_redis_url"
+"""The name in Celery's configuration for where the service keeps its own data."""
+KEY_PREFIX: Final = "taskservice_key_prefix"
+"""The same for what its keys begin with."""
 
 
 def celery_config(settings: Settings) -> dict[str, Any]:
@@ -20,6 +25,8 @@ def celery_config(settings: Settings) -> dict[str, Any]:
     return {
         "broker_url": settings.effective_broker_url,
         "result_backend": settings.effective_result_backend,
+        REDIS_URL: settings.redis_url,
+        KEY_PREFIX: settings.key_prefix,
         "broker_connection_retry_on_startup": True,
         "task_serializer": "json",
         "result_serializer": "json",

@@ -16,7 +16,7 @@ from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
 from taskservice.backends.base import BackendHealth
-from taskservice.backends.probing import connect_redis, ping_broker, ping_workers
+from taskservice.backends.probing import ping_broker, ping_workers
 from taskservice.backends.queues import queue_names, read_queues
 from taskservice.backends.storage import open_storage
 from taskservice.errors import ConfigurationError
@@ -84,7 +84,7 @@ class Overview:
 def read_overview(app: Celery, settings: Settings | None = None, *, seconds: float = 1.0) -> Overview:
     """Ask broker, workers and queues; it blocks for ``seconds`` at most, and never raises.
 
-    ``settings`` say where the heartbeats are; without them they are looked for beside the app's results.
+    ``settings`` name queues to look at, besides those of app and workers.
     """
     answers: list[Overview] = []
 
@@ -108,7 +108,7 @@ def _read(app: Celery, settings: Settings | None, seconds: float) -> Overview:
     if not broker.healthy:
         return Overview(at=time(), problem=broker.detail)
 
-    beats, silence = _beats(app, settings, seconds)
+    beats, silence = _beats(app, seconds)
     others = () if beats else ping_workers(app, seconds / 3)
     problem = _problem(beats, others, silence)
     queues: tuple[QueueHealth, ...] = ()
@@ -123,14 +123,10 @@ def _read(app: Celery, settings: Settings | None, seconds: float) -> Overview:
     )
 
 
-def _beats(app: Celery, settings: Settings | None, seconds: float) -> tuple[tuple[WorkerHeartbeat, ...], str]:
+def _beats(app: Celery, seconds: float) -> tuple[tuple[WorkerHeartbeat, ...], str]:
     """Return the heartbeats, and in words why there may be more."""
     try:
-        if settings is not None:
-            with connect_redis(settings.redis_url, seconds) as client:
-                return tuple(read_with(client, settings.key_prefix)), ""
-
-        with closing(open_storage(app, None, "heartbeats")) as storage:
+        with closing(open_storage(app, "heartbeats", seconds=seconds)) as storage:
             return tuple(read_with(storage.client, storage.key())), ""
     except ConfigurationError:
         return (), ""

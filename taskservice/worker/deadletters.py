@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from functools import cache
 from time import time
 from typing import TYPE_CHECKING, Any, Final
 
@@ -18,8 +19,7 @@ from redis.exceptions import RedisError
 from taskservice.backends.letters import cause_of, cut_traceback, describe_error
 from taskservice.backends.letters_redis import RedisLetters
 from taskservice.backends.packed import PACKED, unfinished_calls
-from taskservice.backends.probing import connect_redis
-from taskservice.backends.storage import Storage
+from taskservice.backends.storage import open_storage
 from taskservice.deadletters import DeadLetter
 from taskservice.errors import RunLostError
 from taskservice.worker.lostruns import guard_requests, is_redelivered
@@ -42,20 +42,22 @@ _AWAY: Final = (RedisError, OSError)
 
 def install_dead_letters(app: Celery, settings: Settings) -> None:
     """Have workers of ``app`` keep what fails for good; a second call does nothing."""
-    storage = Storage(connect_redis(settings.redis_url, SECONDS), settings.key_prefix)
-    letters = RedisLetters(
-        storage,
-        count=settings.dead_letter_count,
-        seconds=settings.dead_letter_retention.total_seconds(),
-    )
+
+    @cache  # the app may be told where only after this
+    def letters() -> RedisLetters:
+        return RedisLetters(
+            open_storage(app, "dead letters", seconds=SECONDS),
+            count=settings.dead_letter_count,
+            seconds=settings.dead_letter_retention.total_seconds(),
+        )
 
     def write(sender: Any = None, task_id: str = "", exception: Any = None, **given: Any) -> None:
         if getattr(sender, "app", None) is app and not sender.name.startswith("celery."):
-            _write(letters, sender, str(task_id), exception, given)
+            _write(letters(), sender, str(task_id), exception, given)
 
     def guard(sender: Any = None, **_: object) -> None:
         if getattr(sender, "app", None) is app:
-            guard_requests(app, letters, settings.max_deliveries)
+            guard_requests(app, letters(), settings.max_deliveries)
 
     uid = f"taskservice-dead-letters-{id(app)}"
     signals.task_failure.connect(write, weak=False, dispatch_uid=uid)

@@ -15,7 +15,8 @@ from celery import signals
 from celery.worker import state
 from redis.exceptions import RedisError
 
-from taskservice.backends.probing import connect_redis
+from taskservice.backends.storage import Storage, open_storage
+from taskservice.errors import ConfigurationError
 from taskservice.heartbeats import (
     RunningRun,
     WorkerHeartbeat,
@@ -46,12 +47,11 @@ logger = logging.getLogger(__name__)
 class HeartbeatThread:
     """Writes ``describe()`` to Redis every interval; Redis away means: again next time."""
 
-    def __init__(self, settings: Settings, describe: Callable[[], WorkerHeartbeat]) -> None:
-        self._settings = settings
+    def __init__(self, storage: Storage, settings: Settings, describe: Callable[[], WorkerHeartbeat]) -> None:
+        self._storage = storage
         self._describe = describe
         self._interval = settings.heartbeat_interval.total_seconds()
         self._ttl_ms = max(1, int(settings.heartbeat_ttl.total_seconds() * 1000))
-        self._client = connect_redis(settings.redis_url, self._interval)
         self._stopped = threading.Event()
         self._key: str | None = None
         self.last: WorkerHeartbeat | None = None
@@ -67,14 +67,14 @@ class HeartbeatThread:
         self._thread.join(timeout=2 * self._interval)
         with suppress(RedisError, OSError):
             if self._key is not None:
-                self._client.delete(self._key)
-        self._client.close()
+                self._storage.client.delete(self._key)
+        self._storage.close()
 
     def beat(self) -> None:
         """Write it once; redis-py's errors come through."""
         beat = self.last = self._describe()
-        self._key = heartbeat_key(self._settings.key_prefix, beat.worker)
-        self._client.set(self._key, beat.to_json(), px=self._ttl_ms)
+        self._key = heartbeat_key(self._storage.key(), beat.worker)
+        self._storage.client.set(self._key, beat.to_json(), px=self._ttl_ms)
 
     def _serve(self) -> None:
         while not self._stopped.is_set():
@@ -110,9 +110,15 @@ def install_heartbeat(app: Celery, settings: Settings) -> None:
             canaries[0].start()
             return
 
+        try:
+            storage = open_storage(app, "heartbeats", seconds=settings.heartbeat_interval.total_seconds())
+        except ConfigurationError as error:
+            logger.warning("this worker does not beat: %s", error)
+            return
+
         canaries.append(Canary(sender, settings))
         canaries[0].start()
-        threads.append(HeartbeatThread(settings, lambda: describe(sender, canaries[0])))
+        threads.append(HeartbeatThread(storage, settings, lambda: describe(sender, canaries[0])))
         _beating[app] = threads[0]
         threads[0].start()
 

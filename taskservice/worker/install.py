@@ -8,6 +8,7 @@ from celery import signals
 
 from taskservice.backends.definitions import register_definitions
 from taskservice.backends.packed import register_packed
+from taskservice.backends.storage import locate_storage
 from taskservice.tasks import default_registry
 from taskservice.worker.cancel import install_cancel
 from taskservice.worker.deadletters import install_dead_letters
@@ -27,6 +28,7 @@ def install_worker(app: Celery, settings: Settings) -> None:
     They know packed messages and every `task` of the modules that the app imports, keep what fails for
     good, beat, stop a run that is cancelled while it runs, and write traces if the settings ask for them.
     """
+    locate_storage(app, settings)
     _register_at_start(app, settings)
     register_packed(app)
     install_dead_letters(app, settings)

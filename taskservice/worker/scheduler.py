@@ -22,7 +22,7 @@ from redis.exceptions import AuthenticationError, BusyLoadingError, RedisError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from taskservice.backends.storage import Storage, open_storage
+from taskservice.backends.storage import locate_storage, open_storage
 from taskservice.errors import ConfigurationError
 from taskservice.schedules.timetable import Due, Timetable
 from taskservice.settings import Settings, load_settings
@@ -208,7 +208,8 @@ def open_beat_store(app: Celery, settings: Settings) -> BeatStore:
     One that does not answer yet is waited for later.
     """
     try:
-        storage = _storage(app, settings)
+        locate_storage(app, settings)
+        storage = open_storage(app, "schedules")
         store = BeatStore(storage, lease=settings.beat_lease)
         storage.client.ping()
     except AuthenticationError as error:
@@ -243,17 +244,6 @@ class _Trouble:
     def first(self) -> bool:
         fresh, self._fresh = self._fresh, False
         return fresh
-
-
-def _storage(app: Celery, settings: Settings) -> Storage:
-    # Somebody's own app need not say twice where its Redis is.
-    strange = str(app.conf.broker_url) != settings.effective_broker_url
-    if strange and "redis_url" not in settings.model_fields_set:
-        found = open_storage(app, None, "schedules")
-        prefixed = "key_prefix" in settings.model_fields_set
-        return Storage(found.client, settings.key_prefix) if prefixed else found
-
-    return open_storage(app, settings, "schedules")
 
 
 def _refusal(error: Exception) -> ConfigurationError:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
+from celery import Celery
 
 from taskservice import (
     AnyIOBackend,
@@ -179,7 +180,7 @@ async def test_a_store_out_of_reach_is_an_error_that_says_so(
 
 @pytest.mark.anyio
 async def test_an_app_without_any_redis_is_told_what_is_missing() -> None:
-    app = create_app(Settings(broker_url="amqp://nowhere.invalid", result_backend="rpc://"))
+    app = Celery("rabbit", broker="amqp://nowhere.invalid", backend="rpc://", set_as_current=False)
 
     async with CeleryBackend(app) as backend:
         with pytest.raises(ConfigurationError, match="dead letters need a Redis"):
