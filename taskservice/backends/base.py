@@ -151,7 +151,8 @@ class TaskBackend(Protocol):
 
         All arguments are checked before anything is sent: errors are those of `launch_task`, and name
         their place as ``chain[1].group[0]``. `ConfigurationError` is raised for a canvas that contains
-        itself or is more than thirty levels deep, and for groups without a result store.
+        itself, is more than 16 levels deep or has more than 30 groups in a row, and for chords without a
+        result store.
 
         A canvas of Celery's own means what it means there: on Celery it is sent as it is, links, stamps
         and all, and in process `ConfigurationError` is raised for what only a worker does.

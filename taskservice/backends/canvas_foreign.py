@@ -69,8 +69,8 @@ def number(canvas: CelerySignature[Any], app: Celery) -> Numbered:
 def _checked_own(canvas: Any) -> Canvas:
     if not isinstance(canvas, Canvas):
         raise ConfigurationError(
-            f"launch_canvas got {type(canvas).__name__}; give what .s(), .map(), signature(), chain(), group() "
-            "or chord() return, or a canvas of Celery's"
+            f"launch_canvas got {type(canvas).__name__}; give what .s(), .map(), signature(), chain(), "
+            "group() or chord() return, or a canvas of Celery's"
         )
 
     return canvas

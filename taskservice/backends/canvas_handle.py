@@ -31,7 +31,7 @@ class Member(TaskHandle, Protocol):
         """Return what is known; where a worker has the run, PENDING until its end was heard of."""
 
     def presume(self, outcome: RemoteOutcome) -> None:
-        """Take ``outcome`` for the end of a run that will never start, unless another is known."""
+        """Take ``outcome`` for its end; Celery counts an attempt of a run that another's failure ended."""
 
 
 class Members(Protocol):
@@ -106,6 +106,8 @@ class CanvasHandle:
         return (await self.status()).final
 
     async def attempts(self) -> int:
+        # Once the end is known, so is which runs never started.
+        await self.status()
         return sum(each.attempts for each in await self._members.look())
 
     async def cancel(self) -> bool:

@@ -23,8 +23,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Parallel", "Plan", "Run", "Series", "Step", "placed", "plan_canvas"]
 
-DEPTH: Final = 30
-"""How deep a canvas may be. Each level is a level of JSON in Celery's messages, and more than one call."""
+DEPTH: Final = 16
+"""How deep a canvas may be. Celery holds a connection of its pool of ten for each header in a header."""
+IN_A_ROW: Final = 30
+"""How many groups may follow one another; each stands in the message of the one before."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -86,9 +88,9 @@ class Plan:
         return self.runs[0].name if one else f"canvas of {len(self.runs)} runs"
 
     @property
-    def has_header(self) -> bool:
-        """Whether something waits for several runs, which takes a result store on Celery."""
-        return _has_header(self.root)
+    def headers(self) -> int:
+        """How many groups that something waits for stand in one another."""
+        return _headers(self.root)
 
 
 def plan_canvas(canvas: Canvas, *, ids: Mapping[int, str] | None = None) -> Plan:
@@ -218,9 +220,9 @@ def _series(parts: list[Step], place: str) -> Step:
     for step in steps:
         in_a_row = in_a_row + 1 if isinstance(step, Parallel) else 0
         longest = max(longest, in_a_row)
-    if longest > DEPTH:
+    if longest > IN_A_ROW:
         raise ConfigurationError(
-            f"{_short(place)} has {longest} groups in a row and {DEPTH} is the most: "
+            f"{_short(place)} has {longest} groups in a row and {IN_A_ROW} is the most: "
             "each is the body of the one before, all in one message"
         )
     return steps[0] if len(steps) == 1 else Series(steps)
@@ -242,13 +244,15 @@ def _last(step: Step) -> Run | Parallel:
     return step
 
 
-def _has_header(step: Step) -> bool:
+def _headers(step: Step, *, collected: bool = False) -> int:
     if isinstance(step, Run):
-        return False
+        return 0
     if isinstance(step, Parallel):
-        return any(_has_header(each) for each in step.members)
+        return collected + max(_headers(each, collected=collected) for each in step.members)
 
-    return any(isinstance(each, Parallel) for each in step.steps[:-1]) or any(map(_has_header, step.steps))
+    *before, last = step.steps
+    inner = [_headers(each, collected=isinstance(each, Parallel)) for each in before]
+    return max([*inner, _headers(last, collected=collected)])
 
 
 def _root_place(canvas: object) -> str:

@@ -36,8 +36,15 @@ Tasks = Mapping[str, Task[..., Any]]
 
 def _check(app: Celery, plan: Plan) -> None:
     """Refuse what this app's broker or result backend cannot do."""
-    if plan.has_header and isinstance(app.backend, DisabledBackend):
+    if plan.headers and isinstance(app.backend, DisabledBackend):
         raise ConfigurationError("set result_backend: without stored results nothing can wait for a group")
+    pool = app.conf.broker_pool_limit
+    if plan.headers and pool and plan.headers >= pool:
+        # It would wait for ever for a connection that it holds itself.
+        raise ConfigurationError(
+            f"set broker_pool_limit above {plan.headers}, it is {pool}: Celery holds a connection for each "
+            "header in a header, and takes one more to send"
+        )
 
     visible = visibility_timeout(app)
     if visible is not None:

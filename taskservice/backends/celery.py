@@ -143,6 +143,7 @@ class CeleryBackend:
 
     async def __aenter__(self) -> Self:
         self._publishers = anyio.CapacityLimiter(PUBLISHERS)
+        self._header_publisher = anyio.CapacityLimiter(1)
         if self._eager is not None:
             self._eager.open()
         else:
@@ -295,8 +296,10 @@ class CeleryBackend:
             return CanvasHandle(plan, await run_eagerly(self._app, plan, tasks, self._eager))
 
         send = partial(send_canvas, self._app, plan, tasks, whole=sent)
+        # Each header takes more than one connection of the pool; two at a time could starve each other.
+        limiter = self._header_publisher if plan.headers else self._publishers
         try:
-            await to_thread.run_sync(send, limiter=self._publishers)
+            await to_thread.run_sync(send, limiter=limiter)
         except _UNREACHABLE as error:
             raise BackendUnavailableError("celery", str(error)) from error
         handles = [self._handle(run.id, run.name) for run in plan.runs]

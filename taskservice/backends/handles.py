@@ -104,8 +104,7 @@ class CeleryHandle:
 
     def presume(self, outcome: RemoteOutcome) -> None:
         """See `Member`."""
-        if self._final is None:
-            self._final = outcome
+        self._final = outcome
 
     async def exception(self) -> BaseException | None:
         return (await self._outcome()).error

@@ -176,7 +176,7 @@ async def test_a_chain_fails_with_the_step_that_failed(
         )
     )
 
-    with pytest.raises(tasks.DeclinedError, match="^order 7 declined: no funds$"):
+    with pytest.raises(tasks.DeclinedError, match=r"^order 7 declined: no funds$"):
         await handle.result(WAIT)
 
     assert await handle.status() is TaskState.FAILURE
@@ -344,6 +344,37 @@ async def test_a_chord_and_a_chain_of_a_hundred(backend: TaskBackend, tasks: Mod
     assert await long.result(WAIT) == 100
 
 
+async def test_what_is_as_deep_as_may_be_works(backend: TaskBackend, tasks: ModuleType) -> None:
+    headers: Any = tasks.echo.s(1)
+    bodies: Any = tasks.collect.s()
+    for _ in range(8):
+        headers = chord([headers, tasks.echo.s(2)], chain(tasks.collect.s(), tasks.echo.si(3)))
+    for _ in range(7):
+        bodies = chord([tasks.echo.si(1), tasks.echo.si(2)], group(bodies, tasks.total.s()))
+    in_a_row = chain(*[group(tasks.echo.si(1), tasks.echo.si(2))] * 30, tasks.total.s())
+
+    handles = [await backend.launch_canvas(each) for each in (headers, bodies, in_a_row)]
+
+    assert await handles[0].result(WAIT) == 3
+    assert await handles[1].result(WAIT) == [[[[[[[[1, 2], 3], 3], 3], 3], 3], 3], 3]
+    assert await handles[2].result(WAIT) == 3
+
+
+async def test_many_chords_at_once_do_not_starve_each_other(backend: TaskBackend, tasks: ModuleType) -> None:
+    member = chain(tasks.echo.s(1), tasks.echo.s())
+    canvas = chord([chord([member, member], tasks.total.s()), member], tasks.total.s())
+    values: list[int] = []
+
+    async def run() -> None:
+        values.append(await (await backend.launch_canvas(canvas)).result(WAIT))
+
+    async with anyio.create_task_group() as group_of_tasks:
+        for _ in range(20):
+            group_of_tasks.start_soon(run)
+
+    assert values == [3] * 20
+
+
 async def test_options_hold_for_the_step_that_has_them(backend: TaskBackend, tasks: ModuleType) -> None:
     needs(backend, BackendCapability.COUNTDOWN)
     start = anyio.current_time()
@@ -482,7 +513,9 @@ async def test_links_are_kept_by_workers_and_refused_elsewhere(
     linked.link(mark.si(str(tmp_path / "diary")).set(task_id=f"linked-{tmp_path}"))
 
     if world != "celery":
-        with pytest.raises(ConfigurationError, match="link of 'contract_tasks.echo' is something that only"):
+        with pytest.raises(
+            ConfigurationError, match=r"link of 'contract_tasks\.echo' is something that only"
+        ):
             await backend.launch_canvas(linked)
         return
 
