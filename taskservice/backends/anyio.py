@@ -246,8 +246,7 @@ class AnyIOBackend:
                 await record.done.wait()
 
         cancelled = [record for record in unfinished if not record.state.final]
-        # What waits for its turn goes first, for the others' end would give it to them.
-        for record in sorted(cancelled, key=lambda each: each.withdraw is None):
+        for record in cancelled:
             record.stop()
             logger.warning("run %s cancelled by closing", record.id, extra={"run_id": record.id})
 

@@ -68,8 +68,7 @@ class LocalRuns:
         return [handle.seen() for handle in self.handles]
 
     async def stop(self) -> bool:
-        # From the end, so that nothing which is to be stopped becomes due.
-        stopped = [each for each in reversed(self.records) if not each.state.final and not each.in_thread]
+        stopped = [each for each in self.records if not each.state.final and not each.in_thread]
         for record in stopped:
             record.stop()
         for record in stopped:
