@@ -44,7 +44,7 @@ class Members(Protocol):
     async def look(self) -> list[RemoteOutcome]:
         """Return how each one is now; in as few steps as can be."""
 
-    async def stop(self) -> bool:
+    async def stop(self, *, terminate: bool) -> bool:
         """Stop all that can be stopped, and return whether one was."""
 
 
@@ -110,11 +110,11 @@ class CanvasHandle:
         await self.status()
         return sum(each.attempts for each in await self._members.look())
 
-    async def cancel(self) -> bool:
+    async def cancel(self, *, terminate: bool = False) -> bool:
         if await self.ready():
             return False
 
-        return await self._members.stop()
+        return await self._members.stop(terminate=terminate)
 
     async def _wait(self, timeout: float | None) -> None:
         if self._final is not None:

@@ -67,7 +67,7 @@ class LocalRuns:
     async def look(self) -> list[RemoteOutcome]:
         return [handle.seen() for handle in self.handles]
 
-    async def stop(self) -> bool:
+    async def stop(self, *, terminate: bool) -> bool:
         stopped = [each for each in self.records if not each.state.final and not each.in_thread]
         for record in stopped:
             record.stop()
@@ -85,7 +85,7 @@ class FinishedRuns:
     async def look(self) -> list[RemoteOutcome]:
         return [handle.seen() for handle in self.handles]
 
-    async def stop(self) -> bool:
+    async def stop(self, *, terminate: bool) -> bool:
         return False
 
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from sys import maxsize
 from typing import TYPE_CHECKING, Any, Final
 from uuid import uuid4
 
 from taskservice.backends.calls import function_name, own_expires, prepare_arguments
 from taskservice.canvas import Canvas, Chain, Chord, Group, Map, Signature
-from taskservice.errors import ConfigurationError, LaunchOptionError, PayloadError
-from taskservice.payloads import wire_value
+from taskservice.errors import ConfigurationError, LaunchOptionError, PayloadError, PayloadSizeError
+from taskservice.payloads import PAYLOAD_LIMIT, wire_value
 from taskservice.submission import LaunchOptions, plan_launch
 
 if TYPE_CHECKING:
@@ -52,7 +53,8 @@ class Run:
         if not self.takes_previous:
             return self.args, self.kwargs
 
-        return [wire_value(previous, "argument 0"), *self.args], self.kwargs
+        # Each result was within the limit; a worker does not measure them together either.
+        return [wire_value(previous, "argument 0", limit=maxsize), *self.args], self.kwargs
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -93,20 +95,22 @@ class Plan:
         return _headers(self.root)
 
 
-def plan_canvas(canvas: Canvas, *, ids: Mapping[int, str] | None = None) -> Plan:
+def plan_canvas(canvas: Canvas, *, limit: int = PAYLOAD_LIMIT, ids: Mapping[int, str] | None = None) -> Plan:
     """Return the plan of ``canvas``, or the error about the first place that is wrong.
 
-    ``ids`` are run ids by ``id()`` of the signature or map; other runs get new ones.
+    ``limit`` is how many bytes the arguments of one run may have. ``ids`` are run ids by ``id()`` of the
+    signature or map; other runs get new ones.
     """
-    planner = _Planner(ids or {})
+    planner = _Planner(limit, ids or {})
     root = planner.step(canvas, _root_place(canvas), previous=False)
     last = _last(root)
     return Plan(id=last.id if isinstance(last, Run) else str(uuid4()), root=root, runs=tuple(planner.runs))
 
 
 class _Planner:
-    def __init__(self, ids: Mapping[int, str]) -> None:
+    def __init__(self, limit: int, ids: Mapping[int, str]) -> None:
         self.runs: list[Run] = []
+        self._limit = limit
         self._ids = ids
         self._above: list[object] = []
 
@@ -162,7 +166,7 @@ class _Planner:
             _check_options(call.func, call.options)
             # None stands for a value that nobody knows yet.
             ahead = (None,) if takes_previous else ()
-            args, kwargs = prepare_arguments(call.func, (*ahead, *call.args), call.kwargs)
+            args, kwargs = prepare_arguments(call.func, (*ahead, *call.args), call.kwargs, limit=self._limit)
         return Run(
             id=self._ids.get(id(call)) or str(uuid4()),
             func=call.func,
@@ -181,7 +185,9 @@ class _Planner:
         items: list[Any] = []
         for index, item in enumerate(call.items):
             with placed(f"{place}.items[{index}]"):
-                items.append(_prepare_item(call, item))
+                items.append(_prepare_item(call, item, self._limit))
+        with placed(place):
+            wire_value(items, "items", limit=self._limit)
         return Run(
             id=self._ids.get(id(call)) or str(uuid4()),
             func=call.func,
@@ -193,16 +199,21 @@ class _Planner:
         )
 
 
-def _prepare_item(call: Map, item: Any) -> Any:
+def _prepare_item(call: Map, item: Any, limit: int) -> Any:
     if not call.star:
-        return prepare_arguments(call.func, (item,), {})[0][0]
+        return prepare_arguments(call.func, (item,), {}, limit=limit)[0][0]
     if not isinstance(item, list | tuple):
         raise TypeError(f"starmap takes lists of positional arguments, got {type(item).__name__}")
 
-    return prepare_arguments(call.func, item, {})[0]
+    return prepare_arguments(call.func, item, {}, limit=limit)[0]
 
 
 def _check_options(func: TaskFunction, options: LaunchOptions) -> None:
+    if options.idempotency_key is not None or getattr(func, "idempotency_key", None) is not None:
+        raise LaunchOptionError(
+            "idempotency_key",
+            "a run of a canvas is always started, for others wait for it: launch this one by itself",
+        )
     plan_launch(options, expires=own_expires(func))
 
 
@@ -278,6 +289,8 @@ def placed(place: str) -> Iterator[None]:
         yield
     except PayloadError as error:
         raise PayloadError(f"{place}: {error.where}", error.type_name) from None
+    except PayloadSizeError as error:
+        raise PayloadSizeError(f"{place}: {error.where}", error.limit) from None
     except LaunchOptionError as error:
         raise LaunchOptionError(error.option, f"in {place}: {error.problem}") from None
     except TypeError as error:

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import anyio
@@ -158,23 +159,27 @@ class RemoteRuns:
             seen[index] = outcome
         return seen
 
-    async def stop(self) -> bool:
+    async def stop(self, *, terminate: bool) -> bool:
         seen = await self.look()
-        waiting = [
-            handle
+        left = [handle for handle, each in zip(self.handles, seen, strict=True) if not each.state.final]
+        running = {
+            handle.id
             for handle, each in zip(self.handles, seen, strict=True)
-            if each.state in {TaskState.PENDING, TaskState.RETRY}
-        ]
-        if not waiting:
-            return False
-
-        # Workers that hear of it store REVOKED, and refuse those that come due later.
-        await to_thread.run_sync(self._app.control.revoke, [handle.id for handle in waiting])
-        with anyio.move_on_after(REVOKE_SECONDS):
-            # One that has been started in the meantime is waited for in vain.
-            await _until_over(waiting)
+            if each.state is TaskState.STARTED
+        }
+        waiting = [handle for handle in left if handle.id not in running]
+        # First what waits: nothing of it may start when one that runs ends.
+        if waiting:
+            await to_thread.run_sync(self._app.control.revoke, [handle.id for handle in waiting])
+            with anyio.move_on_after(REVOKE_SECONDS):
+                # One that has been started in the meantime is waited for in vain.
+                await _until_over(waiting)
+        async with anyio.create_task_group() as stopping:
+            for handle in left:
+                if handle.id in running:
+                    stopping.start_soon(partial(handle.cancel, terminate=terminate))
         await self.look()
-        return any(handle.seen().state is TaskState.REVOKED for handle in waiting)
+        return any(handle.seen().state is TaskState.REVOKED for handle in left)
 
 
 async def _until_over(handles: Sequence[CeleryHandle]) -> None:

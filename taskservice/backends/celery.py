@@ -308,10 +308,10 @@ class CeleryBackend:
     def _plan_canvas(self, canvas: AnyCanvas) -> tuple[Plan, Any]:
         # An eager app's canvas would wait for itself; ours plays it.
         if self._eager is not None or not is_celery_canvas(canvas):
-            return plan_canvas(own_canvas(canvas)), None
+            return plan_canvas(own_canvas(canvas), limit=self._limit), None
 
         numbered = number(canvas, self._app)
-        return plan_canvas(numbered.canvas, ids=numbered.ids), numbered.sent
+        return plan_canvas(numbered.canvas, limit=self._limit, ids=numbered.ids), numbered.sent
 
     async def get_task(self, task_id: str) -> TaskHandle:
         require_open(self._open, "Celery back end")

@@ -16,7 +16,9 @@ from taskservice import (
     ConfigurationError,
     Group,
     LaunchOptionError,
+    LaunchOptions,
     Map,
+    PayloadSizeError,
     RunEvent,
     RunEventKind,
     RunNotFoundError,
@@ -152,6 +154,42 @@ async def test_too_many_groups_in_a_row_are_refused() -> None:
     async with AnyIOBackend() as backend:
         with pytest.raises(ConfigurationError, match=r"chain has 31 groups in a row and 30 is the most"):
             await backend.launch_canvas(chain([pair] * 31))
+
+
+@pytest.mark.anyio
+async def test_arguments_that_are_too_long_name_their_step() -> None:
+    async with AnyIOBackend(payload_limit=100) as backend:
+        with pytest.raises(PayloadSizeError, match=r"^chain\[1\]: argument 'values' takes"):
+            await backend.launch_canvas(chain(add.s(1), collect.si(["x" * 200])))
+        with pytest.raises(PayloadSizeError, match=r"^items takes this payload over 100 bytes"):
+            await backend.launch_canvas(collect.map(["x" * 60, "y" * 60]))
+
+
+@pytest.mark.anyio
+async def test_a_run_that_may_be_another_ones_is_refused() -> None:
+    keyed = Signature(func=add, args=(1,), options=LaunchOptions(idempotency_key="k"))
+
+    async with AnyIOBackend() as backend:
+        with pytest.raises(
+            LaunchOptionError, match=r"^idempotency_key: in group\[1\]: a run of a"
+        ):
+            await backend.launch_canvas(group(add.s(1), keyed))
+
+
+@pytest.mark.anyio
+async def test_cancelling_ends_the_members_that_run() -> None:
+    @task(registry=TaskRegistry())
+    async def sleep() -> None:
+        await anyio.sleep_forever()
+
+    async with AnyIOBackend() as backend:
+        handle = await backend.launch_canvas(chord([sleep.s(), add.s(1)], collect.s()))
+        assert await handle.runs[1].result(5) == 1
+
+        assert await handle.cancel()
+
+        assert [str(await run.status()) for run in handle.runs] == ["REVOKED", "SUCCESS", "REVOKED"]
+        assert await handle.status() is TaskState.REVOKED
 
 
 @pytest.mark.anyio

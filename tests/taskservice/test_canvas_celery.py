@@ -26,7 +26,8 @@ from taskservice import (
 
 if TYPE_CHECKING:
     from celery import Celery
-    from conftest import RedisProcess
+
+    from tests.taskservice.conftest import RedisProcess
 
 pytestmark = pytest.mark.anyio
 REGISTRY = TaskRegistry()
