@@ -275,6 +275,26 @@ async def test_cancelling_stops_what_waits_and_starts_nothing_later(
     assert not await handle.cancel()
 
 
+async def test_cancelling_reaches_members_that_run(
+    backend: TaskBackend, tasks: ModuleType, tmp_path: Path
+) -> None:
+    needs(backend, BackendCapability.CANCEL_RUNNING)
+    handle = await backend.launch_canvas(
+        chain(
+            group(tasks.linger.s(str(tmp_path / "diary")), tasks.echo.s(1).set(countdown=60)),
+            tasks.collect.s(),
+        )
+    )
+    await until(handle.runs[0], TaskState.STARTED)
+
+    assert await handle.cancel()
+
+    assert await states(handle.runs) == ["REVOKED", "REVOKED", "REVOKED"]
+    assert await handle.status() is TaskState.REVOKED
+    with pytest.raises(RunCancelledError):
+        await handle.result(WAIT)
+
+
 async def test_a_step_cancelled_by_itself_ends_the_chain(
     backend: TaskBackend, tasks: ModuleType, tmp_path: Path
 ) -> None:

@@ -170,9 +170,7 @@ async def test_a_run_that_may_be_another_ones_is_refused() -> None:
     keyed = Signature(func=add, args=(1,), options=LaunchOptions(idempotency_key="k"))
 
     async with AnyIOBackend() as backend:
-        with pytest.raises(
-            LaunchOptionError, match=r"^idempotency_key: in group\[1\]: a run of a"
-        ):
+        with pytest.raises(LaunchOptionError, match=r"^idempotency_key: in group\[1\]: a run of a"):
             await backend.launch_canvas(group(add.s(1), keyed))
 
 
