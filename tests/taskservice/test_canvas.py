@@ -206,7 +206,7 @@ async def test_a_thousand_steps_behind_a_failure_end_with_it() -> None:
         with pytest.raises(ValueError, match="7"):
             await handle.result(5)
         assert {await run.status() for run in handle.runs} == {TaskState.FAILURE}
-        assert (await backend.health()).detail == "in process, 0 runs not over"
+        assert (await backend.health()).detail.startswith("in process, 0 runs not over")
 
 
 @pytest.mark.anyio

@@ -110,7 +110,7 @@ async def test_a_broker_that_is_gone_is_an_error(app: Celery, redis_process: Red
 async def test_a_chord_needs_a_result_backend() -> None:
     from celery import Celery
 
-    async with CeleryBackend(Celery(set_as_current=False, broker="memory://")) as backend:
+    async with CeleryBackend(Celery(set_as_current=False, broker="redis://127.0.0.1:1/0")) as backend:
         with pytest.raises(ConfigurationError, match="set result_backend: without stored results"):
             await backend.launch_canvas(chord([collect.s([1])], collect.s()))
 
