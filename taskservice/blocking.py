@@ -21,13 +21,20 @@ if TYPE_CHECKING:
     from anyio.from_thread import BlockingPortal
     from celery import Celery
 
-    from taskservice.backends.base import TaskBackend, TaskFunction
+    from taskservice.backends.base import AnyCanvas, TaskBackend, TaskFunction
     from taskservice.backends.calls_many import Calls
+    from taskservice.backends.canvas_handle import CanvasHandle
     from taskservice.deadletters import DeadLetter, DeadLetters
     from taskservice.runs import RunListener, RunWatcher, TaskHandle, TaskState
     from taskservice.submission import LaunchKeywords
 
-__all__ = ["BlockingDeadLetters", "BlockingTaskHandle", "BlockingTaskLauncher", "BlockingTaskService"]
+__all__ = [
+    "BlockingCanvasHandle",
+    "BlockingDeadLetters",
+    "BlockingTaskHandle",
+    "BlockingTaskLauncher",
+    "BlockingTaskService",
+]
 
 LoopName = Literal["asyncio", "trio"]
 
@@ -71,6 +78,19 @@ class BlockingTaskHandle:
     def attempts(self) -> int:
         """See `TaskHandle.attempts`."""
         return self._portal.call(self._handle.attempts)
+
+
+class BlockingCanvasHandle(BlockingTaskHandle):
+    """A `CanvasHandle` whose methods block."""
+
+    def __init__(self, handle: CanvasHandle, portal: BlockingPortal) -> None:
+        super().__init__(handle, portal)
+        self._runs = [BlockingTaskHandle(each, portal) for each in handle.runs]
+
+    @property
+    def runs(self) -> list[BlockingTaskHandle]:
+        """See `CanvasHandle.runs`."""
+        return list(self._runs)
 
 
 class BlockingTaskLauncher:
@@ -182,6 +202,12 @@ class BlockingTaskService:
         portal = self._opened()
         launch = partial(self._service.launch_many, func, calls, per_message=per_message)
         return [BlockingTaskHandle(handle, portal) for handle in portal.call(launch)]
+
+    def launch_canvas(self, canvas: AnyCanvas) -> tuple[str, BlockingCanvasHandle]:
+        """See `TaskService.launch_canvas`."""
+        portal = self._opened()
+        canvas_id, handle = portal.call(self._service.launch_canvas, canvas)
+        return canvas_id, BlockingCanvasHandle(handle, portal)
 
     def launch_and_await_task(self, func: TaskFunction, /, *args: Any, **kwargs: Any) -> tuple[str, Any]:
         """See `TaskService.launch_and_await_task`."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 __all__ = [
     "BackendUnavailableError",
+    "ChordError",
     "ConfigurationError",
     "DeadLetterNotFoundError",
     "LaunchOptionError",
@@ -208,6 +209,23 @@ class RunExpiredError(RunCancelledError):
 
     def __str__(self) -> str:
         return f"run {self.run_id!r} expired before it could start"
+
+
+class ChordError(TaskServiceError, RuntimeError):
+    """A run of a chord's header failed, so that its body never ran.
+
+    ``run_id`` is the failed run's, empty where a worker did not tell; ``reason`` is the ``repr`` of its
+    error, which is the cause where it is known.
+    """
+
+    def __init__(self, run_id: str, reason: str) -> None:
+        super().__init__(run_id, reason)
+        self.run_id = run_id
+        self.reason = reason
+
+    def __str__(self) -> str:
+        failed = f"run {self.run_id!r} of the header failed" if self.run_id else "the header failed"
+        return f"the chord's body never ran: {failed} with {self.reason}"
 
 
 class SoftTimeLimitError(TaskServiceError, TimeoutError):

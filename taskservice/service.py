@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 
     from celery import Celery
 
-    from taskservice.backends.base import TaskBackend, TaskFunction
+    from taskservice.backends.base import AnyCanvas, TaskBackend, TaskFunction
     from taskservice.backends.calls_many import Calls
+    from taskservice.backends.canvas_handle import CanvasHandle
     from taskservice.deadletters import DeadLetters
     from taskservice.health import QueueHealth, WorkerHealth
     from taskservice.runs import RunListener, TaskHandle
@@ -133,6 +134,15 @@ class TaskService:
         handles = await self.backend.launch_many(func, calls, per_message=per_message)
         logger.info("%d runs launched", len(handles), extra={"runs": len(handles)})
         return handles
+
+    async def launch_canvas(self, canvas: AnyCanvas) -> tuple[str, CanvasHandle]:
+        """Start the runs of a chain, group, chord or map and return the id and handle of the whole.
+
+        See `TaskBackend.launch_canvas`.
+        """
+        handle = await self.backend.launch_canvas(canvas)
+        logger.info("canvas %s launched", handle.id, extra={"run_id": handle.id})
+        return handle.id, handle
 
     async def launch_and_await_task(
         self, func: TaskFunction, /, *args: Any, **kwargs: Any

@@ -25,6 +25,10 @@ from taskservice.backends.attempts import Arguments, Attempt, AttemptAgain, atte
 from taskservice.backends.base import BackendCapability, BackendHealth
 from taskservice.backends.calls import function_name, own_expires, prepare_arguments, require_open
 from taskservice.backends.calls_many import checked_calls, checked_per_message, prepare_calls
+from taskservice.backends.canvas_foreign import own_canvas
+from taskservice.backends.canvas_handle import CanvasHandle
+from taskservice.backends.canvas_local import LocalCanvas, LocalRuns, plan_attempts
+from taskservice.backends.canvas_plan import Plan, plan_canvas
 from taskservice.backends.idempotency import LocalKeys, key_of
 from taskservice.backends.letters import MemoryLetters, StoredDeadLetters, letter_of
 from taskservice.backends.records import AnyIOHandle, RunRecord
@@ -40,7 +44,7 @@ if TYPE_CHECKING:
 
     from anyio.abc import TaskGroup
 
-    from taskservice.backends.base import TaskFunction
+    from taskservice.backends.base import AnyCanvas, TaskFunction
     from taskservice.backends.calls_many import Calls
     from taskservice.deadletters import DeadLetter, DeadLetters
 
@@ -164,6 +168,20 @@ class AnyIOBackend:
             for arguments, key in zip(prepared, keys, strict=True)
         ]
 
+    async def launch_canvas(self, canvas: AnyCanvas) -> CanvasHandle:
+        require_open(self._open, "AnyIO back end")
+        # Thousands of arguments to be checked would hold up the event loop.
+        plan = await to_thread.run_sync(self._plan_canvas, canvas)
+        attempts = plan_attempts(plan)
+        require_open(self._open, "AnyIO back end")
+        local = LocalCanvas(plan, attempts, start=self._start_record, settle=self._settle_unstarted)
+        self._records.update({record.id: record for record in local.records})
+        local.begin()
+        return CanvasHandle(plan, LocalRuns(local.records))
+
+    def _plan_canvas(self, canvas: AnyCanvas) -> Plan:
+        return plan_canvas(own_canvas(canvas), limit=self._limit)
+
     def _start(  # noqa: PLR0913 - one run, and all of it
         self,
         name: str,
@@ -174,7 +192,6 @@ class AnyIOBackend:
         key: str | None = None,
         run_id: str | None = None,
     ) -> AnyIOHandle:
-        assert self._group is not None
         if key is not None and (known := self._keys.run_of(key)) is not None:
             return AnyIOHandle(self._records[known])
 
@@ -182,9 +199,15 @@ class AnyIOBackend:
         self._records[record.id] = record
         if key is not None:
             self._keys.keep(key, record.id)
+        self._start_record(record, attempt, arguments, plan)
+        return AnyIOHandle(record)
+
+    def _start_record(
+        self, record: RunRecord, attempt: Attempt, arguments: Arguments, plan: LaunchPlan
+    ) -> None:
+        assert self._group is not None
         self._tell(RunEventKind.SENT, record)
         self._group.start_soon(self._drive, record, attempt, arguments, plan)
-        return AnyIOHandle(record)
 
     async def get_task(self, task_id: str) -> TaskHandle:
         require_open(self._open, "AnyIO back end")
@@ -224,7 +247,7 @@ class AnyIOBackend:
 
         cancelled = [record for record in unfinished if not record.state.final]
         for record in cancelled:
-            record.scope.cancel()
+            record.stop()
             logger.warning("run %s cancelled by closing", record.id, extra={"run_id": record.id})
 
     async def _drive(
@@ -339,12 +362,16 @@ class AnyIOBackend:
         require_open(self._open, "AnyIO back end")
 
     def _settle(self, record: RunRecord) -> None:
+        detail = "" if record.error is None else repr(record.error)
+        self._tell(_ENDINGS[record.state], record, detail=detail)
+        self._settle_unstarted(record)
+
+    def _settle_unstarted(self, record: RunRecord) -> None:
+        # Nothing happened to a run that was never sent, so listeners hear nothing.
         now = anyio.current_time()
         self._finished.append((now, record.id))
         self._forget_old(now)
         record.wake()
-        detail = "" if record.error is None else repr(record.error)
-        self._tell(_ENDINGS[record.state], record, detail=detail)
 
     def _forget_old(self, now: float) -> None:
         finished = self._finished

@@ -13,13 +13,13 @@ from taskservice.errors import PayloadError, PayloadSizeError, TimeLimitError
 from taskservice.tasks import RetryPolicy, TaskDefinition, next_delay
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from celery import Task
 
     from taskservice.backends.base import TaskFunction
 
-__all__ = ["Arguments", "Attempt", "AttemptAgain", "attempt_of", "limits_of", "retry_delay"]
+__all__ = ["Arguments", "Attempt", "AttemptAgain", "attempt_of", "limits_of", "map_attempt_of", "retry_delay"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,6 +91,21 @@ def attempt_of(func: TaskFunction) -> Attempt:
     return Attempt(func=func, in_thread=False, call=call, again=again)
 
 
+def map_attempt_of(func: TaskFunction, items: Sequence[Any], *, star: bool) -> Attempt:
+    """Return how ``func`` is called with each of ``items``, one after another; no error is tried again."""
+    body = func.func if isinstance(func, TaskDefinition) else func
+    calls: list[Sequence[Any]] = list(items) if star else [(item,) for item in items]
+
+    async def call_async(*_: object) -> list[Any]:
+        return [await body(*args) for args in calls]
+
+    def call(*_: object) -> list[Any]:
+        return [body(*args) for args in calls]
+
+    in_thread = not _is_async(body)
+    return Attempt(func=func, in_thread=in_thread, call=call if in_thread else call_async, again=_never_again)
+
+
 def limits_of(task: TaskDefinition[..., Any] | Task[..., Any]) -> Limits:
     """Return the task's own limits."""
     return Limits(soft=task.soft_time_limit, hard=task.time_limit)
@@ -107,6 +122,10 @@ def retry_delay(policy: RetryPolicy | None, error: Exception, attempt: int) -> f
 
     delay = next_delay(policy, attempt, random=random())  # noqa: S311 - jitter, no secret
     return None if delay is None else delay.total_seconds()
+
+
+def _never_again(_: Exception, __: int) -> None:
+    return None
 
 
 def _celery_attempt(task: Task[..., Any]) -> Attempt:

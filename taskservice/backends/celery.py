@@ -23,6 +23,11 @@ from taskservice.backends.calls import (
     require_open,
 )
 from taskservice.backends.calls_many import checked_calls, prepare_calls
+from taskservice.backends.canvas_eager import run_eagerly
+from taskservice.backends.canvas_foreign import is_celery_canvas, number, own_canvas
+from taskservice.backends.canvas_handle import CanvasHandle
+from taskservice.backends.canvas_plan import Plan, plan_canvas
+from taskservice.backends.canvas_remote import RemoteRuns, send_canvas
 from taskservice.backends.definitions import register_definitions
 from taskservice.backends.eager import EagerRuns
 from taskservice.backends.handles import CeleryHandle, EagerHandle
@@ -54,7 +59,7 @@ if TYPE_CHECKING:
 
     from celery import Celery, Task
 
-    from taskservice.backends.base import TaskFunction
+    from taskservice.backends.base import AnyCanvas, TaskFunction
     from taskservice.backends.calls_many import Calls
     from taskservice.deadletters import DeadLetter, DeadLetters
     from taskservice.runs import TaskHandle
@@ -139,6 +144,7 @@ class CeleryBackend:
 
     async def __aenter__(self) -> Self:
         self._publishers = anyio.CapacityLimiter(PUBLISHERS)
+        self._header_publisher = anyio.CapacityLimiter(1)
         if self._eager is not None:
             self._eager.open()
         else:
@@ -282,6 +288,31 @@ class CeleryBackend:
 
     def _require_open(self) -> None:
         require_open(self._open, "Celery back end")
+
+    async def launch_canvas(self, canvas: AnyCanvas) -> CanvasHandle:
+        require_open(self._open, "Celery back end")
+        plan, sent = await to_thread.run_sync(self._plan_canvas, canvas)
+        tasks = {run.id: self._resolve(run.func) for run in plan.runs}
+        if self._eager is not None:
+            return CanvasHandle(plan, await run_eagerly(self._app, plan, tasks, self._eager))
+
+        send = partial(send_canvas, self._app, plan, tasks, whole=sent)
+        # Each header takes more than one connection of the pool; two at a time could starve each other.
+        limiter = self._header_publisher if plan.headers else self._publishers
+        try:
+            await to_thread.run_sync(send, limiter=limiter)
+        except _UNREACHABLE as error:
+            raise BackendUnavailableError("celery", str(error)) from error
+        handles = [self._handle(run.id, run.name) for run in plan.runs]
+        return CanvasHandle(plan, RemoteRuns(self._app, handles))
+
+    def _plan_canvas(self, canvas: AnyCanvas) -> tuple[Plan, Any]:
+        # An eager app's canvas would wait for itself; ours plays it.
+        if self._eager is not None or not is_celery_canvas(canvas):
+            return plan_canvas(own_canvas(canvas), limit=self._limit), None
+
+        numbered = number(canvas, self._app)
+        return plan_canvas(numbered.canvas, limit=self._limit, ids=numbered.ids), numbered.sent
 
     async def get_task(self, task_id: str) -> TaskHandle:
         require_open(self._open, "Celery back end")

@@ -1,10 +1,11 @@
 """Publishing a Celery run without subscribing to its result.
 
 ``app.send_task`` has the result backend subscribe for every run it publishes, a round trip each,
-though our own listener awaits results. One place of Celery is leaned on, with a self-check:
-``RedisBackend.on_task_call`` (celery/backends/redis.py), replaced on the instance by one that does
-nothing while a run of ours is published in this context. Celery's own ``delay().get()`` is
-untouched.
+though our own listener awaits results, and ``group.apply_async`` has it wait for each member. Two
+places of Celery are leaned on, each with a self-check: ``RedisBackend.on_task_call``
+(celery/backends/redis.py) and ``AsyncBackendMixin.add_pending_result`` (celery/backends/asynchronous.py),
+replaced on the instance by what does nothing while a run of ours is published in this context.
+Celery's own ``delay().get()`` is untouched.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from celery.backends.redis import RedisBackend
 from taskservice.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from celery import Celery, Task
 
@@ -64,14 +65,16 @@ def _quieten(backend: Any) -> None:
     if "on_task_call" in vars(backend):
         return
 
-    original = getattr(backend, "on_task_call", None)
+    backend.on_task_call = _unless_publishing(backend, "on_task_call")
+    backend.add_pending_result = _unless_publishing(backend, "add_pending_result")
+
+
+def _unless_publishing(backend: Any, name: str) -> Callable[..., Any]:
+    original = getattr(backend, name, None)
     if original is None:
-        raise ConfigurationError(
-            "RedisBackend.on_task_call is gone; taskservice.backends.publishing must follow"
-        )
+        raise ConfigurationError(f"RedisBackend.{name} is gone; taskservice.backends.publishing must follow")
 
-    def on_task_call(producer: Any, task_id: str) -> None:
-        if not _publishing.get():
-            original(producer, task_id)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return None if _publishing.get() else original(*args, **kwargs)
 
-    backend.on_task_call = on_task_call
+    return call

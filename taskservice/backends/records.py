@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
+from taskservice.backends.remote import RemoteOutcome
 from taskservice.errors import ResultTimeoutError
 from taskservice.runs import TaskState
 
@@ -36,6 +37,7 @@ class RunRecord:
         "traceback",
         "value",
         "watchers",
+        "withdraw",
     )
 
     def __init__(self, *, run_id: str, task: str) -> None:
@@ -50,6 +52,7 @@ class RunRecord:
         self.done = anyio.Event()
         self.scope = anyio.CancelScope()
         self.watchers: list[Callable[[], object]] = []
+        self.withdraw: Callable[[], None] | None = None
 
     def end(self, state: TaskState, *, value: Any = None, error: BaseException | None = None) -> None:
         """Write the outcome; waiters are woken by ``done``."""
@@ -57,6 +60,13 @@ class RunRecord:
         self.value = value
         self.error = error
         self.traceback = error.__traceback__ if error is not None else None
+
+    def stop(self) -> None:
+        """Have it end as REVOKED: at its next await, or at once if it still waits for its turn."""
+        if self.withdraw is not None:
+            self.withdraw()
+        else:
+            self.scope.cancel()
 
     def wake(self) -> None:
         """Tell everybody who waits that it is over."""
@@ -112,6 +122,16 @@ class AnyIOHandle:
 
         return leave
 
+    def seen(self) -> RemoteOutcome:
+        """See `Member`; nobody knows more."""
+        record = self._record
+        return RemoteOutcome(
+            state=record.state, value=record.value, error=record.error, attempts=record.attempts
+        )
+
+    def presume(self, outcome: RemoteOutcome) -> None:
+        """See `Member`; the record was told already."""
+
     async def exception(self) -> BaseException | None:
         return self._record.error
 
@@ -126,6 +146,6 @@ class AnyIOHandle:
         if record.state.final or record.in_thread:
             return False
 
-        record.scope.cancel()
+        record.stop()
         await record.done.wait()
         return record.state is TaskState.REVOKED

@@ -30,6 +30,7 @@ EXAMPLES = (
     errors.ScheduleError("nightly", "schedule", "cron needs five fields"),
     errors.DeadLetterNotFoundError("r1"),
     errors.RunLostError("r1", 3),
+    errors.ChordError("r1", "ValueError('no')"),
 )
 
 
@@ -74,6 +75,7 @@ def test_every_error_has_an_example() -> None:
         (errors.TimeLimitError, TimeoutError),
         (errors.DeadLetterNotFoundError, LookupError),
         (errors.RunLostError, RuntimeError),
+        (errors.ChordError, RuntimeError),
     ],
 )
 def test_an_error_is_also_the_builtin_one_would_guess(
