@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from taskservice.backends.anyio import AnyIOBackend
     from taskservice.backends.base import BackendCapability, BackendHealth, TaskBackend
     from taskservice.backends.calls_many import Call
-    from taskservice.backends.canvas_handle import CanvasHandle
+    from taskservice.backends.canvas.handle import CanvasHandle
     from taskservice.backends.celery import CeleryBackend
     from taskservice.backends.packed import register_packed
     from taskservice.blocking import (
@@ -154,7 +154,7 @@ _HOMES = {
     "backends.anyio": ("AnyIOBackend",),
     "backends.base": ("BackendCapability", "BackendHealth", "TaskBackend"),
     "backends.calls_many": ("Call",),
-    "backends.canvas_handle": ("CanvasHandle",),
+    "backends.canvas.handle": ("CanvasHandle",),
     "backends.celery": ("CeleryBackend",),
     "backends.packed": ("register_packed",),
     "blocking": (

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from taskservice.backends.base import AnyCanvas, TaskBackend, TaskFunction
     from taskservice.backends.calls_many import Calls
-    from taskservice.backends.canvas_handle import CanvasHandle
+    from taskservice.backends.canvas.handle import CanvasHandle
     from taskservice.deadletters import DeadLetter, DeadLetters
     from taskservice.runs import RunListener, RunWatcher, TaskHandle, TaskState
     from taskservice.submission import LaunchKeywords

@@ -25,10 +25,10 @@ from taskservice.backends.attempts import Arguments, Attempt, AttemptAgain, atte
 from taskservice.backends.base import BackendCapability, BackendHealth
 from taskservice.backends.calls import function_name, own_expires, prepare_arguments, require_open
 from taskservice.backends.calls_many import checked_calls, checked_per_message, prepare_calls
-from taskservice.backends.canvas_foreign import own_canvas
-from taskservice.backends.canvas_handle import CanvasHandle
-from taskservice.backends.canvas_local import LocalCanvas, LocalRuns, plan_attempts
-from taskservice.backends.canvas_plan import Plan, plan_canvas
+from taskservice.backends.canvas.foreign import own_canvas
+from taskservice.backends.canvas.handle import CanvasHandle
+from taskservice.backends.canvas.local import LocalCanvas, LocalRuns, plan_attempts
+from taskservice.backends.canvas.plan import Plan, plan_canvas
 from taskservice.backends.idempotency import LocalKeys, key_of
 from taskservice.backends.letters import MemoryLetters, StoredDeadLetters, letter_of
 from taskservice.backends.records import AnyIOHandle, RunRecord

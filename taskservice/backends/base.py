@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from celery import Signature as CelerySignature
 
     from taskservice.backends.calls_many import Calls
-    from taskservice.backends.canvas_handle import CanvasHandle
+    from taskservice.backends.canvas.handle import CanvasHandle
     from taskservice.canvas import Canvas
     from taskservice.deadletters import DeadLetters
     from taskservice.health import QueueHealth, WorkerHealth

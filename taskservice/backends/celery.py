@@ -23,11 +23,11 @@ from taskservice.backends.calls import (
     require_open,
 )
 from taskservice.backends.calls_many import checked_calls, prepare_calls
-from taskservice.backends.canvas_eager import run_eagerly
-from taskservice.backends.canvas_foreign import is_celery_canvas, number, own_canvas
-from taskservice.backends.canvas_handle import CanvasHandle
-from taskservice.backends.canvas_plan import Plan, plan_canvas
-from taskservice.backends.canvas_remote import RemoteRuns, send_canvas
+from taskservice.backends.canvas.eager import run_eagerly
+from taskservice.backends.canvas.foreign import is_celery_canvas, number, own_canvas
+from taskservice.backends.canvas.handle import CanvasHandle
+from taskservice.backends.canvas.plan import Plan, plan_canvas
+from taskservice.backends.canvas.remote import RemoteRuns, send_canvas
 from taskservice.backends.definitions import register_definitions
 from taskservice.backends.eager import EagerRuns
 from taskservice.backends.handles import CeleryHandle, EagerHandle

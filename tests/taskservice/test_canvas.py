@@ -31,8 +31,8 @@ from taskservice import (
     signature,
     task,
 )
-from taskservice.backends.canvas_plan import plan_canvas
-from taskservice.backends.canvas_progress import Progress
+from taskservice.backends.canvas.plan import plan_canvas
+from taskservice.backends.canvas.progress import Progress
 from taskservice.backends.remote import RemoteOutcome
 
 REGISTRY = TaskRegistry()

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
-from taskservice.backends.canvas_plan import Plan, Run, Series, Step
+from taskservice.backends.canvas.plan import Plan, Run, Series, Step
 from taskservice.backends.remote import RemoteOutcome
 from taskservice.errors import ChordError, RunCancelledError
 from taskservice.runs import TaskState

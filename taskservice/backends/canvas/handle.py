@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import anyio
 import anyio.lowlevel
 
-from taskservice.backends.canvas_progress import Progress
+from taskservice.backends.canvas.progress import Progress
 from taskservice.errors import ResultTimeoutError
 from taskservice.runs import TaskHandle, TaskState
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from types import TracebackType
 
-    from taskservice.backends.canvas_plan import Plan
+    from taskservice.backends.canvas.plan import Plan
     from taskservice.backends.remote import RemoteOutcome
     from taskservice.runs import RunWatcher
 

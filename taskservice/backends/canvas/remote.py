@@ -13,7 +13,7 @@ from anyio import to_thread
 from celery import Task, chain, chord, group, xmap, xstarmap
 from celery.backends.base import DisabledBackend
 
-from taskservice.backends.canvas_plan import Parallel, Plan, Run, Series, Step, placed
+from taskservice.backends.canvas.plan import Parallel, Plan, Run, Series, Step, placed
 from taskservice.backends.definitions import QueuedTask
 from taskservice.backends.handles import REVOKE_SECONDS, CeleryHandle
 from taskservice.backends.probing import visibility_timeout

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from anyio import to_thread
 
-from taskservice.backends.canvas_local import FinishedRuns, launch_plan
-from taskservice.backends.canvas_progress import Progress
-from taskservice.backends.canvas_remote import map_arguments
+from taskservice.backends.canvas.local import FinishedRuns, launch_plan
+from taskservice.backends.canvas.progress import Progress
+from taskservice.backends.canvas.remote import map_arguments
 from taskservice.backends.handles import EagerHandle
 from taskservice.backends.publishing import publish
 from taskservice.backends.remote import RemoteOutcome
@@ -19,8 +19,8 @@ from taskservice.runs import TaskState
 if TYPE_CHECKING:
     from celery import Celery, Task
 
-    from taskservice.backends.canvas_plan import Plan, Run
-    from taskservice.backends.canvas_remote import Tasks
+    from taskservice.backends.canvas.plan import Plan, Run
+    from taskservice.backends.canvas.remote import Tasks
     from taskservice.backends.eager import EagerRuns
 
 __all__ = ["run_eagerly"]

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final, TypeGuard
 from uuid import uuid4
 
-from taskservice.backends.canvas_plan import DEPTH
+from taskservice.backends.canvas.plan import DEPTH
 from taskservice.canvas import Canvas, Map, Signature, chain, chord, group
 from taskservice.errors import ConfigurationError, TaskNotRegisteredError
 from taskservice.submission import LaunchOptions

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from taskservice.backends.attempts import Arguments, Attempt, attempt_of, map_attempt_of
 from taskservice.backends.calls import own_expires
-from taskservice.backends.canvas_plan import Plan, Run, placed
-from taskservice.backends.canvas_progress import Progress
+from taskservice.backends.canvas.plan import Plan, Run, placed
+from taskservice.backends.canvas.progress import Progress
 from taskservice.backends.records import AnyIOHandle, RunRecord
 from taskservice.backends.remote import RemoteOutcome
 from taskservice.errors import LaunchOptionError, RunCancelledError, RunExpiredError
@@ -23,7 +23,7 @@ from taskservice.runs import TaskState
 from taskservice.submission import LaunchPlan, plan_launch
 
 if TYPE_CHECKING:
-    from taskservice.backends.canvas_handle import Member
+    from taskservice.backends.canvas.handle import Member
 
 __all__ = ["FinishedRuns", "LocalCanvas", "LocalRuns", "launch_plan", "plan_attempts"]
 
