@@ -71,11 +71,15 @@ class Settings(BaseSettings):
     result_expires: PositiveSpan = timedelta(days=1)
     """How long Celery keeps a result."""
     visibility_timeout: PositiveSpan = timedelta(hours=1)
-    """When an unacknowledged delivery goes back to its queue: longer than the longest run."""
+    """When an unacknowledged delivery goes back to its queue on Redis: longer than the longest run."""
     payload_limit: PositiveInt = PAYLOAD_LIMIT
     """How many bytes the arguments of a call, or a result, may have as JSON."""
     idempotency_expires: PositiveSpan = timedelta(days=1)
     """How long an idempotency key keeps its run from being launched again."""
+    prefetch: PositiveInt = 1
+    """How many messages a worker takes per slot; more serves short tasks, and hoards long ones."""
+    shutdown_grace: Span = timedelta(seconds=20)
+    """How long a worker that is told to stop lets its runs go on before they go back to their queue."""
     retention_count: PositiveInt = 1000
     """How many finished in-process runs are kept."""
     retention: PositiveSpan = timedelta(hours=1)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from celery.utils.saferepr import saferepr
 
 from taskservice.backends.definitions import QueuedTask
-from taskservice.backends.publishing import quiet_results
+from taskservice.backends.publishing import keep_expired, quiet_results
 from taskservice.backends.seams import Envelope, batch_of, publishes_plainly, record_message
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def publish_all(
         if not publishes_plainly(app, task, QueuedTask) or not _publish_alike(
             app, producer, task, messages, options
         ):
-            _publish_each(producer, task, messages, options)
+            _publish_each(keep_expired(producer), task, messages, options)
 
 
 def _publish_each(

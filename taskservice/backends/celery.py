@@ -37,7 +37,7 @@ from taskservice.backends.letters_redis import RedisLetters, SharedLetters
 from taskservice.backends.many import ManyLaunch
 from taskservice.backends.overview import read_overview
 from taskservice.backends.packed import register_packed
-from taskservice.backends.probing import visibility_timeout
+from taskservice.backends.probing import refuse_outlasting, visibility_timeout
 from taskservice.backends.publishing import publish
 from taskservice.backends.relaunch import relaunch
 from taskservice.backends.results import ResultListener
@@ -361,6 +361,8 @@ class CeleryBackend:
             known = tuple(sorted(key for key in self._app.tasks if not key.startswith("celery.")))
             raise TaskNotRegisteredError(name, known)
         task: Task[..., Any] = found
+        if self._eager is None:
+            refuse_outlasting(self._app, [task])
         return task
 
 

@@ -15,6 +15,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final
 
 from celery.backends.redis import RedisBackend
+from kombu import Producer
 
 from taskservice.errors import ConfigurationError
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     from taskservice.submission import LaunchPlan
 
-__all__ = ["publish", "quiet_results"]
+__all__ = ["keep_expired", "publish", "quiet_results"]
 
 # What is not given is left to the task's own options and the app's defaults.
 _SENT: Final = ("eta", "expires", "priority", "queue")
@@ -45,7 +46,28 @@ def publish(  # noqa: PLR0913 - one message, and all of it
     """Send one message and return Celery's result object; it blocks for about a round trip."""
     options = {name: value for name in _SENT if (value := getattr(plan, name)) is not None}
     with quiet_results(app):
-        return task.apply_async(tuple(args), dict(kwargs), task_id=run_id, **options)
+        if plan.expires is None:
+            return task.apply_async(tuple(args), dict(kwargs), task_id=run_id, **options)
+
+        with app.producer_or_acquire() as producer:
+            options["producer"] = keep_expired(producer)
+            return task.apply_async(tuple(args), dict(kwargs), task_id=run_id, **options)
+
+
+def keep_expired(producer: Any) -> Any:
+    """Return a producer like this one whose messages no broker drops when they expire.
+
+    RabbitMQ does so without a word, and nobody would ever store that their runs were revoked; the worker
+    that gets such a message does.
+    """
+    connection = producer.connection
+    return _Keeping(connection) if connection.transport.driver_type == "amqp" else producer
+
+
+class _Keeping(Producer):
+    def publish(self, body: Any, **options: Any) -> Any:  # type: ignore[override] # kombu's are many
+        options.pop("expiration", None)
+        return super().publish(body, **options)
 
 
 @contextmanager

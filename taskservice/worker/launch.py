@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import ExitStack
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -43,7 +44,9 @@ def run_worker(  # noqa: PLR0913 - all optional, all by name
     refuse_memory(made, given)
     install_worker(made, given)
 
-    argv = ["worker", "--pool", pool, "--loglevel", loglevel]
+    # Of two workers with one name RabbitMQ refuses the second, and their heartbeats are one.
+    name = f"taskservice-{os.getpid()}@%h"
+    argv = ["worker", "--pool", pool, "--loglevel", loglevel, "--hostname", name]
     consumed = _consumed(given, own_app=app is None, queues=queues)
     if consumed:
         argv += ["--queues", ",".join(consumed)]

@@ -16,6 +16,7 @@ import pytest
 
 from pytest_taskservice.redis.process import embedded_binary
 from taskservice import Settings, read_heartbeats
+from tests.taskservice.worker_groups import StartWorker, WorkerGroup
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -35,9 +36,9 @@ class RedisProcess:
         self._folder = folder
         self._process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> None:
+    def start(self, *options: str) -> None:
         binary = shutil.which("redis-server") or str(embedded_binary())
-        argv = [binary, "--port", str(self.port), "--save", "", "--bind", "127.0.0.1"]
+        argv = [binary, "--port", str(self.port), "--save", "", "--bind", "127.0.0.1", *options]
         self._process = subprocess.Popen([*argv, "--dir", str(self._folder)], stdout=subprocess.DEVNULL)
         deadline = time.monotonic() + START_SECONDS
         while not self._answers():
@@ -49,6 +50,11 @@ class RedisProcess:
             self._process.terminate()
             self._process.wait(timeout=START_SECONDS)
             self._process = None
+
+    def kill(self) -> None:
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait(timeout=START_SECONDS)
 
     def _answers(self) -> bool:
         try:
@@ -120,6 +126,22 @@ def make_worker(redis_process: RedisProcess, tmp_path: Path) -> Callable[..., Wo
         return WorkerProcess(tmp_path, Settings.model_validate(given))
 
     return make
+
+
+@pytest.fixture
+def start_worker(tmp_path: Path) -> Iterator[StartWorker]:
+    """A function that starts a worker; what still runs afterwards is killed."""
+    started: list[WorkerGroup] = []
+
+    def start(url: str, *, pool: str = "prefork", slots: int = 2, **settings: str) -> WorkerGroup:
+        given = {"redis_url": url, "imports": "tests.taskservice.worker_tasks", **settings}
+        environment = {f"TASKSERVICE_{name.upper()}": value for name, value in given.items()}
+        started.append(WorkerGroup(tmp_path, pool, slots, environment))
+        return started[-1]
+
+    yield start
+    for worker in started:
+        worker.kill()
 
 
 @pytest.fixture

@@ -52,7 +52,7 @@ def fail() -> None:
 def fail_often() -> None:
     raise ValueError("no")
 
-@task(name="die")
+@task(name="die", acks_late=False)
 def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 """

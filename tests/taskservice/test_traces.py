@@ -125,7 +125,7 @@ def test_a_trace_spans_the_broker(
     assert above == {"one": (1, 1), "many": (3, 3), "packed": (1, 2)}
     assert {by_id[run.parent].name for run in named(collector, "worker", "run/add")} == {
         "apply_async/add",
-        "run/taskservice.packed",
+        "run/taskservice.packed.late.requeued",
     }
     many = [run.parent for run in named(collector, "worker", "run/add") if run.parent in by_id]
     assert len(set(many)) == 5
