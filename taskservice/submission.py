@@ -14,6 +14,7 @@ from taskservice.errors import LaunchOptionError
 
 __all__ = [
     "AT_ONCE",
+    "PLAIN_PLAN",
     "LaunchKeywords",
     "LaunchOptions",
     "LaunchPlan",
@@ -100,7 +101,7 @@ def plan_launch(
     that would expire in the past or before it may start.
     """
     if expires is None and (options is AT_ONCE or options == AT_ONCE):
-        return _PLAIN_PLAN
+        return PLAIN_PLAN
 
     _check_expires(expires)
     now = datetime.now(tz=UTC) if now is None else now.astimezone(UTC)
@@ -213,4 +214,5 @@ def _is_finite(value: float) -> bool:
 
 AT_ONCE: Final = LaunchOptions()
 """No options: as soon as may be, where the task says."""
-_PLAIN_PLAN: Final = LaunchPlan()
+PLAIN_PLAN: Final = LaunchPlan()
+"""What becomes of no options, where the task has none of its own."""

@@ -15,7 +15,6 @@ from collections import deque
 from datetime import UTC, datetime
 from time import time
 from typing import TYPE_CHECKING, Any, Final, Self
-from uuid import uuid4
 
 import anyio
 import anyio.lowlevel
@@ -29,20 +28,19 @@ from taskservice.backends.canvas.foreign import own_canvas
 from taskservice.backends.canvas.handle import CanvasHandle
 from taskservice.backends.canvas.local import LocalCanvas, LocalRuns, plan_attempts
 from taskservice.backends.canvas.plan import Plan, plan_canvas
+from taskservice.backends.groups import RunGroup, open_group
 from taskservice.backends.idempotency import LocalKeys, key_of
 from taskservice.backends.letters import MemoryLetters, StoredDeadLetters, letter_of
 from taskservice.backends.records import AnyIOHandle, RunRecord
 from taskservice.errors import RunCancelledError, RunExpiredError, RunNotFoundError, TimeLimitError
 from taskservice.health import WorkerHealth, pool_state
 from taskservice.payloads import PAYLOAD_LIMIT, wire_value
-from taskservice.runs import RunEvent, RunEventKind, RunListener, TaskHandle, TaskState
+from taskservice.runs import RunEvent, RunEventKind, RunListener, TaskHandle, TaskState, new_run_id
 from taskservice.submission import AT_ONCE, LaunchOptions, LaunchPlan, plan_launch
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from types import TracebackType
-
-    from anyio.abc import TaskGroup
 
     from taskservice.backends.base import AnyCanvas, TaskFunction
     from taskservice.backends.calls_many import Calls
@@ -100,7 +98,7 @@ class AnyIOBackend:
         self._records: dict[str, RunRecord] = {}
         self._keys = LocalKeys()
         self._finished: deque[tuple[float, str]] = deque()
-        self._group: TaskGroup | None = None
+        self._group: RunGroup | None = None
         self._open = False
 
     @property
@@ -110,7 +108,7 @@ class AnyIOBackend:
     async def __aenter__(self) -> Self:
         self._slots = anyio.Semaphore(self._threads)
         self._unlimited = anyio.CapacityLimiter(math.inf)
-        self._group = await anyio.create_task_group().__aenter__()
+        self._group = await open_group()
         self._open = True
         return self
 
@@ -128,7 +126,7 @@ class AnyIOBackend:
         group, self._group = self._group, None
         if group is not None:
             # Runs keep their errors, and the caller's own must not come back inside a group.
-            await group.__aexit__(None, None, None)
+            await group.join()
 
     async def launch_task(
         self,
@@ -195,7 +193,7 @@ class AnyIOBackend:
         if key is not None and (known := self._keys.run_of(key)) is not None:
             return AnyIOHandle(self._records[known])
 
-        record = RunRecord(run_id=run_id or str(uuid4()), task=name)
+        record = RunRecord(run_id=run_id or new_run_id(), task=name)
         self._records[record.id] = record
         if key is not None:
             self._keys.keep(key, record.id)
@@ -207,7 +205,7 @@ class AnyIOBackend:
     ) -> None:
         assert self._group is not None
         self._tell(RunEventKind.SENT, record)
-        self._group.start_soon(self._drive, record, attempt, arguments, plan)
+        record.cancel = self._group.start(self._drive(record, attempt, arguments, plan))
 
     async def get_task(self, task_id: str) -> TaskHandle:
         require_open(self._open, "AnyIO back end")
@@ -254,10 +252,9 @@ class AnyIOBackend:
         self, record: RunRecord, attempt: Attempt, arguments: Arguments, plan: LaunchPlan
     ) -> None:
         try:
-            with record.scope:
-                if plan.delay > 0:
-                    await anyio.sleep(plan.delay)
-                await self._repeat(record, attempt, arguments, plan)
+            if plan.delay > 0:
+                await anyio.sleep(plan.delay)
+            await self._repeat(record, attempt, arguments, plan)
         finally:
             if not record.state.final:
                 record.end(TaskState.REVOKED, error=RunCancelledError(record.id))

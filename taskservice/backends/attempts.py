@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from inspect import iscoroutinefunction
 from random import random
 from typing import TYPE_CHECKING, Any
@@ -58,9 +59,12 @@ class Attempt:
 
 def attempt_of(func: TaskFunction) -> Attempt:
     """Return how ``func`` is called, or raise `LaunchOptionError` for limits that cannot be kept."""
-    if is_celery_task(func):
-        return _celery_attempt(func)
+    # A Celery task may be given other limits at any time.
+    return _celery_attempt(func) if is_celery_task(func) else _own_attempt(func)
 
+
+@lru_cache(maxsize=1024)
+def _own_attempt(func: TaskFunction) -> Attempt:
     body = func.func if isinstance(func, TaskDefinition) else func
     policy = func.retry if isinstance(func, TaskDefinition) else None
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Self
-from uuid import uuid4
 
 import anyio
 from anyio import to_thread
@@ -38,19 +37,28 @@ from taskservice.backends.many import ManyLaunch
 from taskservice.backends.overview import read_overview
 from taskservice.backends.packed import register_packed
 from taskservice.backends.probing import refuse_outlasting, visibility_timeout
+from taskservice.backends.publisher import Publisher
 from taskservice.backends.publishing import publish
 from taskservice.backends.relaunch import relaunch
 from taskservice.backends.results import ResultListener
 from taskservice.backends.sharing import refuse_memory
 from taskservice.backends.storage import Storage, locate_storage, open_storage
+from taskservice.backends.templates import Message
 from taskservice.errors import (
     BackendUnavailableError,
     ConfigurationError,
     TaskNotRegisteredError,
 )
 from taskservice.payloads import PAYLOAD_LIMIT
-from taskservice.runs import TaskState
-from taskservice.submission import AT_ONCE, LaunchOptions, LaunchPlan, check_visibility, plan_launch
+from taskservice.runs import TaskState, new_run_id
+from taskservice.submission import (
+    AT_ONCE,
+    PLAIN_PLAN,
+    LaunchOptions,
+    LaunchPlan,
+    check_visibility,
+    plan_launch,
+)
 from taskservice.tasks import TaskDefinition
 
 if TYPE_CHECKING:
@@ -126,6 +134,7 @@ class CeleryBackend:
         self._storage: Storage | None = None
         self._listener: ResultListener | None = None
         self._claims: KeyClaims | None = None
+        self._publisher: Publisher | None = None
         self._open = False
 
     @property
@@ -151,6 +160,7 @@ class CeleryBackend:
             # Celery has a result backend per thread; the listener and all handles share this one.
             self._results = self._app.backend
             self._listener = ResultListener(self._results)
+            self._publisher = Publisher(self._app)
         self._open = True
         return self
 
@@ -174,21 +184,33 @@ class CeleryBackend:
         task = self._resolve(func)
         positional, named = prepare_arguments(func, args, kwargs or {}, limit=self._limit)
         plan = plan_launch(options, expires=own_expires(task))
-        run_id = str(uuid4())
+        run_id = new_run_id()
 
         key = key_of(func, positional, named, options)
         if self._eager is not None:
             return await self._run_eagerly(task, run_id, positional, named, plan, key=key)
 
-        send = partial(publish, self._app, task, run_id, positional, named, plan=plan)
         if plan.delay > 0 and (visible := visibility_timeout(self._app)) is not None:
             check_visibility(plan, visible)
+        deliver = partial(self._deliver, task, Message(run_id, positional, named), plan)
         if key is None:
-            await self._send(send)
+            await deliver()
         else:
-            owners = await self._once({key: run_id}, lambda _: self._send(send), delay=plan.delay)
+            owners = await self._once({key: run_id}, lambda _: deliver(), delay=plan.delay)
             run_id = owners[key]
         return self._handle(run_id, task.name)
+
+    async def _deliver(self, task: Task[..., Any], message: Message, plan: LaunchPlan) -> None:
+        if plan != PLAIN_PLAN or not await self._publish_plainly(task, message):
+            args, kwargs = message.args, message.kwargs
+            await self._send(partial(publish, self._app, task, message.id, args, kwargs, plan=plan))
+
+    async def _publish_plainly(self, task: Task[..., Any], message: Message) -> bool:
+        # A run that a Celery task launches belongs to that one, which its message tells.
+        if self._publisher is None or self._app.current_worker_task is not None:
+            return False
+
+        return await self._publisher.publish(task, message)
 
     async def _send(self, send: Callable[[], object]) -> None:
         try:
@@ -222,7 +244,7 @@ class CeleryBackend:
         if self._eager is not None:
             plan = plan_launch(AT_ONCE)
             return [
-                await self._run_eagerly(launch.task, str(uuid4()), args, kwargs, plan, key=key)
+                await self._run_eagerly(launch.task, new_run_id(), args, kwargs, plan, key=key)
                 for (args, kwargs), key in zip(prepared, keys, strict=True)
             ]
 
@@ -336,8 +358,10 @@ class CeleryBackend:
             self._storage.close()
         if self._eager is not None:
             self._eager.close()
-        if self._listener is not None:
-            with anyio.CancelScope(shield=True):
+        with anyio.CancelScope(shield=True):
+            if self._publisher is not None:
+                await to_thread.run_sync(self._publisher.close)
+            if self._listener is not None:
                 await to_thread.run_sync(self._listener.close)
 
     def _handle(self, run_id: str, task_name: str, pack_id: str | None = None) -> CeleryHandle:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from contextvars import ContextVar
+from time import time
 from typing import TYPE_CHECKING, Any, Final
 
 from celery.backends.redis import RedisBackend
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
     from taskservice.submission import LaunchPlan
 
-__all__ = ["keep_expired", "publish", "quiet_results"]
+__all__ = ["keep_expired", "publish", "publishing_time", "quiet_results"]
 
 # What is not given is left to the task's own options and the app's defaults.
 _SENT: Final = ("eta", "expires", "priority", "queue")
@@ -45,13 +46,15 @@ def publish(  # noqa: PLR0913 - one message, and all of it
 ) -> Any:
     """Send one message and return Celery's result object; it blocks for about a round trip."""
     options = {name: value for name in _SENT if (value := getattr(plan, name)) is not None}
+    # An eager run has no message.
+    timed = {} if app.conf.task_always_eager else publishing_time()
     with quiet_results(app):
         if plan.expires is None:
-            return task.apply_async(tuple(args), dict(kwargs), task_id=run_id, **options)
+            return task.apply_async(tuple(args), dict(kwargs), task_id=run_id, **options, **timed)
 
         with app.producer_or_acquire() as producer:
             options["producer"] = keep_expired(producer)
-            return task.apply_async(tuple(args), dict(kwargs), task_id=run_id, **options)
+            return task.apply_async(tuple(args), dict(kwargs), task_id=run_id, **options, **timed)
 
 
 def keep_expired(producer: Any) -> Any:
@@ -68,6 +71,14 @@ class _Keeping(Producer):
     def publish(self, body: Any, **options: Any) -> Any:  # type: ignore[override] # kombu's are many
         options.pop("expiration", None)
         return super().publish(body, **options)
+
+
+def publishing_time() -> dict[str, Any]:
+    """Return the option of ``apply_async`` that makes now the message's AMQP property ``timestamp``.
+
+    In whole seconds since the epoch, as py-amqp writes it and kombu's other transports keep it.
+    """
+    return {"timestamp": int(time())}
 
 
 @contextmanager

@@ -96,6 +96,7 @@ class ResultListener:
         self._closed = False
         self._stale: set[bytes] = set()
         self._delay = FIRST_DELAY
+        self._waking = False
         self._wake_reader, self._wake_writer = socket.socketpair()
         self._wake_reader.setblocking(False)
         self._wake_writer.setblocking(False)
@@ -189,7 +190,12 @@ class ResultListener:
             self._remove(*self._leaving.popleft())
 
     def _wake(self) -> None:
-        # Full means that the thread wakes anyway, closed that it is gone.
+        # One byte is enough until the thread has taken it: what a thousand waiters change, it sees at once.
+        if self._waking:
+            return
+
+        self._waking = True
+        # Closed means that the thread is gone.
         with suppress(OSError):
             self._wake_writer.send(b"\0")
 
@@ -234,6 +240,8 @@ class ResultListener:
         with suppress(BlockingIOError):
             while self._wake_reader.recv(4096):
                 pass
+        # In this order, and before looking at what has changed: or a wake might be lost.
+        self._waking = False
 
     def _listen(self) -> None:
         """Serve one pub/sub connection until it breaks or the listener is closed."""
