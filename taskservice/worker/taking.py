@@ -8,7 +8,8 @@ on queues that are all empty, where the message that ends the wait still comes k
 Leaned on, of kombu/transport/redis.py, with a check in `take_safely`, and replaced on the one channel
 that a worker takes tasks from: ``Channel._brpop_start``, ``_brpop_read`` and ``handlers["BRPOP"]``, which
 send and read; ``_in_poll``, ``_brpop_sent_at``, ``_queue_cycle``, ``_q_for_pri``, ``_flush_brpop_reauth``
-and ``Transport._deliver``, which they share with the poller; ``QoS.append``, which notes.
+and ``Transport._deliver``, which they share with the poller; ``QoS.append``, which notes; ``_connparams``,
+which fails in a way that nobody expects once the connection was given up.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from kombu.transport import redis as kombu_redis
 from kombu.transport import virtual
 from kombu.utils.encoding import bytes_to_str
 from kombu.utils.json import loads
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from taskservice.errors import ConfigurationError
 
@@ -60,6 +62,7 @@ _SEAMS: Final = (
     "_brpop_read",
     "_brpop_sent_at",
     "_brpop_start",
+    "_connparams",
     "_flush_brpop_reauth",
     "_in_poll",
     "_q_for_pri",
@@ -98,6 +101,20 @@ def take_safely(channel: Any) -> None:
     channel._brpop_read = taker.read  # noqa: SLF001 - listed above
     channel.handlers["BRPOP"] = taker.read
     channel.qos.append = taker.note
+    _lose_connection_plainly(channel)
+
+
+def _lose_connection_plainly(channel: Any) -> None:
+    # A worker that loses its broker gives the connection up first and its deliveries back second. By then
+    # kombu has forgotten where to: an AttributeError, of which it dies instead of connecting again.
+    original = channel._connparams  # noqa: SLF001 - listed above
+
+    def connparams(*args: Any, **kwargs: Any) -> Any:
+        if channel.connection.client is None:
+            raise RedisConnectionError("this connection was given up")
+        return original(*args, **kwargs)
+
+    channel._connparams = connparams  # noqa: SLF001 - listed above
 
 
 class _Taker:
