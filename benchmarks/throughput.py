@@ -1,10 +1,12 @@
-"""How fast runs are sent and collected, beside raw Celery and bare AnyIO doing the same.
+"""How fast runs are sent and collected, beside raw Celery, bare AnyIO and other task queues.
 
 Starts one Redis and one real worker (prefork, two processes), and ends them. Every round measures each
 way once, one after the other, so that whatever else the machine does hits them alike; figures are
-medians over the rounds, ratios are medians of the rounds' own ratios. Prints a table and one line of JSON.
+medians over the rounds with their range, ratios are medians of the rounds' own ratios.
 
-    python benchmarks/throughput.py [ROUNDS]
+    python -m benchmarks.throughput --rounds 5 --json figures.json --plot docs/throughput.svg
+
+The other queues come with the extra ``bench``; what is not installed is left out, and that is said.
 """
 
 from __future__ import annotations
@@ -12,321 +14,180 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import statistics
-import subprocess
+import platform
+import signal
 import sys
-import time
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-from uuid import uuid4
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import anyio
 
+from benchmarks.figures import Comparison, Spread
+from benchmarks.in_process import InProcess
+from benchmarks.memory import measure_memory
+from benchmarks.noops import NOWHERE
+from benchmarks.on_celery import COLLECTED, PACK, OnCelery
+from benchmarks.peers import REDIS_URL, installed_peers, measure_peer
+from benchmarks.plot import draw
+from benchmarks.processes import running
 from pytest_taskservice.redis import RedisRequest, acquire
-from taskservice import AnyIOBackend, CeleryBackend, Settings, create_app, read_heartbeats, task
+from taskservice import Settings, create_app, read_heartbeats
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
-
     from celery import Celery
 
-    from taskservice import TaskBackend, TaskHandle
+    from benchmarks.peers import Peer
 
-HERE = Path(__file__).parent
-MANY = 10_000
-LOOP = 1_000
-COLLECTED = 3_000
-PACK = 50
-IN_PROCESS = 5_000
-TRIPS = 300
-WAIT = 60.0
-# A worker of another queue never sees what is only sent.
-NOWHERE = "nowhere"
+PACKED = f"taskservice, {PACK} a message"
+SINGLE = "taskservice"
+RAW = "Celery"
 
 
-@task(name="throughput.noop")
-def noop() -> None:
-    """Do nothing, on a worker."""
+class Rounds:
+    """All that is measured, round after round; without an app, what needs no broker."""
 
-
-@task(name="throughput.idle", queue=NOWHERE)
-def idle() -> None:
-    """Do nothing, never."""
-
-
-async def nothing() -> None:
-    """Do nothing, in process."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Comparison:
-    """Two ways to do the same, in units per second, or in seconds if ``lower`` is better."""
-
-    name: str
-    ours: str
-    theirs: str
-    promise: float
-    unit: str = "/s"
-    pairs: list[tuple[float, float]] = field(default_factory=list)
-
-    @property
-    def ratio(self) -> float:
-        return statistics.median(ours / theirs for ours, theirs in self.pairs)
-
-    @property
-    def kept(self) -> bool:
-        return self.ratio >= self.promise if self.unit == "/s" else self.ratio <= self.promise
-
-    def row(self) -> dict[str, Any]:
-        return {
-            "name": self.name,
-            "unit": self.unit,
-            self.ours: round(statistics.median(pair[0] for pair in self.pairs), 2),
-            self.theirs: round(statistics.median(pair[1] for pair in self.pairs), 2),
-            "ratio": round(self.ratio, 2),
-            "promise": self.promise,
-            "kept": self.kept,
-        }
-
-
-def clocked(count: int, act: Callable[[], object]) -> float:
-    """Return how many a second ``act`` does, doing ``count``."""
-    started = time.perf_counter()
-    act()
-    return count / (time.perf_counter() - started)
-
-
-async def clocked_async(count: int, act: Callable[[], Awaitable[object]]) -> float:
-    """Return how many a second ``act`` does, doing ``count``."""
-    started = time.perf_counter()
-    await act()
-    return count / (time.perf_counter() - started)
-
-
-class Bench:
-    """Everything measured against one app and the worker behind it."""
-
-    def __init__(self, app: Celery) -> None:
+    def __init__(self, app: Celery | None, peers: list[Peer]) -> None:
         self._app = app
-        self._noop: Any = app.tasks[noop.name]
-        self._idle: Any = app.tasks[idle.name]
-        self._many = Comparison(
-            name=f"{MANY} sent", ours="launch_many", theirs="loop of task.delay", promise=10
-        )
-        self._one = Comparison(name="one sent", ours="launch_task", theirs="task.delay", promise=0.95)
-        self._single = Comparison(
-            name=f"{COLLECTED} sent and collected", ours="launch_many", theirs="delay and get", promise=1.4
-        )
+        self._peers = peers
+        self._celery = None if app is None else OnCelery(app)
+        self._local = InProcess()
         self._packed = Comparison(
-            name=f"the same, {PACK} a message", ours="launch_many", theirs="delay and get", promise=3
-        )
-        self._bare = Comparison(
-            name=f"{IN_PROCESS} in process", ours="launch_task", theirs="bare start_soon", promise=0.6
-        )
-        self._bare_many = Comparison(
-            name=f"{IN_PROCESS} in process at once",
+            name=f"{COLLECTED:,} sent and collected, {PACK} a message",
             ours="launch_many",
-            theirs="bare start_soon",
-            promise=0.6,
+            theirs=f"best of {', '.join([RAW, *(peer.name for peer in peers)])}",
+            aim=3,
         )
-        self._p50 = Comparison(
-            name="round trip p50", ours="result()", theirs="get()", promise=1.05, unit="ms"
-        )
-        self._p99 = Comparison(
-            name="round trip p99", ours="result()", theirs="get()", promise=1.05, unit="ms"
-        )
+        self.collected: dict[str, list[float]] = {}
 
     def comparisons(self) -> list[Comparison]:
-        every = (
-            self._many,
-            self._one,
-            self._single,
-            self._packed,
-            self._bare,
-            self._bare_many,
-            self._p50,
-            self._p99,
-        )
-        return [each for each in every if each.pairs]
+        on_celery = [] if self._celery is None else [*self._celery.comparisons(), self._packed]
+        return [each for each in [*on_celery, *self._local.comparisons()] if each.pairs]
 
-    async def round(self, number: int) -> None:
-        """Measure every way once; who goes first changes from round to round."""
-        async with CeleryBackend(self._app) as celery:
-            await self._sending(celery)
-            await self._collecting(celery, first=number % 2 == 0)
-            await self._trips(celery)
-        await self._in_process()
+    def run(self, number: int) -> None:
+        """Measure every way once."""
+        if self._app is not None and self._celery is not None:
+            self._run_on(self._app, self._celery, number)
+        self._local.round()
 
-    async def _sending(self, backend: TaskBackend) -> None:
-        many = await clocked_async(MANY, lambda: backend.launch_many(idle, [()] * MANY))
-
-        def loop() -> None:
-            for _ in range(LOOP):
-                self._idle.delay()
-
-        async def singly() -> None:
-            for _ in range(LOOP):
-                await backend.launch_task(idle)
-
-        delayed = clocked(LOOP, loop)
-        single = await clocked_async(LOOP, singly)
-        self._many.pairs.append((many, delayed))
-        self._one.pairs.append((single, delayed))
-
-    async def _collecting(self, backend: TaskBackend, *, first: bool) -> None:
-        def raw() -> None:
-            results = [self._noop.delay() for _ in range(COLLECTED)]
-            for result in results:
-                result.get(timeout=WAIT)
-
-        async def ours(per_message: int) -> None:
-            await collect(await backend.launch_many(noop, [()] * COLLECTED, per_message=per_message))
-
-        before = clocked(COLLECTED, raw) if first else 0.0
-        single = await clocked_async(COLLECTED, lambda: ours(1))
-        packed = await clocked_async(COLLECTED, lambda: ours(PACK))
-        theirs = before or clocked(COLLECTED, raw)
-        self._single.pairs.append((single, theirs))
-        self._packed.pairs.append((packed, theirs))
-
-    async def _trips(self, backend: TaskBackend) -> None:
-        ours: list[float] = []
-        theirs: list[float] = []
-        for _ in range(TRIPS):
-            started = time.perf_counter()
-            await (await backend.launch_task(noop)).result(WAIT)
-            between = time.perf_counter()
-            self._noop.delay().get(timeout=WAIT)
-            theirs.append(time.perf_counter() - between)
-            ours.append(between - started)
-        for percent, comparison in ((50, self._p50), (99, self._p99)):
-            pair = (percentile(ours, percent) * 1000, percentile(theirs, percent) * 1000)
-            comparison.pairs.append(pair)
-
-    async def _in_process(self) -> None:
-        async with AnyIOBackend() as backend:
-
-            async def singly() -> None:
-                for handle in [await backend.launch_task(nothing) for _ in range(IN_PROCESS)]:
-                    await handle.result()
-
-            async def at_once() -> None:
-                for handle in await backend.launch_many(nothing, [()] * IN_PROCESS):
-                    await handle.result()
-
-            one = await clocked_async(IN_PROCESS, singly)
-            bare = await clocked_async(IN_PROCESS, start_bare)
-            many = await clocked_async(IN_PROCESS, at_once)
-        self._bare.pairs.append((one, bare))
-        self._bare_many.pairs.append((many, bare))
+    def _run_on(self, app: Celery, celery: OnCelery, number: int) -> None:
+        # What was only sent would make the server larger from round to round.
+        with app.connection_for_write() as connection:
+            queues: Any = app.amqp.queues
+            queues[NOWHERE](connection.default_channel).purge()
+        anyio.run(celery.round, number)
+        found = {SINGLE: celery.single, PACKED: celery.packed, RAW: celery.raw}
+        found.update({peer.name: measure_peer(peer, COLLECTED) for peer in self._peers})
+        others = [figure for name, figure in found.items() if name not in {SINGLE, PACKED}]
+        self._packed.add(found[PACKED], max(others))
+        for name, figure in found.items():
+            self.collected.setdefault(name, []).append(figure)
 
 
-class BareResult:
-    """What somebody without a task service would write to get a result back."""
-
-    def __init__(self) -> None:
-        self.id = str(uuid4())
-        self.done = anyio.Event()
-        self.value: object = None
-        self.error: Exception | None = None
-
-    async def run(self) -> None:
-        try:
-            self.value = await nothing()  # type: ignore[func-returns-value]
-        except Exception as error:  # noqa: BLE001 - kept for whoever awaits it
-            self.error = error
-        self.done.set()
-
-    async def result(self) -> object:
-        await self.done.wait()
-        if self.error is not None:
-            raise self.error
-        return self.value
-
-
-async def start_bare() -> None:
-    """Start and await as many, with AnyIO alone."""
-    async with anyio.create_task_group() as group:
-        results = [BareResult() for _ in range(IN_PROCESS)]
-        for result in results:
-            group.start_soon(result.run)
-        for result in results:
-            await result.result()
-
-
-async def collect(handles: list[TaskHandle]) -> None:
-    """Await them all at once."""
-    async with anyio.create_task_group() as group:
-        for handle in handles:
-            group.start_soon(handle.result, WAIT)
-
-
-def percentile(values: list[float], percent: int) -> float:
-    return statistics.quantiles(values, n=100)[percent - 1]
-
-
-@contextmanager
-def worker(settings: Settings) -> Iterator[None]:
-    """One real worker with two processes, from its first heartbeat on."""
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parent), os.environ.get("PYTHONPATH", "")]),
-        "TASKSERVICE_REDIS_URL": settings.redis_url,
-        "TASKSERVICE_IMPORTS": "throughput",
-    }
-    code = "from taskservice.cli import main; main()"
-    argv = [sys.executable, "-c", code, "worker", "-P", "prefork", "-c", "2", "--loglevel", "WARNING"]
-    process = subprocess.Popen(argv, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        deadline = time.monotonic() + WAIT
-        while not read_heartbeats(settings.redis_url, settings.key_prefix):
-            if time.monotonic() > deadline or process.poll() is not None:
-                raise TimeoutError("the worker did not come up")
-            time.sleep(0.05)
-        yield
-    finally:
-        process.terminate()
-        process.wait(timeout=WAIT)
-
-
-def measure(rounds: int) -> list[Comparison]:
+def measure(rounds: int, *, broker: bool) -> tuple[Rounds, list[str]]:
     """Start everything, warm up by one round that does not count, measure, end everything."""
     with ExitStack() as stack:
-        server = acquire(RedisRequest(choice="server"))
-        stack.callback(server.close)
-        settings = Settings(redis_url=server.url)
-        app = create_app(settings)
-        stack.enter_context(worker(settings))
-        anyio.run(Bench(app).round, 0)
+        app, peers, missing = _started(stack) if broker else (None, [], [])
+        _say("warming up")
+        Rounds(app, peers).run(0)
 
-        bench = Bench(app)
+        found = Rounds(app, peers)
         for number in range(rounds):
-            # What was only sent would make the server larger from round to round.
-            with app.connection_for_write() as connection:
-                app.amqp.queues[NOWHERE](connection.default_channel).purge()
-            anyio.run(bench.round, number)
-        return bench.comparisons()
+            _say(f"round {number + 1} of {rounds}")
+            found.run(number)
+        return found, missing
+
+
+def _started(stack: ExitStack) -> tuple[Celery, list[Peer], list[str]]:
+    server = acquire(RedisRequest(choice="server"))
+    stack.callback(server.close)
+    os.environ[REDIS_URL] = server.url
+    peers, missing = installed_peers()
+    settings = Settings(redis_url=server.url)
+    stack.enter_context(worker(settings))
+    return create_app(settings), peers, missing
+
+
+def worker(settings: Settings) -> AbstractContextManager[None]:
+    """One real worker with two processes, from its first heartbeat on."""
+    code = "from taskservice.cli import main; main()"
+    argv = [sys.executable, "-c", code, "worker", "-P", "prefork", "-c", "2", "--loglevel", "WARNING"]
+    return running(
+        [argv],
+        lambda: read_heartbeats(settings.redis_url, settings.key_prefix),
+        TASKSERVICE_REDIS_URL=settings.redis_url,
+        TASKSERVICE_IMPORTS="benchmarks.noops",
+    )
+
+
+def show(found: Rounds, missing: list[str], memory: dict[str, Any] | None) -> None:
+    """Print the table."""
+    print(f"{'':46} {'ours':>42} {'theirs':>50} {'ratio':>20} {'aim':>6}")
+    for each in found.comparisons():
+        ours, theirs = each.spreads()
+        sides = f"{f'{each.ours} {ours}':>42} {f'{each.theirs} {theirs}':>50}"
+        verdict = "" if each.reached else "  missed"
+        print(f"{f'{each.name}, {each.unit}':46} {sides} {each.ratio!s:>20} {each.aim:>6}{verdict}")
+    for name, figures in found.collected.items():
+        print(f"{f'{COLLECTED:,} sent and collected, /s':46} {f'{name} {Spread.of(figures)}':>42}")
+    if memory is not None:
+        seen = ", ".join(f"{int(runs):,}: {mb} MB" for runs, mb in memory["resident_mb"].items())
+        verdict = "flat" if memory["flat"] else "grows"
+        print(f"resident after in-process runs: {seen}; {verdict} ({memory['growth_mb']:+} MB)")
+    for name in missing:
+        print(f"{name} is not installed, so its row is left out")
+
+
+def as_json(found: Rounds, missing: list[str], memory: dict[str, Any] | None, rounds: int) -> dict[str, Any]:
+    """Return everything that was measured, and on what."""
+    return {
+        "rounds": rounds,
+        "python": platform.python_version(),
+        "cores": os.cpu_count(),
+        "comparisons": [each.as_json() for each in found.comparisons()],
+        "collected": {name: Spread.of(each).as_json() for name, each in found.collected.items()},
+        "memory": memory,
+        "left_out": missing,
+    }
 
 
 def main() -> None:
+    """Measure, print, write what was asked for."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("rounds", nargs="?", type=int, default=5)
-    rounds: int = parser.parse_args().rounds
-    found = measure(max(1, rounds))
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="needs matplotlib; .svg or .png")
+    parser.add_argument("--memory", type=int, default=1_000_000, metavar="RUNS", help="0 leaves it out")
+    parser.add_argument("--in-process", action="store_true", help="only what needs no broker")
+    options = parser.parse_args()
+    if options.in_process and options.plot:
+        parser.error("--plot shows what needs a broker; leave --in-process out")
+    signal.signal(signal.SIGTERM, _leave)
 
-    print(f"{'':34} {'ours':>22} {'theirs':>28} {'ratio':>7} {'promise':>8}")
-    for each in found:
-        row = each.row()
-        ours = f"{each.ours} {row[each.ours]:,.1f}"
-        theirs = f"{each.theirs} {row[each.theirs]:,.1f}"
-        verdict = "kept" if each.kept else "missed"
-        what = f"{each.name}, {each.unit}"
-        print(f"{what:34} {ours:>22} {theirs:>28} {row['ratio']:>7} {each.promise:>8} {verdict}")
-    print(json.dumps({"rounds": rounds, "rows": [each.row() for each in found]}))
+    rounds = max(1, options.rounds)
+    found, missing = measure(rounds, broker=not options.in_process)
+    memory = None
+    if options.memory:
+        _say("looking at memory")
+        memory = measure_memory(options.memory)
+    show(found, missing, memory)
+    if options.json:
+        told = json.dumps(as_json(found, missing, memory, rounds), indent=2)
+        options.json.write_text(told + "\n", encoding="utf-8")
+    if options.plot:
+        ways = {name: Spread.of(figures) for name, figures in found.collected.items()}
+        draw(ways, {SINGLE, PACKED}, f"{COLLECTED:,} no-ops sent and collected, a second", options.plot)
+
+
+def _leave(*_: object) -> NoReturn:
+    # So that everything is ended on the way out.
+    raise SystemExit(1)
+
+
+def _say(what: str) -> None:
+    print(what, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

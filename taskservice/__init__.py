@@ -9,12 +9,34 @@ if TYPE_CHECKING:
     from taskservice.backends.anyio import AnyIOBackend
     from taskservice.backends.base import BackendCapability, BackendHealth, TaskBackend
     from taskservice.backends.calls_many import Call
+    from taskservice.backends.canvas.handle import CanvasHandle
     from taskservice.backends.celery import CeleryBackend
     from taskservice.backends.packed import register_packed
-    from taskservice.blocking import BlockingTaskHandle, BlockingTaskLauncher, BlockingTaskService
+    from taskservice.blocking import (
+        BlockingCanvasHandle,
+        BlockingDeadLetters,
+        BlockingTaskHandle,
+        BlockingTaskLauncher,
+        BlockingTaskService,
+    )
+    from taskservice.canvas import (
+        Canvas,
+        Chain,
+        Chord,
+        Group,
+        Map,
+        Signature,
+        chain,
+        chord,
+        group,
+        signature,
+    )
+    from taskservice.deadletters import DeadLetter, DeadLetterCause, DeadLetters
     from taskservice.errors import (
         BackendUnavailableError,
+        ChordError,
         ConfigurationError,
+        DeadLetterNotFoundError,
         LaunchOptionError,
         PackedNotRegisteredError,
         PayloadError,
@@ -23,7 +45,9 @@ if TYPE_CHECKING:
         RunCancelledError,
         RunExpiredError,
         RunFailedError,
+        RunLostError,
         RunNotFoundError,
+        ScheduleError,
         ServiceClosedError,
         SoftTimeLimitError,
         TaskNotRegisteredError,
@@ -31,8 +55,10 @@ if TYPE_CHECKING:
         TimeLimitError,
         UnknownBackendError,
     )
+    from taskservice.health import PoolState, QueueHealth, WorkerHealth
     from taskservice.heartbeats import WorkerHeartbeat, read_heartbeats
     from taskservice.runs import RunEvent, RunEventKind, RunListener, TaskHandle, TaskState
+    from taskservice.schedules.entries import ScheduleEntry, parse_schedule
     from taskservice.selection import Selection, select_backend
     from taskservice.service import ServiceHealth, TaskLauncher, TaskService
     from taskservice.settings import Settings, load_settings
@@ -52,17 +78,32 @@ __all__ = [
     "BackendCapability",
     "BackendHealth",
     "BackendUnavailableError",
+    "BlockingCanvasHandle",
+    "BlockingDeadLetters",
     "BlockingTaskHandle",
     "BlockingTaskLauncher",
     "BlockingTaskService",
     "Call",
+    "Canvas",
+    "CanvasHandle",
     "CeleryBackend",
+    "Chain",
+    "Chord",
+    "ChordError",
     "ConfigurationError",
+    "DeadLetter",
+    "DeadLetterCause",
+    "DeadLetterNotFoundError",
+    "DeadLetters",
+    "Group",
     "LaunchOptionError",
     "LaunchOptions",
+    "Map",
     "PackedNotRegisteredError",
     "PayloadError",
     "PayloadSizeError",
+    "PoolState",
+    "QueueHealth",
     "ResultTimeoutError",
     "RetryPolicy",
     "RunCancelledError",
@@ -71,11 +112,15 @@ __all__ = [
     "RunExpiredError",
     "RunFailedError",
     "RunListener",
+    "RunLostError",
     "RunNotFoundError",
+    "ScheduleEntry",
+    "ScheduleError",
     "Selection",
     "ServiceClosedError",
     "ServiceHealth",
     "Settings",
+    "Signature",
     "SoftTimeLimitError",
     "TaskBackend",
     "TaskDefinition",
@@ -88,14 +133,20 @@ __all__ = [
     "TaskState",
     "TimeLimitError",
     "UnknownBackendError",
+    "WorkerHealth",
     "WorkerHeartbeat",
+    "chain",
+    "chord",
     "create_app",
     "default_registry",
+    "group",
     "load_settings",
     "next_delay",
+    "parse_schedule",
     "read_heartbeats",
     "register_packed",
     "select_backend",
+    "signature",
     "task",
 ]
 
@@ -103,12 +154,34 @@ _HOMES = {
     "backends.anyio": ("AnyIOBackend",),
     "backends.base": ("BackendCapability", "BackendHealth", "TaskBackend"),
     "backends.calls_many": ("Call",),
+    "backends.canvas.handle": ("CanvasHandle",),
     "backends.celery": ("CeleryBackend",),
     "backends.packed": ("register_packed",),
-    "blocking": ("BlockingTaskHandle", "BlockingTaskLauncher", "BlockingTaskService"),
+    "blocking": (
+        "BlockingCanvasHandle",
+        "BlockingDeadLetters",
+        "BlockingTaskHandle",
+        "BlockingTaskLauncher",
+        "BlockingTaskService",
+    ),
+    "canvas": (
+        "Canvas",
+        "Chain",
+        "Chord",
+        "Group",
+        "Map",
+        "Signature",
+        "chain",
+        "chord",
+        "group",
+        "signature",
+    ),
+    "deadletters": ("DeadLetter", "DeadLetterCause", "DeadLetters"),
     "errors": tuple(name for name in __all__ if name.endswith("Error")),
+    "health": ("PoolState", "QueueHealth", "WorkerHealth"),
     "heartbeats": ("WorkerHeartbeat", "read_heartbeats"),
     "runs": ("RunEvent", "RunEventKind", "RunListener", "TaskHandle", "TaskState"),
+    "schedules.entries": ("ScheduleEntry", "parse_schedule"),
     "selection": ("Selection", "select_backend"),
     "service": ("ServiceHealth", "TaskLauncher", "TaskService"),
     "settings": ("Settings", "load_settings"),

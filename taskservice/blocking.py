@@ -21,12 +21,20 @@ if TYPE_CHECKING:
     from anyio.from_thread import BlockingPortal
     from celery import Celery
 
-    from taskservice.backends.base import TaskBackend, TaskFunction
+    from taskservice.backends.base import AnyCanvas, TaskBackend, TaskFunction
     from taskservice.backends.calls_many import Calls
+    from taskservice.backends.canvas.handle import CanvasHandle
+    from taskservice.deadletters import DeadLetter, DeadLetters
     from taskservice.runs import RunListener, RunWatcher, TaskHandle, TaskState
     from taskservice.submission import LaunchKeywords
 
-__all__ = ["BlockingTaskHandle", "BlockingTaskLauncher", "BlockingTaskService"]
+__all__ = [
+    "BlockingCanvasHandle",
+    "BlockingDeadLetters",
+    "BlockingTaskHandle",
+    "BlockingTaskLauncher",
+    "BlockingTaskService",
+]
 
 LoopName = Literal["asyncio", "trio"]
 
@@ -72,6 +80,19 @@ class BlockingTaskHandle:
         return self._portal.call(self._handle.attempts)
 
 
+class BlockingCanvasHandle(BlockingTaskHandle):
+    """A `CanvasHandle` whose methods block."""
+
+    def __init__(self, handle: CanvasHandle, portal: BlockingPortal) -> None:
+        super().__init__(handle, portal)
+        self._runs = [BlockingTaskHandle(each, portal) for each in handle.runs]
+
+    @property
+    def runs(self) -> list[BlockingTaskHandle]:
+        """See `CanvasHandle.runs`."""
+        return list(self._runs)
+
+
 class BlockingTaskLauncher:
     """A `TaskLauncher` whose methods block; `BlockingTaskService.options` makes it."""
 
@@ -90,6 +111,34 @@ class BlockingTaskLauncher:
         launch = partial(self._launcher.launch_and_await_task, func, *args, **kwargs)
         task_id, value = self._portal.call(launch)
         return task_id, value
+
+
+class BlockingDeadLetters:
+    """`DeadLetters` whose methods block; `BlockingTaskService.dead_letters` has it."""
+
+    def __init__(self, letters: DeadLetters, portal: BlockingPortal) -> None:
+        self._letters = letters
+        self._portal = portal
+
+    def get(self, run_id: str) -> DeadLetter:
+        """See `DeadLetters.get`."""
+        return self._portal.call(self._letters.get, run_id)
+
+    def requeue(self, run_id: str) -> BlockingTaskHandle:
+        """See `DeadLetters.requeue`."""
+        return BlockingTaskHandle(self._portal.call(self._letters.requeue, run_id), self._portal)
+
+    def drop(self, run_id: str) -> bool:
+        """See `DeadLetters.drop`."""
+        return self._portal.call(self._letters.drop, run_id)
+
+    def count(self) -> int:
+        """See `DeadLetters.count`."""
+        return self._portal.call(self._letters.count)
+
+    def list(self, *, limit: int = 100, task: str | None = None) -> list[DeadLetter]:
+        """See `DeadLetters.list`."""
+        return self._portal.call(partial(self._letters.list, limit=limit, task=task))
 
 
 class BlockingTaskService:
@@ -133,6 +182,12 @@ class BlockingTaskService:
         self._portal = None
         self._stack.__exit__(exc_type, exc, traceback)
 
+    @property
+    def dead_letters(self) -> BlockingDeadLetters:
+        """See `TaskService.dead_letters`."""
+        portal = self._opened()
+        return BlockingDeadLetters(self._service.dead_letters, portal)
+
     def launch_task(self, func: TaskFunction, /, *args: Any, **kwargs: Any) -> tuple[str, BlockingTaskHandle]:
         """See `TaskService.launch_task`."""
         portal = self._opened()
@@ -147,6 +202,12 @@ class BlockingTaskService:
         portal = self._opened()
         launch = partial(self._service.launch_many, func, calls, per_message=per_message)
         return [BlockingTaskHandle(handle, portal) for handle in portal.call(launch)]
+
+    def launch_canvas(self, canvas: AnyCanvas) -> tuple[str, BlockingCanvasHandle]:
+        """See `TaskService.launch_canvas`."""
+        portal = self._opened()
+        canvas_id, handle = portal.call(self._service.launch_canvas, canvas)
+        return canvas_id, BlockingCanvasHandle(handle, portal)
 
     def launch_and_await_task(self, func: TaskFunction, /, *args: Any, **kwargs: Any) -> tuple[str, Any]:
         """See `TaskService.launch_and_await_task`."""

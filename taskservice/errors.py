@@ -7,7 +7,9 @@ from __future__ import annotations
 
 __all__ = [
     "BackendUnavailableError",
+    "ChordError",
     "ConfigurationError",
+    "DeadLetterNotFoundError",
     "LaunchOptionError",
     "LeaseLostError",
     "MaxStepsError",
@@ -19,8 +21,10 @@ __all__ = [
     "RunCancelledError",
     "RunExpiredError",
     "RunFailedError",
+    "RunLostError",
     "RunNotClaimableError",
     "RunNotFoundError",
+    "ScheduleError",
     "ServiceClosedError",
     "SoftTimeLimitError",
     "StepFailedError",
@@ -56,6 +60,19 @@ class LaunchOptionError(ConfigurationError):
 
     def __str__(self) -> str:
         return f"{self.option}: {self.problem}"
+
+
+class ScheduleError(ConfigurationError):
+    """An entry of ``beat_schedule`` is wrong; nothing was scheduled."""
+
+    def __init__(self, entry: str, field: str, problem: str) -> None:
+        super().__init__(entry, field, problem)
+        self.entry = entry
+        self.field = field
+        self.problem = problem
+
+    def __str__(self) -> str:
+        return f"beat_schedule, entry {self.entry!r}, {self.field}: {self.problem}"
 
 
 class UnknownBackendError(ConfigurationError):
@@ -124,6 +141,35 @@ class RunNotFoundError(TaskServiceError, LookupError):
         return f"no run {self.run_id!r}: it was never launched here, or its retention is over"
 
 
+class DeadLetterNotFoundError(TaskServiceError, LookupError):
+    """No dead letter of this run is kept: there was none, or it was requeued, dropped or forgotten."""
+
+    def __init__(self, run_id: str) -> None:
+        super().__init__(run_id)
+        self.run_id = run_id
+
+    def __str__(self) -> str:
+        return (
+            f"no dead letter of run {self.run_id!r}: "
+            "it has not failed, or was requeued, dropped or forgotten since"
+        )
+
+
+class RunLostError(TaskServiceError, RuntimeError):
+    """A run was given up because the workers that began it died, ``deliveries`` of them one after another."""
+
+    def __init__(self, run_id: str, deliveries: int) -> None:
+        super().__init__(run_id, deliveries)
+        self.run_id = run_id
+        self.deliveries = deliveries
+
+    def __str__(self) -> str:
+        return (
+            f"run {self.run_id!r} was begun {self.deliveries} times, and its worker died each time; "
+            "it is kept as a dead letter"
+        )
+
+
 class ResultTimeoutError(TaskServiceError, TimeoutError):
     """A result did not come in time. The run itself goes on."""
 
@@ -175,6 +221,23 @@ class RunExpiredError(RunCancelledError):
 
     def __str__(self) -> str:
         return f"run {self.run_id!r} expired before it could start"
+
+
+class ChordError(TaskServiceError, RuntimeError):
+    """A run of a chord's header failed, so that its body never ran.
+
+    ``run_id`` is the failed run's, empty where a worker did not tell; ``reason`` is the ``repr`` of its
+    error, which is the cause where it is known.
+    """
+
+    def __init__(self, run_id: str, reason: str) -> None:
+        super().__init__(run_id, reason)
+        self.run_id = run_id
+        self.reason = reason
+
+    def __str__(self) -> str:
+        failed = f"run {self.run_id!r} of the header failed" if self.run_id else "the header failed"
+        return f"the chord's body never ran: {failed} with {self.reason}"
 
 
 class SoftTimeLimitError(TaskServiceError, TimeoutError):

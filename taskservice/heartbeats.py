@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass
 from json import dumps, loads
 from typing import TYPE_CHECKING, Any, Final
 
+from taskservice.health import PoolState, WorkerHealth
+
 if TYPE_CHECKING:
     from redis import Redis
 
@@ -29,7 +31,11 @@ class RunningRun:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WorkerHeartbeat:
-    """A worker's last word; ``at`` is in seconds since the epoch, by the worker's clock."""
+    """A worker's last word; ``at`` is in seconds since the epoch, by the worker's clock.
+
+    ``canary_sent`` is when the canary was sent that is out, 0 if none is; ``answered`` is when
+    anything last came back from the pool, 0 if it was never asked.
+    """
 
     worker: str
     pid: int
@@ -39,6 +45,25 @@ class WorkerHeartbeat:
     running: tuple[RunningRun, ...]
     at: float
     version: str
+    pool_state: PoolState = PoolState.UNKNOWN
+    canary_sent: float = 0.0
+    answered: float = 0.0
+
+    def health(self, now: float) -> WorkerHealth:
+        """Return how the worker is at ``now``, by the reader's clock."""
+        since = [run.since for run in self.running if run.since]
+        return WorkerHealth(
+            name=self.worker,
+            pid=self.pid,
+            age=max(0.0, now - self.at),
+            pool=self.pool,
+            pool_state=self.pool_state,
+            slots=self.slots,
+            running=len(self.running),
+            longest=max(0.0, self.at - min(since)) if since else None,
+            silent=max(0.0, self.at - self.answered) if self.answered else None,
+            queues=self.queues,
+        )
 
     def to_json(self) -> str:
         """Return it as it is stored."""
@@ -51,7 +76,8 @@ class WorkerHeartbeat:
             data: dict[str, Any] = loads(stored)
             running = tuple(RunningRun(**run) for run in data.pop("running"))
             queues = tuple(data.pop("queues"))
-            return cls(running=running, queues=queues, **data)
+            state = PoolState(data.pop("pool_state", PoolState.UNKNOWN))
+            return cls(running=running, queues=queues, pool_state=state, **data)
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise ValueError(f"not a heartbeat: {stored!r}") from error
 

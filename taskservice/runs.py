@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
+from os import urandom
 from typing import Any, Protocol
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "RunWatcher",
     "TaskHandle",
     "TaskState",
+    "new_run_id",
 ]
 
 
@@ -123,3 +125,10 @@ RunListener = Callable[[RunEvent], object]
 
 RunWatcher = Callable[[Exception | None], object]
 """See `TaskHandle.watch`."""
+
+
+def new_run_id() -> str:
+    """Return a random UUID, version 4, as `uuid.uuid4` makes it, without the object around it."""
+    digits = urandom(16).hex()
+    variant = "89ab"[int(digits[16], 16) & 3]
+    return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:]}"

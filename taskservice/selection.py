@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import logging
 import threading
+from contextlib import closing
 from dataclasses import dataclass
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
 from taskservice.backends.anyio import AnyIOBackend
-from taskservice.errors import BackendUnavailableError
+from taskservice.backends.configuration import KEY_PREFIX, REDIS_URL
+from taskservice.backends.sharing import refuse_several
+from taskservice.errors import BackendUnavailableError, ConfigurationError
+from taskservice.schedules.entries import parse_schedule
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -74,25 +78,25 @@ class AvailabilityProbe:
         self._seconds = seconds
         self._keep = keep
         self._clock = clock
-        self._answers: dict[tuple[str, str], tuple[float, ProbeAnswer]] = {}
+        self._answers: dict[tuple[str, ...], tuple[float, ProbeAnswer]] = {}
 
-    def ask(self, settings: Settings, app: Celery) -> ProbeAnswer:
+    def ask(self, app: Celery) -> ProbeAnswer:
         """Return the answer for this broker; it blocks for ``seconds`` at most."""
-        key = (str(app.conf.broker_url), settings.redis_url + settings.key_prefix)
+        key = tuple(str(app.conf.get(name)) for name in ("broker_url", REDIS_URL, KEY_PREFIX))
         kept = self._answers.get(key)
         if kept is not None and self._clock() - kept[0] < self._keep:
             return kept[1]
 
-        answer = self._bounded(settings, app)
+        answer = self._bounded(app)
         self._answers[key] = (self._clock(), answer)
         return answer
 
-    def _bounded(self, settings: Settings, app: Celery) -> ProbeAnswer:
+    def _bounded(self, app: Celery) -> ProbeAnswer:
         answers: list[ProbeAnswer] = []
 
         def probe() -> None:
             try:
-                answers.append(_probe(settings, app, self._seconds))
+                answers.append(_probe(app, self._seconds))
             except Exception as error:
                 logger.exception("availability probe failed")
                 answers.append(ProbeAnswer(broker=False, worker=False, reason=repr(error)))
@@ -122,13 +126,18 @@ def select_backend(
 
     ``auto`` is Celery if broker and a worker answer, otherwise AnyIO with a warning that says why.
     A name never falls back: ``celery`` without a broker raises `BackendUnavailableError`; without a
-    worker it is taken, since runs may wait for one.
+    worker it is taken, since runs may wait for one. `ScheduleError` for a wrong ``beat_schedule``;
+    `ConfigurationError` where AnyIO would be taken in one of several processes, of which none knows the
+    others' runs.
     """
+    parse_schedule(settings.beat_schedule, zone=settings.timezone)
     if settings.backend == "anyio":
+        refuse_several(settings, "anyio was asked for by name")
         return Selection(backend=_anyio(settings, listener), requested="anyio", reason="asked for by name")
 
     from taskservice.backends.app import build_app
     from taskservice.backends.celery import CeleryBackend
+    from taskservice.backends.storage import locate_storage
 
     app = build_app(settings) if app is None else app
     if app.conf.task_always_eager:
@@ -138,7 +147,8 @@ def select_backend(
             reason="the app is eager",
         )
 
-    answer = probe.ask(settings, app)
+    locate_storage(app, settings)
+    answer = probe.ask(app)
     if settings.backend == "celery" and not answer.broker:
         raise BackendUnavailableError("celery", answer.reason)
     if settings.backend == "celery" or answer.worker:
@@ -146,6 +156,7 @@ def select_backend(
             backend=CeleryBackend(app, settings=settings), requested=settings.backend, reason=answer.reason
         )
 
+    refuse_several(settings, f"celery is not available: {answer.reason}")
     logger.warning("celery is not available, tasks run in this process: %s", answer.reason)
     return Selection(backend=_anyio(settings, listener), requested="auto", reason=answer.reason)
 
@@ -169,29 +180,35 @@ def _anyio(settings: Settings, listener: RunListener | None) -> AnyIOBackend:
         retention=settings.retention.total_seconds(),
         grace=settings.grace.total_seconds(),
         payload_limit=settings.payload_limit,
+        dead_letter_count=settings.dead_letter_count,
+        dead_letter_retention=settings.dead_letter_retention.total_seconds(),
         listener=listener,
     )
 
 
-def _probe(settings: Settings, app: Celery, seconds: float) -> ProbeAnswer:
-    from taskservice.backends.probing import ping_broker
-    from taskservice.heartbeats import read_heartbeats
+def _probe(app: Celery, seconds: float) -> ProbeAnswer:
+    from redis.exceptions import RedisError
+
+    from taskservice.backends.probing import ping_broker, ping_workers
+    from taskservice.backends.storage import open_storage
+    from taskservice.heartbeats import read_with
 
     broker = ping_broker(app, seconds / 2)
     if not broker.healthy:
         return ProbeAnswer(broker=False, worker=False, reason=broker.detail)
 
     try:
-        beats = read_heartbeats(settings.redis_url, settings.key_prefix, seconds=seconds / 4)
-    except ConnectionError:
+        with closing(open_storage(app, "heartbeats", seconds=seconds / 4)) as storage:
+            beats = read_with(storage.client, storage.key())
+    except (ConfigurationError, RedisError, OSError):
         beats = []
     if beats:
         names = ", ".join(beat.worker for beat in beats)
         return ProbeAnswer(broker=True, worker=True, reason=f"{broker.detail}, worker {names}")
 
-    replies = app.control.ping(timeout=seconds / 3, limit=1)
-    if replies:
-        names = ", ".join(name for reply in replies for name in reply)
+    others = ping_workers(app, seconds / 3)
+    if others:
+        names = ", ".join(others)
         return ProbeAnswer(broker=True, worker=True, reason=f"{broker.detail}, worker {names}")
 
     reason = f"{broker.detail}, but no worker; start one with `taskservice worker`"

@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
+import anyio
 from anyio import to_thread
 
+from taskservice.beat import find_tasks, run_schedule
 from taskservice.completion import Completions
-from taskservice.errors import ServiceClosedError
+from taskservice.errors import ConfigurationError, ServiceClosedError
+from taskservice.schedules.entries import ScheduleEntry, parse_schedule
 from taskservice.selection import BackendSelector, Selection
 from taskservice.settings import Settings, load_settings
 from taskservice.submission import AT_ONCE, LaunchOptions
@@ -21,8 +24,11 @@ if TYPE_CHECKING:
 
     from celery import Celery
 
-    from taskservice.backends.base import TaskBackend, TaskFunction
+    from taskservice.backends.base import AnyCanvas, TaskBackend, TaskFunction
     from taskservice.backends.calls_many import Calls
+    from taskservice.backends.canvas.handle import CanvasHandle
+    from taskservice.deadletters import DeadLetters
+    from taskservice.health import QueueHealth, WorkerHealth
     from taskservice.runs import RunListener, TaskHandle
     from taskservice.submission import LaunchKeywords
 
@@ -33,13 +39,18 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ServiceHealth:
-    """How the service is: its back end, why that one, and whether it could run something now."""
+    """How the service is: its back end, why that one, and whether it could run something now.
+
+    ``workers`` and ``queues`` are as in `BackendHealth`.
+    """
 
     backend: str
     requested: str
     reason: str
     healthy: bool
     detail: str
+    workers: tuple[WorkerHealth, ...] = ()
+    queues: tuple[QueueHealth, ...] = ()
 
 
 class TaskService:
@@ -101,6 +112,11 @@ class TaskService:
 
         return self._backend
 
+    @property
+    def dead_letters(self) -> DeadLetters:
+        """The runs that failed for good: list, look at, requeue and drop them; see `DeadLetters`."""
+        return self.backend.dead_letters
+
     async def launch_task(self, func: TaskFunction, /, *args: Any, **kwargs: Any) -> tuple[str, TaskHandle]:
         """Start a run of ``func(*args, **kwargs)`` and return its id and handle at once.
 
@@ -118,6 +134,15 @@ class TaskService:
         handles = await self.backend.launch_many(func, calls, per_message=per_message)
         logger.info("%d runs launched", len(handles), extra={"runs": len(handles)})
         return handles
+
+    async def launch_canvas(self, canvas: AnyCanvas) -> tuple[str, CanvasHandle]:
+        """Start the runs of a chain, group, chord or map and return the id and handle of the whole.
+
+        See `TaskBackend.launch_canvas`.
+        """
+        handle = await self.backend.launch_canvas(canvas)
+        logger.info("canvas %s launched", handle.id, extra={"run_id": handle.id})
+        return handle.id, handle
 
     async def launch_and_await_task(
         self, func: TaskFunction, /, *args: Any, **kwargs: Any
@@ -147,6 +172,36 @@ class TaskService:
         """Return the handle of an earlier run; see `TaskBackend.get_task`."""
         return await self.backend.get_task(task_id)
 
+    async def run_beat(
+        self, schedule: Mapping[str, Mapping[str, Any]] | None = None, *, timezone: str | None = None
+    ) -> None:
+        """Launch by the clock until cancelled: ``schedule``, or the settings' ``beat_schedule``.
+
+        Tasks are found by name, among those of ``@task`` and of the app; ``timezone`` is that of cron
+        strings, without it the settings' own. `ScheduleError` for the first mistake, before anything is
+        launched. What was due is kept in this process alone, and so is the right to launch: for workers
+        there is ``taskservice beat``.
+        """
+        backend = self.backend
+        settings = self._given.settings if isinstance(self._given, BackendSelector) else None
+        app = self._given.app if isinstance(self._given, BackendSelector) else None
+        if schedule is None and settings is None:
+            raise ConfigurationError(
+                "hand run_beat() a schedule: this service has no settings to take it from"
+            )
+
+        given = schedule if schedule is not None or settings is None else settings.beat_schedule
+        zone = timezone or (settings.timezone if settings else "UTC")
+        entries = await to_thread.run_sync(partial(parse_schedule, given or {}, zone=zone))
+        imports = settings.imports if settings else ()
+        tasks = await to_thread.run_sync(partial(find_tasks, entries, imports=imports, app=app))
+
+        async def launch(entry: ScheduleEntry) -> None:
+            func = tasks[entry.name]
+            await backend.launch_task(func, entry.args, entry.kwargs, options=entry.options)
+
+        await run_schedule(entries, launch, sleep=anyio.sleep)
+
     async def health(self) -> ServiceHealth:
         """Return how the service is, within about a second."""
         backend = self.backend
@@ -158,6 +213,8 @@ class TaskService:
             reason=self._selection.reason,
             healthy=health.healthy,
             detail=health.detail,
+            workers=health.workers,
+            queues=health.queues,
         )
 
     async def _launch(

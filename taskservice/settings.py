@@ -66,21 +66,33 @@ class Settings(BaseSettings):
     routes: dict[str, str] = Field(default_factory=dict)
     """Task name or pattern to queue."""
     beat_schedule: dict[str, dict[str, Any]] = Field(default_factory=dict)
-    """Celery's ``beat_schedule``."""
+    """Entry by name; see `taskservice.schedules.entries.parse_schedule`."""
+    beat_lease: PositiveSpan = timedelta(seconds=10)
+    """How long a beat that fell silent keeps another from taking over."""
     result_expires: PositiveSpan = timedelta(days=1)
     """How long Celery keeps a result."""
     visibility_timeout: PositiveSpan = timedelta(hours=1)
-    """When an unacknowledged delivery goes back to its queue: longer than the longest run."""
+    """When an unacknowledged delivery goes back to its queue on Redis: longer than the longest run."""
     payload_limit: PositiveInt = PAYLOAD_LIMIT
     """How many bytes the arguments of a call, or a result, may have as JSON."""
     idempotency_expires: PositiveSpan = timedelta(days=1)
     """How long an idempotency key keeps its run from being launched again."""
+    prefetch: PositiveInt = 1
+    """How many messages a worker takes per slot; more serves short tasks, and hoards long ones."""
+    shutdown_grace: Span = timedelta(seconds=20)
+    """How long a worker that is told to stop lets its runs go on before they go back to their queue."""
     retention_count: PositiveInt = 1000
     """How many finished in-process runs are kept."""
     retention: PositiveSpan = timedelta(hours=1)
     """How long a finished in-process run is kept."""
     grace: Span = timedelta(seconds=5)
     """How long closing waits for in-process runs before it cancels them."""
+    dead_letter_count: PositiveInt = 10_000
+    """How many dead letters are kept."""
+    dead_letter_retention: PositiveSpan = timedelta(days=7)
+    """How long a dead letter is kept."""
+    max_deliveries: PositiveInt = 3
+    """How often a worker may die with a run of a late-acknowledged task before it is given up."""
     heartbeat_interval: PositiveSpan = timedelta(seconds=2)
     """How often a worker says that it lives."""
     heartbeat_ttl: PositiveSpan = timedelta(seconds=10)
@@ -103,6 +115,14 @@ class Settings(BaseSettings):
     """How many steps and questions a workflow run may have."""
     workflow_max_events: PositiveInt = 10_000
     """How many of its events are kept."""
+    canary_timeout: PositiveSpan = timedelta(seconds=60)
+    """How long a pool may give no sign of life before it counts as hung: longer than the longest run."""
+    processes: PositiveInt | None = None
+    """How many processes share the work of this one, where the service cannot see it."""
+    allow_in_memory: bool = False
+    """Whether one of several processes may keep its runs in its own memory."""
+    traces: bool = False
+    """Whether client and workers write OpenTelemetry traces."""
     imports: Names = ()
     """Modules with tasks, imported by workers and by `create_app`."""
 

@@ -14,6 +14,7 @@ from taskservice.errors import LaunchOptionError
 
 __all__ = [
     "AT_ONCE",
+    "PLAIN_PLAN",
     "LaunchKeywords",
     "LaunchOptions",
     "LaunchPlan",
@@ -21,6 +22,7 @@ __all__ = [
     "check_priority",
     "check_queue",
     "check_seconds",
+    "check_time_limit",
     "check_visibility",
     "plan_launch",
 ]
@@ -99,7 +101,7 @@ def plan_launch(
     that would expire in the past or before it may start.
     """
     if expires is None and (options is AT_ONCE or options == AT_ONCE):
-        return _PLAIN_PLAN
+        return PLAIN_PLAN
 
     _check_expires(expires)
     now = datetime.now(tz=UTC) if now is None else now.astimezone(UTC)
@@ -124,6 +126,20 @@ def check_visibility(plan: LaunchPlan, visibility_timeout: float) -> None:
         f"it is {plan.delay:g} s away and the broker's visibility_timeout is {visibility_timeout:g} s: a "
         "worker holds the message until then, so Redis would deliver it again each time that has passed, "
         "and the run would start more than once; raise visibility_timeout or launch later",
+    )
+
+
+def check_time_limit(task: str, time_limit: float, visibility_timeout: float) -> None:
+    """Refuse a run acknowledged late that may outlast a Redis broker's visibility timeout, in seconds."""
+    if time_limit < visibility_timeout:
+        return
+
+    raise LaunchOptionError(
+        "time_limit",
+        f"{task!r} may run for {time_limit:g} s, and the broker's visibility_timeout is "
+        f"{visibility_timeout:g} s: it is acknowledged when it ends, so Redis would deliver it again each "
+        "time that has passed, and it would run several times at once; raise visibility_timeout, lower "
+        "the limit, or give the task acks_late=False",
     )
 
 
@@ -198,4 +214,5 @@ def _is_finite(value: float) -> bool:
 
 AT_ONCE: Final = LaunchOptions()
 """No options: as soon as may be, where the task says."""
-_PLAIN_PLAN: Final = LaunchPlan()
+PLAIN_PLAN: Final = LaunchPlan()
+"""What becomes of no options, where the task has none of its own."""

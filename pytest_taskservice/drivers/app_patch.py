@@ -165,6 +165,9 @@ def broker_changes(app: Celery, *, url: str, prefix: str) -> dict[str, Any]:
         "redis_backend_use_ssl": None,
         "result_backend_transport_options": shared,
         "task_always_eager": False,
+        # What the task service keeps for itself; its own settings may name a Redis that is not ours.
+        "taskservice_redis_url": url,
+        "taskservice_key_prefix": f"{prefix}taskservice:",
     }
 
 
@@ -175,4 +178,7 @@ def _load(conf: Any) -> None:
 
 def memory_changes(app: Celery) -> dict[str, Any]:
     """Return the settings that keep an app's messages and results inside this process."""
-    return broker_changes(app, url="memory://", prefix="") | {"result_backend": "cache+memory://"}
+    return broker_changes(app, url="memory://", prefix="") | {
+        "result_backend": "cache+memory://",
+        "taskservice_redis_url": None,
+    }

@@ -127,8 +127,15 @@ def _register_ours(app: Celery) -> None:
     register_packed(app)
     if default_registry:
         from taskservice.backends.definitions import register_definitions
+        from taskservice.settings import load_settings
+        from taskservice.worker.cancel import install_cancel
+        from taskservice.worker.deadletters import install_dead_letters
 
         register_definitions(app, default_registry)
+        # Whoever has tasks of ours may cancel them where they run, and look for those that failed.
+        settings = load_settings()
+        install_cancel(app)
+        install_dead_letters(app, settings)
 
 
 def _use_databases(names: Mapping[str, str]) -> None:

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 from collections import deque
 from datetime import UTC, datetime
 from time import time
 from typing import TYPE_CHECKING, Any, Final, Self
-from uuid import uuid4
 
 import anyio
 import anyio.lowlevel
@@ -24,21 +24,27 @@ from taskservice.backends.attempts import Arguments, Attempt, AttemptAgain, atte
 from taskservice.backends.base import BackendCapability, BackendHealth
 from taskservice.backends.calls import function_name, own_expires, prepare_arguments, require_open
 from taskservice.backends.calls_many import checked_calls, checked_per_message, prepare_calls
+from taskservice.backends.canvas.foreign import own_canvas
+from taskservice.backends.canvas.handle import CanvasHandle
+from taskservice.backends.canvas.local import LocalCanvas, LocalRuns, plan_attempts
+from taskservice.backends.canvas.plan import Plan, plan_canvas
+from taskservice.backends.groups import RunGroup, open_group
 from taskservice.backends.idempotency import LocalKeys, key_of
+from taskservice.backends.letters import MemoryLetters, StoredDeadLetters, letter_of
 from taskservice.backends.records import AnyIOHandle, RunRecord
 from taskservice.errors import RunCancelledError, RunExpiredError, RunNotFoundError, TimeLimitError
+from taskservice.health import WorkerHealth, pool_state
 from taskservice.payloads import PAYLOAD_LIMIT, wire_value
-from taskservice.runs import RunEvent, RunEventKind, RunListener, TaskHandle, TaskState
+from taskservice.runs import RunEvent, RunEventKind, RunListener, TaskHandle, TaskState, new_run_id
 from taskservice.submission import AT_ONCE, LaunchOptions, LaunchPlan, plan_launch
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from types import TracebackType
 
-    from anyio.abc import TaskGroup
-
-    from taskservice.backends.base import TaskFunction
+    from taskservice.backends.base import AnyCanvas, TaskFunction
     from taskservice.backends.calls_many import Calls
+    from taskservice.deadletters import DeadLetter, DeadLetters
 
 __all__ = ["AnyIOBackend"]
 
@@ -63,7 +69,8 @@ class AnyIOBackend:
 
     ``retention_count`` and ``retention`` (seconds) bound what is kept of finished runs, ``grace``
     (seconds) how long closing waits, ``threads`` how many plain functions run at once, ``payload_limit``
-    (bytes) arguments and results.
+    (bytes) arguments and results, ``dead_letter_count`` and ``dead_letter_retention`` (seconds) what is kept
+    of failed runs.
     """
 
     name = "anyio"
@@ -77,6 +84,8 @@ class AnyIOBackend:
         grace: float = 5.0,
         threads: int = 40,
         payload_limit: int = PAYLOAD_LIMIT,
+        dead_letter_count: int = 10_000,
+        dead_letter_retention: float = 604_800.0,
         listener: RunListener | None = None,
     ) -> None:
         self._retention_count = retention_count
@@ -85,16 +94,21 @@ class AnyIOBackend:
         self._threads = threads
         self._limit = payload_limit
         self._listener = listener
+        self._letters = MemoryLetters(count=dead_letter_count, seconds=dead_letter_retention)
         self._records: dict[str, RunRecord] = {}
         self._keys = LocalKeys()
         self._finished: deque[tuple[float, str]] = deque()
-        self._group: TaskGroup | None = None
+        self._group: RunGroup | None = None
         self._open = False
+
+    @property
+    def dead_letters(self) -> DeadLetters:
+        return StoredDeadLetters(self._letters, relaunch=self._relaunch, check_open=self._require_open)
 
     async def __aenter__(self) -> Self:
         self._slots = anyio.Semaphore(self._threads)
         self._unlimited = anyio.CapacityLimiter(math.inf)
-        self._group = await anyio.create_task_group().__aenter__()
+        self._group = await open_group()
         self._open = True
         return self
 
@@ -112,7 +126,7 @@ class AnyIOBackend:
         group, self._group = self._group, None
         if group is not None:
             # Runs keep their errors, and the caller's own must not come back inside a group.
-            await group.__aexit__(None, None, None)
+            await group.join()
 
     async def launch_task(
         self,
@@ -152,20 +166,46 @@ class AnyIOBackend:
             for arguments, key in zip(prepared, keys, strict=True)
         ]
 
-    def _start(
-        self, name: str, attempt: Attempt, arguments: Arguments, plan: LaunchPlan, *, key: str | None
+    async def launch_canvas(self, canvas: AnyCanvas) -> CanvasHandle:
+        require_open(self._open, "AnyIO back end")
+        # Thousands of arguments to be checked would hold up the event loop.
+        plan = await to_thread.run_sync(self._plan_canvas, canvas)
+        attempts = plan_attempts(plan)
+        require_open(self._open, "AnyIO back end")
+        local = LocalCanvas(plan, attempts, start=self._start_record, settle=self._settle_unstarted)
+        self._records.update({record.id: record for record in local.records})
+        local.begin()
+        return CanvasHandle(plan, LocalRuns(local.records))
+
+    def _plan_canvas(self, canvas: AnyCanvas) -> Plan:
+        return plan_canvas(own_canvas(canvas), limit=self._limit)
+
+    def _start(  # noqa: PLR0913 - one run, and all of it
+        self,
+        name: str,
+        attempt: Attempt,
+        arguments: Arguments,
+        plan: LaunchPlan,
+        *,
+        key: str | None = None,
+        run_id: str | None = None,
     ) -> AnyIOHandle:
-        assert self._group is not None
         if key is not None and (known := self._keys.run_of(key)) is not None:
             return AnyIOHandle(self._records[known])
 
-        record = RunRecord(run_id=str(uuid4()), task=name)
+        record = RunRecord(run_id=run_id or new_run_id(), task=name)
         self._records[record.id] = record
         if key is not None:
             self._keys.keep(key, record.id)
-        self._tell(RunEventKind.SENT, record)
-        self._group.start_soon(self._drive, record, attempt, arguments, plan)
+        self._start_record(record, attempt, arguments, plan)
         return AnyIOHandle(record)
+
+    def _start_record(
+        self, record: RunRecord, attempt: Attempt, arguments: Arguments, plan: LaunchPlan
+    ) -> None:
+        assert self._group is not None
+        self._tell(RunEventKind.SENT, record)
+        record.cancel = self._group.start(self._drive(record, attempt, arguments, plan))
 
     async def get_task(self, task_id: str) -> TaskHandle:
         require_open(self._open, "AnyIO back end")
@@ -180,7 +220,18 @@ class AnyIOBackend:
             return BackendHealth(healthy=False, detail="closed")
 
         waiting = len(self._records) - len(self._finished)
-        return BackendHealth(healthy=True, detail=f"in process, {waiting} runs not over")
+        used = self._threads - self._slots.value
+        worker = WorkerHealth(
+            name="this process",
+            pid=os.getpid(),
+            age=0.0,
+            pool="anyio",
+            pool_state=pool_state(slots=self._threads, running=used, silent=0.0, timeout=math.inf),
+            slots=self._threads,
+            running=used,
+        )
+        detail = f"in process, {waiting} runs not over, {used} of {self._threads} threads in use"
+        return BackendHealth(healthy=True, detail=detail, workers=(worker,))
 
     async def close(self) -> None:
         await self._finish(self._grace)
@@ -194,17 +245,16 @@ class AnyIOBackend:
 
         cancelled = [record for record in unfinished if not record.state.final]
         for record in cancelled:
-            record.scope.cancel()
+            record.stop()
             logger.warning("run %s cancelled by closing", record.id, extra={"run_id": record.id})
 
     async def _drive(
         self, record: RunRecord, attempt: Attempt, arguments: Arguments, plan: LaunchPlan
     ) -> None:
         try:
-            with record.scope:
-                if plan.delay > 0:
-                    await anyio.sleep(plan.delay)
-                await self._repeat(record, attempt, arguments, plan)
+            if plan.delay > 0:
+                await anyio.sleep(plan.delay)
+            await self._repeat(record, attempt, arguments, plan)
         finally:
             if not record.state.final:
                 record.end(TaskState.REVOKED, error=RunCancelledError(record.id))
@@ -232,6 +282,7 @@ class AnyIOBackend:
             again = attempt.again(error, record.attempts)
             if again is None:
                 record.end(TaskState.FAILURE, error=error)
+                self._keep_letter(record, attempt, arguments, error)
             return again
 
         record.end(TaskState.SUCCESS, value=value)
@@ -283,13 +334,41 @@ class AnyIOBackend:
         record.state = TaskState.STARTED
         self._tell(RunEventKind.STARTED, record)
 
+    def _keep_letter(
+        self, record: RunRecord, attempt: Attempt, arguments: Arguments, error: Exception
+    ) -> None:
+        letter = letter_of(
+            attempt.func,
+            error,
+            run_id=record.id,
+            name=record.task,
+            args=arguments.args,
+            kwargs=arguments.kwargs,
+            attempts=record.attempts,
+        )
+        self._letters.add(letter, (attempt, arguments))
+
+    async def _relaunch(self, letter: DeadLetter) -> TaskHandle:
+        attempt, arguments = self._letters.again(letter)
+        # The old end of this run must not be the reason to forget the new one.
+        self._finished = deque(ended for ended in self._finished if ended[1] != letter.id)
+        plan = plan_launch(AT_ONCE, expires=own_expires(attempt.func))
+        return self._start(letter.task, attempt, arguments, plan, run_id=letter.id)
+
+    def _require_open(self) -> None:
+        require_open(self._open, "AnyIO back end")
+
     def _settle(self, record: RunRecord) -> None:
+        detail = "" if record.error is None else repr(record.error)
+        self._tell(_ENDINGS[record.state], record, detail=detail)
+        self._settle_unstarted(record)
+
+    def _settle_unstarted(self, record: RunRecord) -> None:
+        # Nothing happened to a run that was never sent, so listeners hear nothing.
         now = anyio.current_time()
         self._finished.append((now, record.id))
         self._forget_old(now)
         record.wake()
-        detail = "" if record.error is None else repr(record.error)
-        self._tell(_ENDINGS[record.state], record, detail=detail)
 
     def _forget_old(self, now: float) -> None:
         finished = self._finished

@@ -15,13 +15,12 @@ from taskservice.tasks import default_registry
 if TYPE_CHECKING:
     from taskservice.settings import Settings
 
-__all__ = ["build_app"]
+__all__ = ["build_app", "build_bare_app"]
 
 
 def build_app(settings: Settings) -> Celery:
     """Return an app with ``settings``, its imports imported and their definitions registered."""
-    app = Celery("taskservice", set_as_current=False)
-    app.conf.update(celery_config(settings))
+    app = build_bare_app(settings)
     for module in settings.imports:
         try:
             app.loader.import_task_module(module)
@@ -31,4 +30,11 @@ def build_app(settings: Settings) -> Celery:
             ) from error
     register_definitions(app, default_registry, payload_limit=settings.payload_limit)
     register_packed(app)
+    return app
+
+
+def build_bare_app(settings: Settings) -> Celery:
+    """Return an app with ``settings`` that knows no task: for looking at the broker."""
+    app = Celery("taskservice", set_as_current=False)
+    app.conf.update(celery_config(settings))
     return app

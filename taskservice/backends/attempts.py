@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from inspect import iscoroutinefunction
 from random import random
 from typing import TYPE_CHECKING, Any
@@ -13,13 +14,13 @@ from taskservice.errors import PayloadError, PayloadSizeError, TimeLimitError
 from taskservice.tasks import RetryPolicy, TaskDefinition, next_delay
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from celery import Task
 
     from taskservice.backends.base import TaskFunction
 
-__all__ = ["Arguments", "Attempt", "AttemptAgain", "attempt_of", "limits_of", "retry_delay"]
+__all__ = ["Arguments", "Attempt", "AttemptAgain", "attempt_of", "limits_of", "map_attempt_of", "retry_delay"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,8 +46,10 @@ class Attempt:
 
     ``in_thread`` tells a plain call from one that returns an awaitable. ``again(error, attempt)``
     decides what follows an error; ``None`` makes it the run's own. ``limit`` is how long to wait for
-    a call in a thread; one that is awaited knows its limits itself.
+    a call in a thread; one that is awaited knows its limits itself. ``func`` is what was handed in.
     """
+
+    func: TaskFunction
 
     in_thread: bool
     call: Callable[[str, Arguments, int], Any]
@@ -56,9 +59,12 @@ class Attempt:
 
 def attempt_of(func: TaskFunction) -> Attempt:
     """Return how ``func`` is called, or raise `LaunchOptionError` for limits that cannot be kept."""
-    if is_celery_task(func):
-        return _celery_attempt(func)
+    # A Celery task may be given other limits at any time.
+    return _celery_attempt(func) if is_celery_task(func) else _own_attempt(func)
 
+
+@lru_cache(maxsize=1024)
+def _own_attempt(func: TaskFunction) -> Attempt:
     body = func.func if isinstance(func, TaskDefinition) else func
     policy = func.retry if isinstance(func, TaskDefinition) else None
 
@@ -69,6 +75,7 @@ def attempt_of(func: TaskFunction) -> Attempt:
     limits = limits_of(func) if isinstance(func, TaskDefinition) else NO_LIMITS
     if not _is_async(body):
         return Attempt(
+            func=func,
             in_thread=True,
             call=lambda _, arguments, __: body(*arguments.args, **arguments.kwargs),
             again=again,
@@ -76,6 +83,7 @@ def attempt_of(func: TaskFunction) -> Attempt:
         )
     if limits == NO_LIMITS:
         return Attempt(
+            func=func,
             in_thread=False,
             call=lambda _, arguments, __: body(*arguments.args, **arguments.kwargs),
             again=again,
@@ -84,7 +92,22 @@ def attempt_of(func: TaskFunction) -> Attempt:
     def call(_: str, arguments: Arguments, __: int) -> Any:
         return call_limited(lambda: body(*arguments.args, **arguments.kwargs), limits)
 
-    return Attempt(in_thread=False, call=call, again=again)
+    return Attempt(func=func, in_thread=False, call=call, again=again)
+
+
+def map_attempt_of(func: TaskFunction, items: Sequence[Any], *, star: bool) -> Attempt:
+    """Return how ``func`` is called with each of ``items``, one after another; no error is tried again."""
+    body = func.func if isinstance(func, TaskDefinition) else func
+    calls: list[Sequence[Any]] = list(items) if star else [(item,) for item in items]
+
+    async def call_async(*_: object) -> list[Any]:
+        return [await body(*args) for args in calls]
+
+    def call(*_: object) -> list[Any]:
+        return [body(*args) for args in calls]
+
+    in_thread = not _is_async(body)
+    return Attempt(func=func, in_thread=in_thread, call=call if in_thread else call_async, again=_never_again)
 
 
 def limits_of(task: TaskDefinition[..., Any] | Task[..., Any]) -> Limits:
@@ -105,6 +128,10 @@ def retry_delay(policy: RetryPolicy | None, error: Exception, attempt: int) -> f
     return None if delay is None else delay.total_seconds()
 
 
+def _never_again(_: Exception, __: int) -> None:
+    return None
+
+
 def _celery_attempt(task: Task[..., Any]) -> Attempt:
     from taskservice.backends.inline import InlineTask, RetryRequest
 
@@ -121,7 +148,7 @@ def _celery_attempt(task: Task[..., Any]) -> Attempt:
         return AttemptAgain(delay=error.delay, detail=error.reason, arguments=arguments)
 
     limit = _thread_limit(task, limits_of(task))
-    return Attempt(in_thread=True, call=call, again=again, limit=limit)
+    return Attempt(func=task, in_thread=True, call=call, again=again, limit=limit)
 
 
 def _thread_limit(func: TaskFunction, limits: Limits) -> float | None:

@@ -5,20 +5,29 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeAlias
 
 from taskservice.submission import AT_ONCE, LaunchOptions
 
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from celery import Signature as CelerySignature
+
     from taskservice.backends.calls_many import Calls
+    from taskservice.backends.canvas.handle import CanvasHandle
+    from taskservice.canvas import Canvas
+    from taskservice.deadletters import DeadLetters
+    from taskservice.health import QueueHealth, WorkerHealth
     from taskservice.runs import TaskHandle
 
-__all__ = ["BackendCapability", "BackendHealth", "TaskBackend", "TaskFunction"]
+__all__ = ["AnyCanvas", "BackendCapability", "BackendHealth", "TaskBackend", "TaskFunction"]
 
 TaskFunction = Callable[..., Any]
 """A `TaskDefinition`, a Celery task, or a function, plain or ``async``."""
+
+AnyCanvas: TypeAlias = "Canvas | CelerySignature[Any]"
+"""A canvas of ours, or one of Celery's own."""
 
 
 class BackendCapability(StrEnum):
@@ -48,10 +57,16 @@ class BackendCapability(StrEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BackendHealth:
-    """Whether a back end could run something now, and in one line why."""
+    """Whether a back end could run something now, and in one line why.
+
+    ``workers`` are those that beat, in process the one that is this process; ``queues`` are the
+    broker's.
+    """
 
     healthy: bool
     detail: str
+    workers: tuple[WorkerHealth, ...] = ()
+    queues: tuple[QueueHealth, ...] = ()
 
 
 class TaskBackend(Protocol):
@@ -67,6 +82,10 @@ class TaskBackend(Protocol):
     @property
     def capabilities(self) -> frozenset[BackendCapability]:
         """What this one can do."""
+
+    @property
+    def dead_letters(self) -> DeadLetters:
+        """The runs that failed for good; `ConfigurationError` where there is no place to keep them."""
 
     async def launch_task(
         self,
@@ -104,6 +123,42 @@ class TaskBackend(Protocol):
         and in an eager app, it has no effect.
         """
 
+    async def launch_canvas(self, canvas: AnyCanvas) -> CanvasHandle:
+        """Start the runs of ``canvas`` in the order that it says, and return the handle on all of them.
+
+        - A chain runs its steps one after another; each gets the value of the one before in front of its
+          arguments, unless it is immutable. Its value is that of the last. It fails as soon as a step
+          fails, with that step's error, and the later ones never start.
+        - A group runs its members side by side. Its value is the list of theirs, in order. It is over
+          when all are, and if some failed it raises the error of the first of them, in order.
+        - A chord is a group, and a body that gets the list of its values. If a run of the group failed,
+          the body never runs, and the error is `ChordError`. A group that something follows in a
+          chain is a chord.
+        - A map is one run.
+
+        Chains in chains and groups in groups are one; anything else may stand in anything. The value of
+        a group is a list even if it has one member.
+
+        Each run has its own id from the start and is found by `get_task`. One that never starts because
+        another failed ends as FAILURE with the same error, and as REVOKED if that one was cancelled or
+        expired, as the canvas does then. Where workers keep the states (`KNOWS_RUNS` is missing) it is
+        the handle that knows, once it knows the end; what `get_task` says may be PENDING for ever.
+
+        The handle is a `TaskHandle`. Its ``runs`` are the handles of all runs as they were written, its id
+        is that of the last run, or a new one if that is a group. ``status`` is STARTED once any run has
+        started, ``attempts`` counts those of all runs. ``cancel`` stops all runs that can be stopped and
+        returns whether one was: then there will be no value.
+
+        All arguments are checked before anything is sent: errors are those of `launch_task`, and name
+        their place as ``chain[1].group[0]``. `ConfigurationError` is raised for a canvas that contains
+        itself, is more than 16 levels deep or has more than 30 groups in a row, and for chords without a
+        result store.
+
+        A canvas of Celery's own means what it means there: on Celery it is sent as it is, links, stamps
+        and all, and in process `ConfigurationError` is raised for what only a worker does.
+        `BackendUnavailableError` leaves open which members of a group were sent.
+        """
+
     async def get_task(self, task_id: str) -> TaskHandle:
         """Return the handle of an earlier run.
 
@@ -112,7 +167,10 @@ class TaskBackend(Protocol):
         """
 
     async def health(self) -> BackendHealth:
-        """Return how it is, within one second; never raises for an unreachable service."""
+        """Return how it is, within one second; never raises for an unreachable service.
+
+        It is not healthy while nobody would run anything: no broker, no worker, or no pool that lives.
+        """
 
     async def close(self) -> None:
         """End it: nothing new is accepted, in-process runs get their grace and are then cancelled.

@@ -65,6 +65,7 @@ def _register(app: Celery, definition: TaskDefinition[..., Any], payload_limit: 
         name=definition.name,
         bind=True,
         base=QueuedTask,
+        definition=definition,
         definition_queue=definition.queue,
         definition_priority=definition.priority,
         definition_is_async=definition.is_async,
@@ -79,6 +80,7 @@ class QueuedTask(Task[..., Any]):
     """A task that knows its queue and priority: Celery 6 drops the attributes it had for this."""
 
     abstract = True
+    definition: TaskDefinition[..., Any] | None = None
     definition_queue: str | None = None
     definition_priority: int | None = None
     definition_is_async = False

@@ -63,9 +63,14 @@ class EagerRuns:
             self._under_way.discard(run_id)
             attempts = self._started.pop(run_id, 0)
 
-        self._outcomes[run_id] = RemoteOutcome(
-            state=outcome.state, value=outcome.value, error=outcome.error, attempts=attempts
+        self.keep(
+            run_id,
+            RemoteOutcome(state=outcome.state, value=outcome.value, error=outcome.error, attempts=attempts),
         )
+
+    def keep(self, run_id: str, outcome: RemoteOutcome) -> None:
+        """Keep what came of a run, and forget the oldest if there are too many."""
+        self._outcomes[run_id] = outcome
         while len(self._outcomes) > self._limit:
             oldest, _ = self._outcomes.popitem(last=False)
             self._keys.forget(oldest)

@@ -34,6 +34,7 @@ logger = logging.getLogger(__name__)
 REVOKE_SECONDS: Final = 2.0
 LEAVE_SECONDS: Final = 60.0
 """How long a function that was told to leave may take."""
+_UNKNOWN: Final = RemoteOutcome(state=TaskState.PENDING)
 
 
 class CeleryHandle:
@@ -78,7 +79,7 @@ class CeleryHandle:
         return final.value
 
     def watch(self, watcher: RunWatcher) -> Callable[[], None]:
-        self._backend()
+        self.results()
         if self._final is not None:
             watcher(None)
             return _nothing
@@ -96,6 +97,14 @@ class CeleryHandle:
 
         others = () if self._pack_id is None else (self._pack_id,)
         return self._listener.watch(self._id, take, *others)
+
+    def seen(self) -> RemoteOutcome:
+        """See `Member`."""
+        return self._final or _UNKNOWN
+
+    def presume(self, outcome: RemoteOutcome) -> None:
+        """See `Member`."""
+        self._final = outcome
 
     async def exception(self) -> BaseException | None:
         return (await self._outcome()).error
@@ -134,17 +143,17 @@ class CeleryHandle:
             logger.info("run %s not cancelled: %s", self._id, refused, extra={"run_id": self._id})
 
     async def _meta(self) -> Mapping[str, Any] | None:
-        return await to_thread.run_sync(read_meta, self._backend(), self._id)
+        return await to_thread.run_sync(read_meta, self.results(), self._id)
 
     async def _wait(self, timeout: float | None) -> RemoteOutcome | None:
-        self._backend()
+        self.results()
         if self._final is None:
             with anyio.move_on_after(float("inf") if timeout is None else timeout):
                 await self._await_final()
         return self._final
 
     async def _outcome(self) -> RemoteOutcome:
-        backend = self._backend()
+        backend = self.results()
         if self._final is not None:
             return self._final
 
@@ -175,7 +184,8 @@ class CeleryHandle:
             self._final = outcome
         return outcome
 
-    def _backend(self) -> Backend:
+    def results(self) -> Backend:
+        """Return where results are, or raise `ConfigurationError` if nowhere."""
         if self._results is None:
             raise ConfigurationError(
                 "set result_backend: this Celery app stores no results, so none can be read"
@@ -207,6 +217,13 @@ class EagerHandle:
     def watch(self, watcher: RunWatcher) -> Callable[[], None]:
         watcher(None)
         return _nothing
+
+    def seen(self) -> RemoteOutcome:
+        """See `Member`."""
+        return self._outcome
+
+    def presume(self, outcome: RemoteOutcome) -> None:
+        """See `Member`; it was over already."""
 
     async def exception(self) -> BaseException | None:
         return self._outcome.error

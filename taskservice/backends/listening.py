@@ -42,6 +42,7 @@ class ListeningThread:
         self._thread: threading.Thread | None = None
         self._closed = False
         self._delay = FIRST_DELAY
+        self._waking = False
         self._reader, self._writer = socket.socketpair()
         self._reader.setblocking(False)
         self._writer.setblocking(False)
@@ -68,7 +69,12 @@ class ListeningThread:
 
     def wake(self) -> None:
         """Have ``serve`` look up; it locks nothing, so a finalizer may call it anywhere."""
-        # Full means that the thread wakes anyway, closed that it is gone.
+        # One byte is enough until the thread has taken it: what a thousand waiters change, it sees at once.
+        if self._waking:
+            return
+
+        self._waking = True
+        # Closed means that the thread is gone.
         with suppress(OSError):
             self._writer.send(b"\0")
 
@@ -77,6 +83,8 @@ class ListeningThread:
         with suppress(BlockingIOError):
             while self._reader.recv(4096):
                 pass
+        # In this order, and before looking at what has changed: or a wake might be lost.
+        self._waking = False
 
     def sleep(self, seconds: float) -> None:
         """Wait in the thread until somebody calls `wake`."""

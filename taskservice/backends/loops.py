@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 
-__all__ = ["LoopNotifier", "current_notifier"]
+__all__ = ["LoopNotifier", "current_notifier", "on_trio"]
 
 LoopNotifier = Callable[[Callable[[], object]], None]
 """Has the loop call a function soon. A loop that is gone is ignored: nobody waits there."""
@@ -26,6 +26,12 @@ def current_notifier() -> LoopNotifier:
             schedule(function)
 
     return notify
+
+
+def on_trio() -> bool:
+    """Return whether the running event loop is trio's."""
+    trio = sys.modules.get("trio")
+    return trio is not None and bool(trio.lowlevel.in_trio_run())
 
 
 def _trio_scheduler() -> Callable[[Callable[[], object]], object] | None:

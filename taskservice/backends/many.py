@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
-from uuid import uuid4
 
 from taskservice.backends.bulk import Message, publish_all
 from taskservice.backends.calls_many import checked_per_message
 from taskservice.backends.packed import pack_arguments, packed_options, packed_task, refuse_unpackable
+from taskservice.runs import new_run_id
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Sequence
@@ -31,7 +31,7 @@ class ManyLaunch:
 
     def add(self, prepared: Iterable[tuple[list[Any], dict[str, Any]]]) -> None:
         """Give each call an id."""
-        self._calls = [Message(str(uuid4()), args, kwargs) for args, kwargs in prepared]
+        self._calls = [Message(new_run_id(), args, kwargs) for args, kwargs in prepared]
 
     @property
     def ids(self) -> list[str]:
@@ -48,7 +48,7 @@ class ManyLaunch:
             return
 
         starts = range(0, len(calls), self._per_message)
-        packs = {str(uuid4()): calls[start : start + self._per_message] for start in starts}
+        packs = {new_run_id(): calls[start : start + self._per_message] for start in starts}
         messages = [Message(pack_id, self._packed(runs), {}) for pack_id, runs in packs.items()]
         packed = packed_task(self._app, self.task)
         publish_all(self._app, packed, messages, packed_options(self._app, self.task))

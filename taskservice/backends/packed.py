@@ -33,6 +33,7 @@ __all__ = [
     "packed_task",
     "refuse_unpackable",
     "register_packed",
+    "unfinished_calls",
 ]
 
 logger = logging.getLogger(__name__)
@@ -115,11 +116,17 @@ def pack_arguments(
     return task.name, [[run_id, list(args), dict(kwargs)] for run_id, args, kwargs in calls]
 
 
+def unfinished_calls(app: Celery, calls: list[list[Any]]) -> list[list[Any]]:
+    """Return those of a packed message's calls that have neither an end nor a retry; it blocks."""
+    # Delivered again, after its first worker was lost: what that one finished is not done twice.
+    return [call for call in calls if app.backend.get_task_meta(call[0])["status"] not in _DONE]
+
+
 def _run(self: Task[..., Any], name: str, calls: list[list[Any]]) -> None:
     app = self.app
     request = self.request
     task = app.tasks.get(name)
-    left = _not_over(app, calls) if (request.delivery_info or {}).get("redelivered") else calls
+    left = unfinished_calls(app, calls) if (request.delivery_info or {}).get("redelivered") else calls
     if task is None:
         for run_id, args, kwargs in left:
             context = type(request)(_request_of(request, name, run_id, args, kwargs))
@@ -186,11 +193,6 @@ def _request_of(
         "stamps": {},
         "properties": pack.properties,
     }
-
-
-def _not_over(app: Celery, calls: list[list[Any]]) -> list[list[Any]]:
-    # Delivered again, after its first worker was lost: what that one finished is not done twice.
-    return [call for call in calls if app.backend.get_task_meta(call[0])["status"] not in _DONE]
 
 
 _DONE: Final = states.READY_STATES | {states.RETRY}

@@ -12,11 +12,22 @@ from redis.exceptions import RedisError
 from redis.retry import Retry
 
 from taskservice.backends.base import BackendHealth
+from taskservice.submission import check_time_limit
 
 if TYPE_CHECKING:
-    from celery import Celery
+    from collections.abc import Iterable
 
-__all__ = ["REDIS_TRANSPORTS", "connect_redis", "first_broker_url", "ping_broker", "visibility_timeout"]
+    from celery import Celery, Task
+
+__all__ = [
+    "REDIS_TRANSPORTS",
+    "connect_redis",
+    "first_broker_url",
+    "ping_broker",
+    "ping_workers",
+    "refuse_outlasting",
+    "visibility_timeout",
+]
 
 REDIS_TRANSPORTS: Final = frozenset({"redis", "rediss", "sentinel"})
 VISIBILITY_SECONDS: Final = 3600.0  # kombu's own default
@@ -48,6 +59,12 @@ def ping_broker(app: Celery, seconds: float) -> BackendHealth:
     return BackendHealth(healthy=True, detail=f"broker at {where}")
 
 
+def ping_workers(app: Celery, seconds: float) -> tuple[str, ...]:
+    """Return the first worker that answers Celery's own ping, which those of others do too."""
+    replies = app.control.ping(timeout=seconds, limit=1) or []
+    return tuple(name for reply in replies for name in reply)
+
+
 def visibility_timeout(app: Celery) -> float | None:
     """Return after how many seconds the app's broker delivers an unacknowledged message again.
 
@@ -58,6 +75,20 @@ def visibility_timeout(app: Celery) -> float | None:
             return None
 
     return float(app.conf.broker_transport_options.get("visibility_timeout", VISIBILITY_SECONDS))
+
+
+def refuse_outlasting(app: Celery, tasks: Iterable[Task[..., Any]]) -> None:
+    """Raise `LaunchOptionError` if one of ``tasks`` may outlast the app's visibility timeout."""
+    limits = {task.name: limit for task in tasks if (limit := _late_limit(app, task)) is not None}
+    visible = visibility_timeout(app) if limits else None
+    if visible is not None:
+        for name, limit in limits.items():
+            check_time_limit(name, limit, visible)
+
+
+def _late_limit(app: Celery, task: Task[..., Any]) -> float | None:
+    limit = task.time_limit or app.conf.task_time_limit
+    return float(limit) if limit and task.acks_late else None
 
 
 def _ping_redis(app: Celery, seconds: float) -> None:

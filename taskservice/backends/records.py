@@ -8,7 +8,9 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import anyio
+import anyio.lowlevel
 
+from taskservice.backends.remote import RemoteOutcome
 from taskservice.errors import ResultTimeoutError
 from taskservice.runs import TaskState
 
@@ -25,17 +27,19 @@ class RunRecord:
     """One in-process run; only the event loop that runs it writes here."""
 
     __slots__ = (
+        "_done",
         "attempts",
-        "done",
+        "cancel",
         "error",
         "id",
         "in_thread",
-        "scope",
+        "over",
         "state",
         "task",
         "traceback",
         "value",
         "watchers",
+        "withdraw",
     )
 
     def __init__(self, *, run_id: str, task: str) -> None:
@@ -47,9 +51,20 @@ class RunRecord:
         self.value: Any = None
         self.error: BaseException | None = None
         self.traceback: TracebackType | None = None
-        self.done = anyio.Event()
-        self.scope = anyio.CancelScope()
+        self.over = False
+        self.cancel: Callable[[], None] = _nothing
+        self._done: anyio.Event | None = None
         self.watchers: list[Callable[[], object]] = []
+        self.withdraw: Callable[[], None] | None = None
+
+    @property
+    def done(self) -> anyio.Event:
+        """Set once it is over; made when first asked for, since most runs end before anybody waits."""
+        if self._done is None:
+            self._done = anyio.Event()
+            if self.over:
+                self._done.set()
+        return self._done
 
     def end(self, state: TaskState, *, value: Any = None, error: BaseException | None = None) -> None:
         """Write the outcome; waiters are woken by ``done``."""
@@ -58,9 +73,19 @@ class RunRecord:
         self.error = error
         self.traceback = error.__traceback__ if error is not None else None
 
+    def stop(self) -> None:
+        """Have it end as REVOKED: at its next await, or at once if it still waits for its turn."""
+        if self.withdraw is not None:
+            self.withdraw()
+        else:
+            self.cancel()
+
     def wake(self) -> None:
         """Tell everybody who waits that it is over."""
-        self.done.set()
+        self.over = True
+        self.cancel = _nothing
+        if self._done is not None:
+            self._done.set()
         watchers, self.watchers = self.watchers, []
         for watcher in watchers:
             watcher()
@@ -81,7 +106,9 @@ class AnyIOHandle:
 
     async def result(self, timeout: float | None = None) -> Any:
         record = self._record
-        if timeout is None:
+        if record.over:
+            await anyio.lowlevel.checkpoint_if_cancelled()
+        elif timeout is None:
             await record.done.wait()
         else:
             with anyio.move_on_after(timeout):
@@ -101,7 +128,7 @@ class AnyIOHandle:
         def wake() -> None:
             watcher(None)
 
-        if record.done.is_set():
+        if record.over:
             wake()
         else:
             record.watchers.append(wake)
@@ -111,6 +138,16 @@ class AnyIOHandle:
                 record.watchers.remove(wake)
 
         return leave
+
+    def seen(self) -> RemoteOutcome:
+        """See `Member`; nobody knows more."""
+        record = self._record
+        return RemoteOutcome(
+            state=record.state, value=record.value, error=record.error, attempts=record.attempts
+        )
+
+    def presume(self, outcome: RemoteOutcome) -> None:
+        """See `Member`; the record was told already."""
 
     async def exception(self) -> BaseException | None:
         return self._record.error
@@ -126,6 +163,10 @@ class AnyIOHandle:
         if record.state.final or record.in_thread:
             return False
 
-        record.scope.cancel()
+        record.stop()
         await record.done.wait()
         return record.state is TaskState.REVOKED
+
+
+def _nothing() -> None:
+    """Cancel nothing: it has not been started, or is over."""

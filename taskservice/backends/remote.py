@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
-from re import search
+from re import DOTALL, fullmatch, search
 from typing import TYPE_CHECKING, Any, Final
 
 from taskservice.errors import (
+    ChordError,
     PackedNotRegisteredError,
     PayloadError,
     RunCancelledError,
@@ -116,6 +117,8 @@ def _rebuild(stored: object, remote_traceback: str | None) -> BaseException:
     error: Exception | None
     if module in _LIMIT_MODULES and name in _LIMITS:
         error = _limit_error(name, args)
+    elif (module, name) == ("celery.exceptions", "ChordError"):
+        error = _chord_error(str(args[0]) if args else "an unknown error")
     else:
         error = _construct(_find_type(module, name), args)
     if error is None:
@@ -140,6 +143,11 @@ def limit_error(error: BaseException) -> Exception | None:
 def _limit_error(name: str, args: Sequence[Any]) -> Exception:
     known = bool(args) and isinstance(args[0], int | float)
     return _LIMITS[name](args[0] if known else None)
+
+
+def _chord_error(text: str) -> ChordError:
+    told = fullmatch(r"Dependency (\S+) raised (.*)", text, DOTALL)
+    return ChordError("", text) if told is None else ChordError(told[1], told[2])
 
 
 _LIMIT_MODULES: Final = frozenset({"billiard.exceptions", "celery.exceptions"})

@@ -9,18 +9,21 @@ from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from time import time
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from celery import signals
 from celery.worker import state
 from redis.exceptions import RedisError
 
-from taskservice.backends.probing import connect_redis
+from taskservice.backends.storage import Storage, open_storage
+from taskservice.errors import ConfigurationError
 from taskservice.heartbeats import (
     RunningRun,
     WorkerHeartbeat,
     heartbeat_key,
     read_heartbeats,
 )
+from taskservice.worker.canary import Canary, pool_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,7 +32,14 @@ if TYPE_CHECKING:
 
     from taskservice.settings import Settings
 
-__all__ = ["HeartbeatThread", "WorkerHeartbeat", "install_heartbeat", "read_heartbeats"]
+__all__ = [
+    "HeartbeatThread",
+    "WorkerHeartbeat",
+    "describe",
+    "install_heartbeat",
+    "last_beat",
+    "read_heartbeats",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -37,14 +47,14 @@ logger = logging.getLogger(__name__)
 class HeartbeatThread:
     """Writes ``describe()`` to Redis every interval; Redis away means: again next time."""
 
-    def __init__(self, settings: Settings, describe: Callable[[], WorkerHeartbeat]) -> None:
-        self._settings = settings
+    def __init__(self, storage: Storage, settings: Settings, describe: Callable[[], WorkerHeartbeat]) -> None:
+        self._storage = storage
         self._describe = describe
         self._interval = settings.heartbeat_interval.total_seconds()
         self._ttl_ms = max(1, int(settings.heartbeat_ttl.total_seconds() * 1000))
-        self._client = connect_redis(settings.redis_url, self._interval)
         self._stopped = threading.Event()
         self._key: str | None = None
+        self.last: WorkerHeartbeat | None = None
         self._thread = threading.Thread(target=self._serve, name="taskservice-heartbeat", daemon=True)
 
     def start(self) -> None:
@@ -57,14 +67,14 @@ class HeartbeatThread:
         self._thread.join(timeout=2 * self._interval)
         with suppress(RedisError, OSError):
             if self._key is not None:
-                self._client.delete(self._key)
-        self._client.close()
+                self._storage.client.delete(self._key)
+        self._storage.close()
 
     def beat(self) -> None:
         """Write it once; redis-py's errors come through."""
-        beat = self._describe()
-        self._key = heartbeat_key(self._settings.key_prefix, beat.worker)
-        self._client.set(self._key, beat.to_json(), px=self._ttl_ms)
+        beat = self.last = self._describe()
+        self._key = heartbeat_key(self._storage.key(), beat.worker)
+        self._storage.client.set(self._key, beat.to_json(), px=self._ttl_ms)
 
     def _serve(self) -> None:
         while not self._stopped.is_set():
@@ -77,18 +87,45 @@ class HeartbeatThread:
             self._stopped.wait(self._interval)
 
 
+_beating: WeakKeyDictionary[Celery, HeartbeatThread] = WeakKeyDictionary()
+
+
+def last_beat(app: Celery) -> WorkerHeartbeat | None:
+    """Return what this process's worker of ``app`` last said, whether or not Redis heard it."""
+    thread = _beating.get(app)
+    return None if thread is None else thread.last
+
+
 def install_heartbeat(app: Celery, settings: Settings) -> None:
     """Have every worker of ``app`` beat from ready to shutdown; a second call does nothing."""
     threads: list[HeartbeatThread] = []
+    canaries: list[Canary] = []
 
     def begin(sender: Any = None, **_: object) -> None:
+        if getattr(sender, "app", None) is not app:
+            return
+
         # The consumer sends this signal again after each reconnection to its broker.
-        if getattr(sender, "app", None) is app and not threads:
-            threads.append(HeartbeatThread(settings, lambda: _describe(sender)))
-            threads[0].start()
+        if threads:
+            canaries[0].start()
+            return
+
+        try:
+            storage = open_storage(app, "heartbeats", seconds=settings.heartbeat_interval.total_seconds())
+        except ConfigurationError as error:
+            logger.warning("this worker does not beat: %s", error)
+            return
+
+        canaries.append(Canary(sender, settings))
+        canaries[0].start()
+        threads.append(HeartbeatThread(storage, settings, lambda: describe(sender, canaries[0])))
+        _beating[app] = threads[0]
+        threads[0].start()
 
     def end(sender: Any = None, **_: object) -> None:
         if getattr(sender, "app", None) is app and threads:
+            canaries.pop().stop()
+            _beating.pop(app, None)
             threads.pop().stop()
 
     uid = f"taskservice-heartbeat-{id(app)}"
@@ -96,23 +133,26 @@ def install_heartbeat(app: Celery, settings: Settings) -> None:
     signals.worker_shutdown.connect(end, weak=False, dispatch_uid=uid)
 
 
-def _describe(consumer: Any) -> WorkerHeartbeat:
+def describe(consumer: Any, canary: Canary) -> WorkerHeartbeat:
+    """Return what the worker of ``consumer`` is and does now."""
     pool = consumer.pool
+    running = _running()
+    slots = int(getattr(pool, "num_processes", 0) or getattr(pool, "limit", 0) or 0)
+    pulse = canary.pulse(slots=slots, running=tuple(run.id for run in running))
+    at = time()
     return WorkerHeartbeat(
         worker=str(consumer.hostname),
         pid=os.getpid(),
         queues=tuple(sorted(consumer.app.amqp.queues.consume_from)),
-        pool=_pool_name(pool),
-        slots=int(getattr(pool, "num_processes", 0) or getattr(pool, "limit", 0) or 0),
-        running=_running(),
-        at=time(),
+        pool=pool_name(pool),
+        slots=slots,
+        running=running,
+        at=at,
         version=_version(),
+        pool_state=pulse.state,
+        canary_sent=0.0 if pulse.out is None else at - pulse.out,
+        answered=0.0 if pulse.silent is None else at - pulse.silent,
     )
-
-
-def _pool_name(pool: object) -> str:
-    module = type(pool).__module__.rpartition(".")[2]
-    return "threads" if module == "thread" else module  # as --pool calls it
 
 
 def _running() -> tuple[RunningRun, ...]:

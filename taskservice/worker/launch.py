@@ -1,15 +1,17 @@
-"""Starting a worker or a beat in this process; each call returns when it is told to stop."""
+"""Starting a worker in this process, of our app or of somebody's own."""
 
 from __future__ import annotations
 
+import os
+from contextlib import ExitStack
 from importlib import import_module
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from celery import Celery
 
+from taskservice.backends.sharing import refuse_memory
 from taskservice.errors import ConfigurationError
+from taskservice.schedules.entries import parse_schedule
 from taskservice.settings import Settings, load_settings
 from taskservice.worker.app import create_app
 from taskservice.worker.install import install_worker
@@ -17,7 +19,7 @@ from taskservice.worker.install import install_worker
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["find_app", "run_beat", "run_worker"]
+__all__ = ["find_app", "run_worker"]
 
 
 def run_worker(  # noqa: PLR0913 - all optional, all by name
@@ -28,33 +30,34 @@ def run_worker(  # noqa: PLR0913 - all optional, all by name
     pool: str = "prefork",
     concurrency: int | None = None,
     loglevel: str = "INFO",
+    metrics_port: int | None = None,
+    metrics_host: str = "127.0.0.1",
 ) -> None:
-    """Run a worker that beats. ``queues`` default to the settings'; ``concurrency`` to the CPUs."""
+    """Run a worker that beats, until it is told to stop.
+
+    ``queues`` default to the settings'; ``concurrency`` to the CPUs. With a ``metrics_port`` its metrics
+    are shown there; 0 is any free port, which the log tells.
+    """
     given = load_settings() if settings is None else settings
+    parse_schedule(given.beat_schedule, zone=given.timezone)
     made = create_app(given) if app is None else app
+    refuse_memory(made, given)
     install_worker(made, given)
 
-    argv = ["worker", "--pool", pool, "--loglevel", loglevel]
+    # Of two workers with one name RabbitMQ refuses the second, and their heartbeats are one.
+    name = f"taskservice-{os.getpid()}@%h"
+    argv = ["worker", "--pool", pool, "--loglevel", loglevel, "--hostname", name]
     consumed = _consumed(given, own_app=app is None, queues=queues)
     if consumed:
         argv += ["--queues", ",".join(consumed)]
     if concurrency is not None:
         argv += ["--concurrency", str(concurrency)]
-    made.worker_main(argv)
+    with ExitStack() as stack:
+        if metrics_port is not None:
+            from taskservice.worker.metrics import serving_metrics
 
-
-def run_beat(
-    *,
-    app: Celery | None = None,
-    settings: Settings | None = None,
-    schedule: Path | None = None,
-    loglevel: str = "INFO",
-) -> None:
-    """Run the beat. ``schedule`` is the file it remembers in, by default a temporary one."""
-    made = create_app(settings) if app is None else app
-    with TemporaryDirectory(prefix="taskservice-beat-") as folder:
-        path = Path(folder, "schedule") if schedule is None else schedule
-        made.Beat(schedule=str(path), loglevel=loglevel).run()
+            stack.enter_context(serving_metrics(made, host=metrics_host, port=metrics_port))
+        made.worker_main(argv)
 
 
 def find_app(name: str) -> Celery:

@@ -1,31 +1,25 @@
-"""The back ends under test; one Redis and one real worker for the whole session."""
+"""The back ends under test; one Redis, and one real worker a world, for the whole session."""
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-import time
 from importlib import import_module
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from pytest_taskservice.redis import RedisRequest, acquire
-from taskservice import AnyIOBackend, CeleryBackend, Settings, TaskBackend, create_app, read_heartbeats
+from taskservice import AnyIOBackend, CeleryBackend, Settings, TaskBackend, create_app
+from tests.contract.clusters import CLUSTERS, UNABLE, Clusters, require
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import AsyncIterator, Iterator
     from types import ModuleType
 
     from celery import Celery
 
-HERE = Path(__file__).parent
-START_SECONDS = 20
 SLOTS = 2
 LOOPS = ("asyncio", "trio")
-WORLDS = ("anyio", "celery", "eager")
+WORLDS = ("anyio", *CLUSTERS, "eager")
 
 
 @pytest.fixture(scope="session")
@@ -37,43 +31,30 @@ def backend_redis_url() -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def backend_settings(backend_redis_url: str) -> Settings:
+def clusters(backend_redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clusters]:
+    """The workers of all worlds, each from its first use to the end of the session."""
+    found = Clusters(backend_redis_url, tmp_path_factory.mktemp("workers"))
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def backend_settings(clusters: Clusters, world: str) -> Settings:
     """Settings of client and worker; the tasks are those of `contract_tasks`."""
-    if str(HERE) not in sys.path:
-        sys.path.insert(0, str(HERE))
-    return Settings(redis_url=backend_redis_url, imports=("contract_tasks",))
+    return clusters.settings(world)
 
 
-@pytest.fixture(scope="session")
-def backend_app(backend_settings: Settings) -> Celery:
-    """The client's app."""
-    return create_app(backend_settings)
+@pytest.fixture
+def backend_app(clusters: Clusters, world: str) -> Celery:
+    """The client's app; in a world that has a worker, that runs."""
+    require(world)
+    return clusters.app(world) if world in CLUSTERS else create_app(clusters.settings(world))
 
 
-@pytest.fixture(scope="session")
-def backend_worker(backend_settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """One prefork worker with two slots, from ready to shut down."""
-    log = tmp_path_factory.mktemp("worker") / "log"
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(HERE), *sys.path]),
-        "TASKSERVICE_REDIS_URL": backend_settings.redis_url,
-        "TASKSERVICE_IMPORTS": "contract_tasks",
-    }
-    argv = [sys.executable, "-c", "from taskservice.cli import main; main()"]
-    with log.open("wb") as output:
-        worker = subprocess.Popen(
-            [*argv, "worker", "-P", "prefork", "-c", str(SLOTS)],
-            env=environment,
-            stdout=output,
-            stderr=output,
-        )
-    try:
-        _wait_until(lambda: _beats(backend_settings), f"the worker, see {log}")
-        yield
-    finally:
-        worker.terminate()
-        worker.wait(timeout=START_SECONDS)
+@pytest.fixture
+def slots(world: str) -> int:
+    """How many runs the implementation under test can run side by side."""
+    return CLUSTERS[world].slots if world in CLUSTERS else SLOTS
 
 
 @pytest.fixture(params=LOOPS)
@@ -100,13 +81,10 @@ def unopened(world: str, request: pytest.FixtureRequest) -> TaskBackend:
     """The implementation under test, before it is opened."""
     if world == "anyio":
         return AnyIOBackend(grace=0, threads=SLOTS)
-    if world == "celery":
-        request.getfixturevalue("backend_worker")
-        return CeleryBackend(request.getfixturevalue("backend_app"))
-
-    app: Celery = create_app(request.getfixturevalue("backend_settings"))
-    app.conf.task_always_eager = True
-    return CeleryBackend(app)
+    app: Celery = request.getfixturevalue("backend_app")
+    if world == "eager":
+        app.conf.task_always_eager = True
+    return CeleryBackend(app, settings=request.getfixturevalue("backend_settings"))
 
 
 @pytest.fixture
@@ -116,13 +94,22 @@ async def backend(unopened: TaskBackend) -> AsyncIterator[TaskBackend]:
         yield opened
 
 
-def _beats(settings: Settings) -> bool:
-    return bool(read_heartbeats(settings.redis_url, settings.key_prefix))
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Play the other pools and brokers on one loop: it is the client's, and they are not there."""
+    left = [item for item in items if not _is_repetition(item)]
+    if len(left) < len(items):
+        config.hook.pytest_deselected(items=[item for item in items if _is_repetition(item)])
+        items[:] = left
+    for item in items:
+        reason = UNABLE.get(_world(item), {}).get(getattr(item, "originalname", ""))
+        if reason is not None:
+            item.add_marker(pytest.mark.skip(reason))
 
 
-def _wait_until(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while not condition():
-        if time.monotonic() > deadline:
-            pytest.fail(f"{what} did not come up in {START_SECONDS} s")
-        time.sleep(0.02)
+def _is_repetition(item: pytest.Item) -> bool:
+    given = item.callspec.params if hasattr(item, "callspec") else {}
+    return _world(item) in CLUSTERS.keys() - {"celery"} and given.get("anyio_backend") == "trio"
+
+
+def _world(item: pytest.Item) -> str:
+    return str(item.callspec.params.get("world")) if hasattr(item, "callspec") else ""

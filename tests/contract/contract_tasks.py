@@ -166,3 +166,54 @@ def halve(number: int) -> int:
     if number % 2:
         raise DeclinedError(number, "odd")
     return number // 2
+
+
+@task
+def fail_until(gate: str, value: object) -> object:
+    """Fail as long as the file ``gate`` is missing."""
+    if not Path(gate).exists():
+        raise DeclinedError(1, "closed")
+    return value
+
+
+@task(retry=RetryPolicy(max_attempts=3, base=timedelta(milliseconds=20), retry_for=(KeyError,)))
+def refuse(order: int) -> None:
+    raise DeclinedError(order, "never")
+
+
+@task
+def total(values: list[int]) -> int:
+    return sum(values)
+
+
+@task
+async def collect(values: list[object], *more: object) -> list[object]:
+    return [*values, *more]
+
+
+@task
+def mark(diary: str) -> str:
+    """Leave a trace of having run."""
+    Path(diary).touch()
+    return "marked"
+
+
+@task
+def mark_after(value: object, diary: str) -> object:
+    """The same, behind the value of what came before."""
+    Path(diary).touch()
+    return value
+
+
+@task
+def hold(value: object, gate: str) -> object:
+    """Hand on the value once the file ``gate`` is there."""
+    wait_for(gate)
+    return value
+
+
+@task(retry=QUICK)
+def flaky_after(value: int, diary: str, failures: int) -> int:
+    """As `flaky`, and hand on the value."""
+    flaky(diary, failures)
+    return value

@@ -8,26 +8,20 @@ import anyio
 import pytest
 
 from taskservice import (
-    AnyIOBackend,
     BackendCapability,
     Call,
-    CeleryBackend,
     PayloadError,
     ServiceClosedError,
-    Settings,
     TaskBackend,
     TaskService,
     TaskState,
-    create_app,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
     from types import ModuleType
     from typing import Any
-
-    from celery import Celery
 
     from taskservice.runs import TaskHandle
 
@@ -37,50 +31,10 @@ WAIT = 30.0
 PER_MESSAGE = (1, 7)
 
 
-@pytest.fixture(params=["asyncio", "trio"])
-def anyio_backend(request: pytest.FixtureRequest) -> str:
-    """The client's event loop."""
-    return str(request.param)
-
-
-@pytest.fixture(params=["anyio", "celery", "eager"])
-def world(request: pytest.FixtureRequest) -> str:
-    """The name of the implementation under test."""
-    return str(request.param)
-
-
-@pytest.fixture
-def tasks(backend_settings: Settings) -> ModuleType:
-    """The tasks, under the name the worker knows them by."""
-    from importlib import import_module
-
-    assert backend_settings.imports == ("contract_tasks",)
-    return import_module("contract_tasks")
-
-
-@pytest.fixture
-async def backend(world: str, request: pytest.FixtureRequest) -> AsyncIterator[TaskBackend]:
-    """The implementation under test, open."""
-    async with _unopened(world, request) as opened:
-        yield opened
-
-
 @pytest.fixture(params=PER_MESSAGE)
 def per_message(request: pytest.FixtureRequest) -> int:
     """How many calls share a message, where there are messages."""
     return int(request.param)
-
-
-def _unopened(world: str, request: pytest.FixtureRequest) -> TaskBackend:
-    if world == "anyio":
-        return AnyIOBackend(grace=0)
-    if world == "celery":
-        request.getfixturevalue("backend_worker")
-        return CeleryBackend(request.getfixturevalue("backend_app"))
-
-    app: Celery = create_app(request.getfixturevalue("backend_settings"))
-    app.conf.task_always_eager = True
-    return CeleryBackend(app)
 
 
 async def results(handles: Sequence[TaskHandle]) -> list[Any]:
@@ -223,10 +177,8 @@ async def test_a_run_of_many_is_found_by_its_id(
     assert await found.result(WAIT) == 7
 
 
-async def test_the_service_launches_many(
-    world: str, tasks: ModuleType, request: pytest.FixtureRequest
-) -> None:
-    async with TaskService(_unopened(world, request)) as service:
+async def test_the_service_launches_many(unopened: TaskBackend, tasks: ModuleType) -> None:
+    async with TaskService(unopened) as service:
         handles = await service.launch_many(tasks.add, [(1, 2), (3, 4)], per_message=2)
 
         assert await results(handles) == [3, 7]

@@ -16,6 +16,7 @@ from taskservice import (
     LaunchOptions,
     PayloadError,
     PayloadSizeError,
+    PoolState,
     ResultTimeoutError,
     RunCancelledError,
     RunNotFoundError,
@@ -278,7 +279,7 @@ async def test_two_services_do_not_mix_up_their_runs(
     unopened: TaskBackend, world: str, request: pytest.FixtureRequest, tasks: ModuleType
 ) -> None:
     app = request.getfixturevalue("backend_app")
-    other: TaskBackend = CeleryBackend(app) if world == "celery" else AnyIOBackend()
+    other: TaskBackend = CeleryBackend(app) if world.startswith("celery") else AnyIOBackend()
 
     async with TaskService(unopened) as first, TaskService(other) as second:
         first_id, first_handle = await first.launch_task(tasks.add, 1, 1)
@@ -365,7 +366,20 @@ async def test_an_unknown_id_is_told_where_it_can_be(backend: TaskBackend) -> No
 
 
 async def test_the_back_end_is_healthy(backend: TaskBackend) -> None:
-    assert (await backend.health()).healthy
+    health = await backend.health()
+
+    assert health.healthy
+    assert "\n" not in health.detail
+
+
+async def test_health_names_who_runs_tasks_and_how_they_are(backend: TaskBackend, slots: int) -> None:
+    needs(backend, BackendCapability.BACKGROUND)
+
+    (worker,) = (await backend.health()).workers
+
+    assert worker.slots == slots
+    assert worker.pool_state in {PoolState.OK, PoolState.BUSY}
+    assert worker.age < 10
 
 
 async def test_closing_twice_is_closing_once(unopened: TaskBackend, tasks: ModuleType) -> None:

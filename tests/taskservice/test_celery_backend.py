@@ -222,7 +222,8 @@ async def test_another_result_backend_is_polled(redis_process: RedisProcess) -> 
         backend="cache+memory://",
         set_as_current=False,
     )
-    async with CeleryBackend(app) as backend, anyio.create_task_group() as group:
+    alone = Settings(redis_url=redis_process.url, allow_in_memory=True)
+    async with CeleryBackend(app, settings=alone) as backend, anyio.create_task_group() as group:
         run_id = str(uuid4())
         results: list[int] = []
 

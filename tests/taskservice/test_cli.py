@@ -48,7 +48,7 @@ def test_status_without_a_broker_is_one_line_and_exit_code_1(closed_port: int) -
     )
 
     assert (code, out) == (1, "")
-    assert err.startswith("taskservice: no broker: ")
+    assert err.startswith("taskservice: no broker at redis://127.0.0.1:")
     assert err.count("\n") == 1
     assert time.monotonic() - start < 2
 
@@ -84,7 +84,10 @@ def test_status_shows_workers_and_queue_depths(redis_process: RedisProcess) -> N
     assert "w1" in out
     found = json.loads(json_out)
     assert found["healthy"] is True
-    assert found["queues"] == {"celery": 0, "mail": 3}
+    assert found["queues"] == {
+        "celery": {"depth": 0, "oldest_age": None},
+        "mail": {"depth": 3, "oldest_age": None},
+    }
     assert found["workers"][0]["running"] == [{"id": "r1", "task": "shop.add", "since": 1.0}]
 
 
@@ -105,6 +108,13 @@ def test_a_wrong_app_is_one_line_and_exit_code_2(name: str) -> None:
     assert code == 2
     assert err.startswith("taskservice: ")
     assert err.count("\n") == 1
+
+
+def test_an_address_for_metrics_needs_a_port() -> None:
+    code, _, err = run("worker", "--metrics-host", "127.0.0.1")
+
+    assert code == 2
+    assert "--metrics-host needs --metrics-port" in err
 
 
 def test_the_console_script_starts() -> None:

@@ -39,6 +39,10 @@ EXAMPLES = (
     errors.MaxStepsError("w1", 10),
     errors.WorkflowMisuseError("ask outside of steps"),
     errors.StepFailedError("shop.DeclinedError", "no funds"),
+    errors.ScheduleError("nightly", "schedule", "cron needs five fields"),
+    errors.DeadLetterNotFoundError("r1"),
+    errors.RunLostError("r1", 3),
+    errors.ChordError("r1", "ValueError('no')"),
 )
 
 
@@ -78,8 +82,12 @@ def test_every_error_has_an_example() -> None:
         (errors.PayloadSizeError, ValueError),
         (errors.ServiceClosedError, RuntimeError),
         (errors.LaunchOptionError, ValueError),
+        (errors.ScheduleError, ValueError),
         (errors.SoftTimeLimitError, TimeoutError),
         (errors.TimeLimitError, TimeoutError),
+        (errors.DeadLetterNotFoundError, LookupError),
+        (errors.RunLostError, RuntimeError),
+        (errors.ChordError, RuntimeError),
     ],
 )
 def test_an_error_is_also_the_builtin_one_would_guess(

@@ -8,6 +8,7 @@ import pytest
 from redis import Redis
 
 from taskservice import Settings, WorkerHeartbeat, read_heartbeats
+from taskservice.backends.storage import Storage
 from taskservice.heartbeats import RunningRun, heartbeat_key
 from taskservice.worker.heartbeat import HeartbeatThread
 
@@ -45,6 +46,11 @@ def test_something_else_is_no_heartbeat(stored: str | bytes) -> None:
         WorkerHeartbeat.from_json(stored)
 
 
+def beating(settings: Settings) -> HeartbeatThread:
+    storage = Storage(Redis.from_url(settings.redis_url), settings.key_prefix)
+    return HeartbeatThread(storage, settings, lambda: BEAT)
+
+
 def test_a_worker_beats_until_it_stops(redis_process: RedisProcess) -> None:
     settings = Settings(
         redis_url=redis_process.url,
@@ -52,7 +58,7 @@ def test_a_worker_beats_until_it_stops(redis_process: RedisProcess) -> None:
         heartbeat_ttl=timedelta(seconds=30),
     )
     key = heartbeat_key(settings.key_prefix, BEAT.worker)
-    thread = HeartbeatThread(settings, lambda: BEAT)
+    thread = beating(settings)
 
     thread.start()
 
@@ -71,7 +77,7 @@ def test_a_worker_beats_again_after_redis_was_away(redis_process: RedisProcess) 
         heartbeat_interval=timedelta(milliseconds=20),
         heartbeat_ttl=timedelta(seconds=30),
     )
-    thread = HeartbeatThread(settings, lambda: BEAT)
+    thread = beating(settings)
     thread.start()
     until(lambda: bool(read_heartbeats(settings.redis_url, settings.key_prefix)))
 

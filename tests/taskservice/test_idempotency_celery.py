@@ -90,9 +90,7 @@ async def test_a_launcher_that_died_holds_a_key_for_a_minute_at_most(settings: S
 
 
 async def test_an_app_without_any_redis_says_what_keys_need() -> None:
-    app = Celery(
-        "rabbit", broker="amqp://guest@127.0.0.1:1//", backend="cache+memory://", set_as_current=False
-    )
+    app = Celery("rabbit", broker="amqp://guest@127.0.0.1:1//", set_as_current=False)
     async with CeleryBackend(app) as backend:
         with pytest.raises(ConfigurationError, match="idempotency keys need a Redis"):
             await backend.launch_task(idle, options=ONCE)

@@ -87,12 +87,12 @@ def test_an_answer_is_remembered_for_some_seconds(redis_process: RedisProcess) -
     probe = AvailabilityProbe(keep=5, clock=lambda: now[0])
     settings = settings_for(redis_process.port)
     app = create_app(settings)
-    first = probe.ask(settings, app)
+    first = probe.ask(app)
     redis_process.stop()
 
-    assert probe.ask(settings, app) is first
+    assert probe.ask(app) is first
     now[0] = 5.1
-    assert not probe.ask(settings, app).broker
+    assert not probe.ask(app).broker
 
 
 @pytest.mark.anyio

@@ -1,0 +1,1 @@
+"""Canvases: several runs that hang together, planned once and run by every back end."""
