@@ -6,6 +6,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from taskservice.workflow.blocking import BlockingWorkflowClient
+    from taskservice.workflow.client import WorkflowClient
     from taskservice.workflow.context import AsyncWorkflowContext, WorkflowContext
     from taskservice.workflow.definitions import (
         DeadlineOptions,
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
         workflow,
     )
     from taskservice.workflow.engine import WorkflowEngine
+    from taskservice.workflow.events import WorkflowEvents
     from taskservice.workflow.model import (
         Deadlines,
         EntryKind,
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AsyncWorkflowContext",
+    "BlockingWorkflowClient",
     "DeadlineOptions",
     "Deadlines",
     "EntryKind",
@@ -36,10 +40,12 @@ __all__ = [
     "JournalEntry",
     "Question",
     "StepInfo",
+    "WorkflowClient",
     "WorkflowContext",
     "WorkflowDefinition",
     "WorkflowEngine",
     "WorkflowEvent",
+    "WorkflowEvents",
     "WorkflowRegistry",
     "WorkflowRun",
     "WorkflowStatus",
@@ -49,6 +55,8 @@ __all__ = [
 ]
 
 _HOMES = {
+    "blocking": ("BlockingWorkflowClient",),
+    "client": ("WorkflowClient",),
     "context": ("AsyncWorkflowContext", "WorkflowContext"),
     "definitions": (
         "DeadlineOptions",
@@ -58,6 +66,7 @@ _HOMES = {
         "workflow",
     ),
     "engine": ("WorkflowEngine",),
+    "events": ("WorkflowEvents",),
     "model": (
         "Deadlines",
         "EntryKind",

@@ -7,7 +7,7 @@ in this event loop, and sweeps as a worker would.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack
 from dataclasses import replace
 from functools import partial
@@ -110,6 +110,20 @@ class WorkflowEngine:
         self, workflow: WorkflowDefinition | str, /, *args: Any, owner: str = "", **kwargs: Any
     ) -> WorkflowRun:
         """Create a run and have it executed; ``owner`` is whose it is, and not the function's.
+
+        See `launch`, which takes a function's own ``owner`` as well.
+        """
+        return await self.launch(workflow, args, kwargs, owner=owner)
+
+    async def launch(
+        self,
+        workflow: WorkflowDefinition | str,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        *,
+        owner: str = "",
+    ) -> WorkflowRun:
+        """Create a run and have it executed.
 
         A name is enough where the function itself is elsewhere. `PayloadError` for arguments that are
         not JSON, `TypeError` for those that the function does not take. If no message can be sent,
