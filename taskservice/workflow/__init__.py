@@ -1,8 +1,14 @@
-"""Durable interactive workflows. Each name is loaded when it is first used."""
+"""Durable interactive workflows. Each name is loaded when it is first used.
+
+The package is called like the decorator that it has: ``from taskservice import workflow`` gets one or the
+other, and either way ``@workflow("refund")`` works.
+"""
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -94,3 +100,13 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
+
+
+class _CallablePackage(ModuleType):
+    """This package, with a ``__call__``."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.workflow(*args, **kwargs)
+
+
+sys.modules[__name__].__class__ = _CallablePackage

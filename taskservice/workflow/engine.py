@@ -161,7 +161,11 @@ class WorkflowEngine:
         run: WorkflowRun = await self._off(
             runtime.store, answer_question, runtime, run_id, question_id, answer
         )
-        await self.dispatch(run)
+        try:
+            await self.dispatch(run)
+        except TaskServiceError as error:
+            # It is taken, and whoever answers again would hear that it is. A sweeper asks again.
+            logger.warning("workflow run %s waits for a sweeper: %s", run_id, error, extra={"run_id": run_id})
         return run
 
     async def stop(self, run_id: str) -> WorkflowRun:
