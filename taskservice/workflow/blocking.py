@@ -120,7 +120,7 @@ class BlockingWorkflowClient:
         portal = self._portal
         events = self._client.events(run_id, after=after)
         try:
-            while (event := portal.call(events.next)) is not None:
+            while (event := self._portal.call(events.next)) is not None:
                 yield event
         finally:
             if self._opening.portal is portal:

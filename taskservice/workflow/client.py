@@ -7,7 +7,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 import anyio
-from anyio import to_thread
 
 from taskservice.errors import (
     ConfigurationError,
@@ -118,11 +117,7 @@ class WorkflowClient:
 
     async def status(self, run_id: str) -> WorkflowRun:
         """Return the run as it is now; `WorkflowExpiredError` if it is unknown, gone or another's."""
-        engine = self._link.engine
-        if engine.store.local:
-            return self._load(run_id)
-
-        return await to_thread.run_sync(self._load, run_id)
+        return await self._link.readers.ask(self._load, run_id)
 
     async def question(self, run_id: str) -> Question | None:
         """Return what the run waits for now, or ``None``."""

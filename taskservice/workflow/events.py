@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 from weakref import WeakSet
 
 import anyio
@@ -31,6 +31,8 @@ MOST_LOTS: Final = 256
 READERS: Final = 4
 """How many readers of one client ask the store at the same time."""
 
+A = TypeVar("A")
+R = TypeVar("R")
 _FINAL: Final = frozenset(status.value for status in WorkflowStatus if status.final)
 
 
@@ -45,17 +47,16 @@ class WorkflowEvents:
 
     def __init__(
         self,
-        store: WorkflowStore,
+        readers: EventReaders,
         run_id: str,
         load: Callable[[], WorkflowRun],
         *,
         after: int,
-        limiter: anyio.CapacityLimiter,
     ) -> None:
-        self._store = store
+        self._readers = readers
+        self._store = readers.store
         self._run_id = run_id
         self._load = load
-        self._limiter = limiter
         self._position = max(after, 0)
         self._ready: deque[WorkflowEvent] = deque()
         self._inbox: _Inbox | None = None
@@ -117,10 +118,7 @@ class WorkflowEvents:
 
     async def _catch_up(self, inbox: _Inbox) -> None:
         try:
-            if self._store.local:
-                found = self._look(inbox)
-            else:
-                found = await to_thread.run_sync(self._look, inbox, limiter=self._limiter)
+            found = await self._readers.ask(self._look, inbox, limiter=self._readers.limiter)
         except WorkflowExpiredError as error:
             self.fail(error)
             raise
@@ -147,7 +145,8 @@ class WorkflowEvents:
             # No events at all, though there were some: a server short of memory dropped them.
             gone = events[0].id - 1 if events else run.last_event
             events = (_snapshot(run, gone), *events)
-        return _Found(events=events, more=True)
+        more = events[-1].id < run.last_event
+        return _Found(events=events, more=more, over=run.status.final and not more)
 
     def _take(self, inbox: _Inbox) -> None:
         for lot in inbox.take():
@@ -172,19 +171,36 @@ class EventReaders:
     """Everybody who reads events by one client, told when that is closed."""
 
     def __init__(self, store: WorkflowStore) -> None:
-        self._store = store
-        self._limiter = anyio.CapacityLimiter(READERS)
-        self._readers: WeakSet[WorkflowEvents] = WeakSet()
+        self.store = store
+        self.limiter = anyio.CapacityLimiter(READERS)
+        self._all: WeakSet[WorkflowEvents] = WeakSet()
+        self._closed = False
 
     def read(self, run_id: str, load: Callable[[], WorkflowRun], *, after: int) -> WorkflowEvents:
         """Return the events after id ``after`` of the run that ``load`` returns."""
-        reader = WorkflowEvents(self._store, run_id, load, after=after, limiter=self._limiter)
-        self._readers.add(reader)
+        reader = WorkflowEvents(self, run_id, load, after=after)
+        self._all.add(reader)
         return reader
+
+    async def ask(
+        self, call: Callable[[A], R], argument: A, *, limiter: anyio.CapacityLimiter | None = None
+    ) -> R:
+        """Return what ``call`` does, in a thread if the store may block."""
+        if self.store.local:
+            return call(argument)
+
+        try:
+            return await to_thread.run_sync(call, argument, limiter=limiter)
+        except Exception as error:
+            if not self._closed:
+                raise
+            # Its connection was taken from under it.
+            raise ServiceClosedError("workflow client") from error
 
     def close(self) -> None:
         """Have everybody who waits get a `ServiceClosedError`."""
-        for reader in tuple(self._readers):
+        self._closed = True
+        for reader in tuple(self._all):
             reader.fail(ServiceClosedError("workflow client"))
 
 
