@@ -7,6 +7,32 @@ from pathlib import Path
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
+def test_the_refund_example_prints_what_the_documentation_says() -> None:
+    ran = subprocess.run(
+        [sys.executable, str(EXAMPLES / "refund.py")], capture_output=True, text=True, timeout=60, check=False
+    )
+
+    assert ran.stderr == ""
+    assert ran.stdout.splitlines() == [
+        "1 status WAITING",
+        "2 status RUNNING",
+        "3 question INPUT",
+        "asked: pay back 12? ",
+        "4 status INPUT_OVER",
+        "5 status RUNNING",
+        "6 question INPUT",
+        "asked: pay back 12? approved: Input should be a valid boolean, unable to interpret input",
+        "7 status INPUT_OVER",
+        "8 status RUNNING",
+        "9 progress {'percent': 50}",
+        "10 status SUCCESS",
+        "result: 12",
+        "again: [9, 10]",
+        "loaded once: [7]",
+        "bob: workflow_expired",
+    ]
+
+
 def test_the_canvas_example_prints_what_the_documentation_says() -> None:
     ran = subprocess.run(
         [sys.executable, str(EXAMPLES / "canvas.py")], capture_output=True, text=True, timeout=60, check=False

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["RunSession", "SuspendedRun", "Suspension"]
 
-RESERVED: Final = frozenset({"status", "question"})
+RESERVED: Final = frozenset({"status", "question", "snapshot"})
 LONGEST_KIND: Final = 100
 
 
