@@ -30,6 +30,7 @@ EXAMPLES = (
     errors.WorkflowError("something"),
     errors.WorkflowExpiredError("r1"),
     errors.WorkflowOverError("r1", "FAILED", "stopped"),
+    errors.WorkflowFailedError("r1", "error", {"module": "shop", "type": "DeclinedError", "args": [7]}),
     errors.RunNotClaimableError("r1", "RUNNING"),
     errors.LeaseLostError("r1", 3),
     errors.QuestionError("r1", "q1", None),
