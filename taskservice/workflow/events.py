@@ -53,6 +53,7 @@ class WorkflowEvents:
         *,
         after: int,
     ) -> None:
+        self._leave: Callable[[], None] = _nothing
         self._readers = readers
         self._store = readers.store
         self._run_id = run_id
@@ -60,7 +61,6 @@ class WorkflowEvents:
         self._position = max(after, 0)
         self._ready: deque[WorkflowEvent] = deque()
         self._inbox: _Inbox | None = None
-        self._leave: Callable[[], None] = _nothing
         self._behind = True
         self._over = False
         self._error: Exception | None = None
@@ -151,7 +151,7 @@ class WorkflowEvents:
     def _take(self, inbox: _Inbox) -> None:
         for lot in inbox.take():
             known = [event for event in lot if event.id > self._position]
-            if self._behind or not lot or (known and known[0].id != self._position + 1):
+            if self._behind or not lot or (known and known[-1].id != self._position + len(known)):
                 # Whatever else was told stands in the store as well.
                 self._behind = True
                 continue

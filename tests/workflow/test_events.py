@@ -99,6 +99,14 @@ async def test_a_hole_in_what_is_told_is_filled_from_the_store(told: Told) -> No
         assert [(await told.events.__anext__()).data for _ in range(2)] == [1, 2]
 
 
+async def test_a_hole_inside_of_what_is_told_at_once_is_filled_too(told: Told) -> None:
+    first, _, third = told.emit(), told.emit(), told.emit()
+    told.store.told([*first, *third])
+
+    with anyio.fail_after(WAIT):
+        assert [(await told.events.__anext__()).data for _ in range(3)] == [1, 2, 3]
+
+
 async def test_being_told_nothing_means_to_look(told: Told) -> None:
     told.emit()
     told.store.told(())
