@@ -6,18 +6,20 @@ import subprocess
 import sys
 import threading
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 
 from taskservice import (
     BlockingWorkflowClient,
+    CeleryBackend,
     ServiceClosedError,
     Settings,
     WorkflowExpiredError,
     WorkflowFailedError,
     WorkflowOverError,
     WorkflowStatus,
+    create_app,
 )
 from tests.workflow import client_flows as flows
 
@@ -84,6 +86,20 @@ def test_an_owner_sees_no_other_owners_runs(client: BlockingWorkflowClient) -> N
         bob.status(run_id)
     with pytest.raises(WorkflowExpiredError):
         next(bob.events(run_id))
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "trio"])
+def test_an_eager_app_runs_workflows_where_they_are_started(loop: Literal["asyncio", "trio"]) -> None:
+    settings = Settings(backend="celery")
+    app = create_app(settings)
+    app.conf.task_always_eager = True
+    backend = CeleryBackend(app, settings=settings)
+    with BlockingWorkflowClient(backend, settings=settings, loop=loop) as client:
+        run_id = client.start(flows.refund, "7")
+        client.send_input(run_id, {"approved": True})
+
+        assert client.result(run_id) == "paid 7"
+        assert [event.id for event in client.events(run_id, after=4)] == [5, 6, 7]
 
 
 def test_a_client_is_for_its_with_block() -> None:
