@@ -38,22 +38,35 @@ if TYPE_CHECKING:
         ConfigurationError,
         DeadLetterNotFoundError,
         LaunchOptionError,
+        LeaseLostError,
+        MaxStepsError,
         PackedNotRegisteredError,
         PayloadError,
         PayloadSizeError,
+        QuestionError,
         ResultTimeoutError,
         RunCancelledError,
         RunExpiredError,
         RunFailedError,
         RunLostError,
+        RunNotClaimableError,
         RunNotFoundError,
         ScheduleError,
         ServiceClosedError,
         SoftTimeLimitError,
+        StepFailedError,
         TaskNotRegisteredError,
         TaskServiceError,
         TimeLimitError,
         UnknownBackendError,
+        UnknownWorkflowError,
+        WorkflowChangedError,
+        WorkflowConflictError,
+        WorkflowError,
+        WorkflowExpiredError,
+        WorkflowFailedError,
+        WorkflowMisuseError,
+        WorkflowOverError,
     )
     from taskservice.health import PoolState, QueueHealth, WorkerHealth
     from taskservice.heartbeats import WorkerHeartbeat, read_heartbeats
@@ -72,9 +85,24 @@ if TYPE_CHECKING:
         task,
     )
     from taskservice.worker.app import create_app
+    from taskservice.workflow.blocking import BlockingWorkflowClient
+    from taskservice.workflow.client import WorkflowClient
+    from taskservice.workflow.context import AsyncWorkflowContext, WorkflowContext
+    from taskservice.workflow.definitions import workflow
+    from taskservice.workflow.events import WorkflowEvents
+    from taskservice.workflow.model import (
+        Deadlines,
+        FailureReason,
+        Question,
+        WorkflowEvent,
+        WorkflowRun,
+        WorkflowStatus,
+    )
+    from taskservice.workflow.steps import current_step
 
 __all__ = [
     "AnyIOBackend",
+    "AsyncWorkflowContext",
     "BackendCapability",
     "BackendHealth",
     "BackendUnavailableError",
@@ -83,6 +111,7 @@ __all__ = [
     "BlockingTaskHandle",
     "BlockingTaskLauncher",
     "BlockingTaskService",
+    "BlockingWorkflowClient",
     "Call",
     "Canvas",
     "CanvasHandle",
@@ -95,14 +124,20 @@ __all__ = [
     "DeadLetterCause",
     "DeadLetterNotFoundError",
     "DeadLetters",
+    "Deadlines",
+    "FailureReason",
     "Group",
     "LaunchOptionError",
     "LaunchOptions",
+    "LeaseLostError",
     "Map",
+    "MaxStepsError",
     "PackedNotRegisteredError",
     "PayloadError",
     "PayloadSizeError",
     "PoolState",
+    "Question",
+    "QuestionError",
     "QueueHealth",
     "ResultTimeoutError",
     "RetryPolicy",
@@ -113,6 +148,7 @@ __all__ = [
     "RunFailedError",
     "RunListener",
     "RunLostError",
+    "RunNotClaimableError",
     "RunNotFoundError",
     "ScheduleEntry",
     "ScheduleError",
@@ -122,6 +158,7 @@ __all__ = [
     "Settings",
     "Signature",
     "SoftTimeLimitError",
+    "StepFailedError",
     "TaskBackend",
     "TaskDefinition",
     "TaskHandle",
@@ -133,11 +170,26 @@ __all__ = [
     "TaskState",
     "TimeLimitError",
     "UnknownBackendError",
+    "UnknownWorkflowError",
     "WorkerHealth",
     "WorkerHeartbeat",
+    "WorkflowChangedError",
+    "WorkflowClient",
+    "WorkflowConflictError",
+    "WorkflowContext",
+    "WorkflowError",
+    "WorkflowEvent",
+    "WorkflowEvents",
+    "WorkflowExpiredError",
+    "WorkflowFailedError",
+    "WorkflowMisuseError",
+    "WorkflowOverError",
+    "WorkflowRun",
+    "WorkflowStatus",
     "chain",
     "chord",
     "create_app",
+    "current_step",
     "default_registry",
     "group",
     "load_settings",
@@ -148,6 +200,7 @@ __all__ = [
     "select_backend",
     "signature",
     "task",
+    "workflow",
 ]
 
 _HOMES = {
@@ -195,11 +248,28 @@ _HOMES = {
         "task",
     ),
     "worker.app": ("create_app",),
+    "workflow.blocking": ("BlockingWorkflowClient",),
+    "workflow.client": ("WorkflowClient",),
+    "workflow.context": ("AsyncWorkflowContext", "WorkflowContext"),
+    "workflow.events": ("WorkflowEvents",),
+    "workflow.model": (
+        "Deadlines",
+        "FailureReason",
+        "Question",
+        "WorkflowEvent",
+        "WorkflowRun",
+        "WorkflowStatus",
+    ),
+    "workflow.steps": ("current_step",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
+    if name == "workflow":
+        # The decorator has its package's name. The package is returned, and is called like the decorator.
+        return import_module(f"{__name__}.workflow")
+
     home = _HOME_OF.get(name)
     if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -5,6 +5,8 @@ Every leaf is rebuilt from ``args``: errors cross processes by pickle and by Cel
 
 from __future__ import annotations
 
+from typing import Any
+
 __all__ = [
     "BackendUnavailableError",
     "ChordError",
@@ -37,6 +39,7 @@ __all__ = [
     "WorkflowConflictError",
     "WorkflowError",
     "WorkflowExpiredError",
+    "WorkflowFailedError",
     "WorkflowMisuseError",
     "WorkflowOverError",
 ]
@@ -327,6 +330,25 @@ class WorkflowOverError(WorkflowError, RuntimeError):
         return f"workflow run {self.run_id!r} is over: {self.status}{why}"
 
 
+class WorkflowFailedError(WorkflowError, RuntimeError):
+    """A workflow run ended without a result; ``reason`` is a `FailureReason`.
+
+    ``error`` is what its function raised, as ``{"module", "type", "args"}``, if it did.
+    """
+
+    code = "workflow_failed"
+
+    def __init__(self, run_id: str, reason: str, error: dict[str, Any] | None = None) -> None:
+        super().__init__(run_id, str(reason), error)
+        self.run_id = run_id
+        self.reason = str(reason)
+        self.error = error
+
+    def __str__(self) -> str:
+        kind = f", {self.error['type']}" if self.error else ""
+        return f"workflow run {self.run_id!r} failed: {self.reason}{kind}"
+
+
 class RunNotClaimableError(WorkflowError, RuntimeError):
     """A workflow run is not to be executed now: somebody does, or it waits for its user."""
 
@@ -356,7 +378,10 @@ class LeaseLostError(WorkflowError, RuntimeError):
 
 
 class QuestionError(WorkflowError, RuntimeError):
-    """An answer came to a question that is not open: answered, too late, or never asked."""
+    """An answer came to a question that is not open: answered, too late, or never asked.
+
+    ``question_id`` is empty if the answer named none, and no question was open.
+    """
 
     code = "question_not_open"
 
@@ -367,6 +392,9 @@ class QuestionError(WorkflowError, RuntimeError):
         self.open_id = open_id
 
     def __str__(self) -> str:
+        if not self.question_id and self.open_id is None:
+            return f"workflow run {self.run_id!r} waits for no answer now"
+
         now = "no question is" if self.open_id is None else f"question {self.open_id!r} is"
         return f"question {self.question_id!r} of workflow run {self.run_id!r} is not open; {now}"
 

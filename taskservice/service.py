@@ -113,6 +113,11 @@ class TaskService:
         return self._backend
 
     @property
+    def settings(self) -> Settings | None:
+        """What `from_settings` was given or found; ``None`` for a service with a back end of your own."""
+        return self._given.settings if isinstance(self._given, BackendSelector) else None
+
+    @property
     def dead_letters(self) -> DeadLetters:
         """The runs that failed for good: list, look at, requeue and drop them; see `DeadLetters`."""
         return self.backend.dead_letters
@@ -183,7 +188,7 @@ class TaskService:
         there is ``taskservice beat``.
         """
         backend = self.backend
-        settings = self._given.settings if isinstance(self._given, BackendSelector) else None
+        settings = self.settings
         app = self._given.app if isinstance(self._given, BackendSelector) else None
         if schedule is None and settings is None:
             raise ConfigurationError(

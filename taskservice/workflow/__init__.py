@@ -1,11 +1,19 @@
-"""Durable interactive workflows. Each name is loaded when it is first used."""
+"""Durable interactive workflows. Each name is loaded when it is first used.
+
+The package is called like the decorator that it has: ``from taskservice import workflow`` gets one or the
+other, and either way ``@workflow("refund")`` works.
+"""
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from taskservice.workflow.blocking import BlockingWorkflowClient
+    from taskservice.workflow.client import WorkflowClient
     from taskservice.workflow.context import AsyncWorkflowContext, WorkflowContext
     from taskservice.workflow.definitions import (
         DeadlineOptions,
@@ -15,6 +23,7 @@ if TYPE_CHECKING:
         workflow,
     )
     from taskservice.workflow.engine import WorkflowEngine
+    from taskservice.workflow.events import WorkflowEvents
     from taskservice.workflow.model import (
         Deadlines,
         EntryKind,
@@ -29,6 +38,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AsyncWorkflowContext",
+    "BlockingWorkflowClient",
     "DeadlineOptions",
     "Deadlines",
     "EntryKind",
@@ -36,10 +46,12 @@ __all__ = [
     "JournalEntry",
     "Question",
     "StepInfo",
+    "WorkflowClient",
     "WorkflowContext",
     "WorkflowDefinition",
     "WorkflowEngine",
     "WorkflowEvent",
+    "WorkflowEvents",
     "WorkflowRegistry",
     "WorkflowRun",
     "WorkflowStatus",
@@ -49,6 +61,8 @@ __all__ = [
 ]
 
 _HOMES = {
+    "blocking": ("BlockingWorkflowClient",),
+    "client": ("WorkflowClient",),
     "context": ("AsyncWorkflowContext", "WorkflowContext"),
     "definitions": (
         "DeadlineOptions",
@@ -58,6 +72,7 @@ _HOMES = {
         "workflow",
     ),
     "engine": ("WorkflowEngine",),
+    "events": ("WorkflowEvents",),
     "model": (
         "Deadlines",
         "EntryKind",
@@ -85,3 +100,13 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
+
+
+class _CallablePackage(ModuleType):
+    """This package, with a ``__call__``."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.workflow(*args, **kwargs)
+
+
+sys.modules[__name__].__class__ = _CallablePackage

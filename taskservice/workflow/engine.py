@@ -7,7 +7,7 @@ in this event loop, and sweeps as a worker would.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack
 from dataclasses import replace
 from functools import partial
@@ -111,6 +111,20 @@ class WorkflowEngine:
     ) -> WorkflowRun:
         """Create a run and have it executed; ``owner`` is whose it is, and not the function's.
 
+        See `launch`, which takes a function's own ``owner`` as well.
+        """
+        return await self.launch(workflow, args, kwargs, owner=owner)
+
+    async def launch(
+        self,
+        workflow: WorkflowDefinition | str,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        *,
+        owner: str = "",
+    ) -> WorkflowRun:
+        """Create a run and have it executed.
+
         A name is enough where the function itself is elsewhere. `PayloadError` for arguments that are
         not JSON, `TypeError` for those that the function does not take. If no message can be sent,
         nothing is left of the run.
@@ -147,7 +161,11 @@ class WorkflowEngine:
         run: WorkflowRun = await self._off(
             runtime.store, answer_question, runtime, run_id, question_id, answer
         )
-        await self.dispatch(run)
+        try:
+            await self.dispatch(run)
+        except TaskServiceError as error:
+            # It is taken, and whoever answers again would hear that it is. A sweeper asks again.
+            logger.warning("workflow run %s waits for a sweeper: %s", run_id, error, extra={"run_id": run_id})
         return run
 
     async def stop(self, run_id: str) -> WorkflowRun:

@@ -114,6 +114,11 @@ class Question:
     data: Any = None
     problem: str = ""
 
+    def as_data(self) -> dict[str, Any]:
+        """Return what clients are told of it, as plain JSON."""
+        data = {"id": self.id, "prompt": self.prompt, "schema": self.schema, "data": self.data}
+        return data | {"problem": self.problem} if self.problem else data
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Lease:

@@ -168,11 +168,8 @@ def _ask(run: WorkflowRun, signal: Ask, now: float) -> Change:
         updated_at=now,
         version=run.version + 1,
     )
-    question = signal.question
-    data = {"id": question.id, "prompt": question.prompt, "schema": question.schema, "data": question.data}
-    if question.problem:
-        data["problem"] = question.problem
-    return Change(run=asked, event=("question", {"status": asked.status.value, **data}))
+    data = {"status": asked.status.value, **signal.question.as_data()}
+    return Change(run=asked, event=("question", data))
 
 
 def _answer(run: WorkflowRun, signal: Answer, now: float) -> Change:
