@@ -19,6 +19,7 @@ import anyio
 from anyio import to_thread
 
 from taskservice.backends.attempts import retry_delay
+from taskservice.backends.loops import current_notifier
 from taskservice.submission import check_seconds
 from taskservice.workflow.model import EntryKind, JournalEntry, Question
 from taskservice.workflow.replay import Request
@@ -204,6 +205,8 @@ class WorkflowContext(_Context):
         while True:
             attempt += 1
             session.check("ctx.step")
+            if session.doubtful:  # this process was paused, maybe
+                session.confirm()
             try:
                 info = StepInfo(
                     run_id=self.run_id,
@@ -299,6 +302,8 @@ class AsyncWorkflowContext(_Context):
         while True:
             attempt += 1
             session.check("ctx.step")
+            if session.doubtful:
+                await self._off(session.confirm)
             try:
                 info = StepInfo(
                     run_id=self.run_id,
@@ -309,7 +314,7 @@ class AsyncWorkflowContext(_Context):
                     emit=self._emit_from_step,
                 )
                 with session.in_step(name), telling(info):
-                    value = await _called(call, info.key)
+                    value = await self._unless_lost(_called, call, info.key)
                 return await self._off(session.record_value, name, value)
             except Exception as error:
                 session.check("ctx.step")
@@ -320,9 +325,15 @@ class AsyncWorkflowContext(_Context):
             await self._pause(delay)
 
     async def _pause(self, seconds: float) -> None:
-        end = anyio.current_time() + seconds
-        while (left := end - anyio.current_time()) > 0 and not self._session.lost.is_set():  # noqa: ASYNC110 - a thread sets it
-            await anyio.sleep(min(left, self._session.pause_seconds))
+        await self._unless_lost(anyio.sleep, seconds)
+
+    async def _unless_lost(self, func: Callable[..., Awaitable[Any]], *args: Any) -> Any:
+        """Await ``func(*args)``, and cancel it once the run is stopped or somebody else's."""
+        notify = current_notifier()
+        with anyio.CancelScope() as scope, self._session.telling(lambda: notify(scope.cancel)):
+            return await func(*args)
+        self._session.check("ctx.step")
+        raise AssertionError  # only a run that is lost is cancelled here
 
     def _emit_from_step(self, kind: str, data: Any = None, *, coalesce: bool = False) -> None:
         self._guard_emit()

@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 
 FIRST_WAIT: Final = 0.05
 LONGEST_WAIT: Final = 1.0
+LONGEST_TERM: Final = 1.0
 _LOST: Final = (LeaseLostError, WorkflowOverError, WorkflowExpiredError)
 _LATER: Final = (BackendUnavailableError, WorkflowConflictError)
 
@@ -49,6 +50,28 @@ class LeasedRun:
         self.run = run
         self.token = run.lease.token
         self.lost = threading.Event()
+        self._listeners: dict[object, Callable[[], object]] = {}
+
+    @property
+    def lapsed(self) -> bool:
+        """Whether the lease is over by the clock, so that another worker may have the run."""
+        return self._clock() >= self.run.lease.until
+
+    def confirm(self) -> None:
+        """Renew the lease now; `AbandonedRun` if the run is not ours any more."""
+        self.write(Renew(token=self.token))
+
+    @contextmanager
+    def telling(self, listener: Callable[[], object]) -> Iterator[None]:
+        """Have ``listener`` called, from any thread, if the run is lost in the block or was before."""
+        mine = object()
+        self._listeners[mine] = listener
+        if self.lost.is_set():
+            listener()
+        try:
+            yield
+        finally:
+            self._listeners.pop(mine, None)
 
     def write(self, signal: Signal, entry: JournalEntry | None = None) -> None:
         """Do to the run what ``signal`` says; `AbandonedRun` if it is not ours any more."""
@@ -102,10 +125,15 @@ class LeasedRun:
         if not self.lost.is_set():
             logger.info("workflow run %s left: %s", self.run.id, error, extra={"run_id": self.run.id})
         self.lost.set()
+        for listener in tuple(self._listeners.values()):
+            listener()
 
 
 class LeaseKeeper:
-    """The one thread of a process that renews leases, three times within each one's length."""
+    """The one thread of a process that renews leases, three times within each one's length.
+
+    Once a second at least: that is also how a worker hears that its run was stopped.
+    """
 
     def __init__(self) -> None:
         self._condition = threading.Condition()
@@ -117,7 +145,7 @@ class LeaseKeeper:
     def keep(self, leased: LeasedRun) -> Iterator[None]:
         """Renew the lease until the block is left."""
         with self._condition:
-            self._due[leased] = monotonic() + leased.run.deadlines.lease / 3
+            self._due[leased] = monotonic() + _term(leased)
             if self._thread is None and not self._closed:
                 self._thread = threading.Thread(target=self._serve, name="taskservice-leases", daemon=True)
                 self._thread.start()
@@ -141,8 +169,7 @@ class LeaseKeeper:
             except Exception:
                 logger.exception("lease not renewed", extra={"run_id": leased.run.id})
                 renewed = False
-            third = leased.run.deadlines.lease / 3
-            self._again(leased, third if renewed else third / 3)
+            self._again(leased, _term(leased) if renewed else _term(leased) / 3)
 
     def _again(self, leased: LeasedRun, seconds: float) -> None:
         with self._condition:
@@ -160,3 +187,7 @@ class LeaseKeeper:
                     return first
                 self._condition.wait(None if first is None else self._due[first] - now)
         return None
+
+
+def _term(leased: LeasedRun) -> float:
+    return min(leased.run.deadlines.lease / 3, LONGEST_TERM)

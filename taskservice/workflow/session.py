@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from secrets import token_hex
 from time import time
@@ -114,9 +114,17 @@ class RunSession:
         return self._fatal
 
     @property
-    def pause_seconds(self) -> float:
-        """How long to wait at most before looking again whether the run is still ours."""
-        return self._leased.run.deadlines.lease / 3
+    def doubtful(self) -> bool:
+        """Whether another worker may have the run by now, so that `confirm` is due before a step."""
+        return self._leased.lapsed
+
+    def confirm(self) -> None:
+        """Make sure that the run is ours still."""
+        self._leased.confirm()
+
+    def telling(self, listener: Callable[[], object]) -> AbstractContextManager[None]:
+        """Have ``listener`` called, from any thread, once the run is lost in the block."""
+        return self._leased.telling(listener)
 
     def check(self, what: str) -> None:
         """Raise unless the function may go on: what stopped it before stops it again.

@@ -9,12 +9,13 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import anyio
 import pytest
 
-from taskservice import CeleryBackend, Settings, TaskService, create_app
+from taskservice import CeleryBackend, RetryPolicy, Settings, TaskService, create_app
 from taskservice.errors import BackendUnavailableError, ConfigurationError
 from taskservice.payloads import PAYLOAD_LIMIT
 from taskservice.workflow import (
@@ -27,13 +28,15 @@ from taskservice.workflow import (
 from taskservice.workflow import workflow as define
 from taskservice.workflow.definitions import new_run
 from taskservice.workflow.runtime import WorkflowRuntime, deadlines_of, open_store
+from taskservice.workflow.store.base import apply_signal
 from taskservice.workflow.store.memory import MemoryStore
 from taskservice.workflow.sweeper import SweeperThread, sweep
+from taskservice.workflow.transitions import Stop
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from taskservice.workflow import WorkflowRun
+    from taskservice.workflow import AsyncWorkflowContext, WorkflowRun
 
 WAIT = 20.0
 
@@ -115,6 +118,73 @@ def test_a_worker_that_was_thought_dead_writes_nothing(pool: ThreadPoolExecutor)
     assert world.run().result == "second"
     assert [entry.value for entry in world.store.journal(world.id)] == ["second"]
     assert [event.data for event in world.store.events(world.id).events if event.kind == "held"] == ["second"]
+
+
+def test_a_worker_that_was_paused_between_steps_begins_no_step_that_another_has_done(
+    pool: ThreadPoolExecutor,
+) -> None:
+    reached, gate, first = threading.Event(), threading.Event(), threading.Lock()
+    effects: list[str] = []
+
+    def body(ctx: WorkflowContext) -> None:
+        ctx.step(effects.append, "one")
+        if first.acquire(blocking=False):
+            reached.set()
+            gate.wait(WAIT)
+        ctx.step(effects.append, "two")
+
+    world = World(body)
+    paused = pool.submit(world.execute)
+    assert reached.wait(WAIT)
+    world.now += 16
+    sweep(world.store, now=world.now)
+    other = world.execute()
+    gate.set()
+
+    assert (paused.result(WAIT), other) == ("left", "SUCCESS")
+    assert effects == ["one", "two"]
+
+
+def test_a_stop_ends_a_wait_between_attempts(pool: ThreadPoolExecutor) -> None:
+    failed = threading.Event()
+
+    def fail() -> None:
+        failed.set()
+        raise ConnectionError
+
+    patient = RetryPolicy(max_attempts=2, base=timedelta(minutes=5))
+    world = World(lambda ctx: ctx.step(fail, retry=patient))
+    executing = pool.submit(world.execute)
+    assert failed.wait(WAIT)
+    apply_signal(world.store, world.id, Stop(), now=world.now)
+
+    assert executing.result(WAIT) == "left"
+
+
+@pytest.mark.parametrize("waits_in", ["step", "retry"])
+def test_a_stop_cancels_what_an_async_function_awaits(pool: ThreadPoolExecutor, waits_in: str) -> None:
+    reached = threading.Event()
+    left: list[str] = []
+
+    async def wait() -> None:
+        reached.set()
+        if waits_in == "retry":
+            raise ConnectionError
+        try:
+            await anyio.sleep_forever()
+        finally:
+            left.append("step")
+
+    async def body(ctx: AsyncWorkflowContext) -> None:
+        await ctx.step(wait, retry=RetryPolicy(max_attempts=2, base=timedelta(minutes=5)))
+
+    world = World(body)
+    executing = pool.submit(world.execute)
+    assert reached.wait(WAIT)
+    apply_signal(world.store, world.id, Stop(), now=world.now)
+
+    assert executing.result(WAIT) == "left"
+    assert left == (["step"] if waits_in == "step" else [])
 
 
 def test_a_lease_is_renewed_while_a_step_lasts() -> None:

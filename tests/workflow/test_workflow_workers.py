@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
-from contextlib import contextmanager
 from datetime import timedelta
 from importlib import import_module
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -20,16 +17,13 @@ from taskservice import CeleryBackend, Settings, TaskService, create_app
 from taskservice.errors import QuestionError, WorkflowExpiredError, WorkflowOverError
 from taskservice.workflow import FailureReason, WorkflowEngine, WorkflowStatus
 from taskservice.workflow.tasks import continue_workflow, stop_workflow
+from tests.workflow.real_workers import HERE, WAIT, asked, diary, ended, pid_in, worker
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
-
-    from taskservice.workflow import WorkflowRun
+    from pathlib import Path
 
 pytestmark = pytest.mark.anyio
-
-HERE = Path(__file__).parent
-WAIT = 20.0
 
 
 @pytest.fixture
@@ -51,35 +45,6 @@ def settings() -> Iterator[Settings]:
     server.close()
 
 
-@contextmanager
-def worker(settings: Settings, log: Path, *, queues: str = "celery") -> Iterator[subprocess.Popen[bytes]]:
-    """One worker with one slot, in a process group of its own."""
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(HERE), *sys.path]),
-        "TASKSERVICE_REDIS_URL": settings.redis_url,
-        "TASKSERVICE_IMPORTS": "worker_flows",
-        "TASKSERVICE_WORKFLOW_SWEEP_INTERVAL": "0.05",
-    }
-    program = [sys.executable, "-c", "from taskservice.cli import main; main()"]
-    with log.open("ab") as output:
-        process = subprocess.Popen(
-            [*program, "worker", "-c", "1", "-Q", queues],
-            env=environment,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-        )
-    try:
-        yield process
-        process.terminate()
-        process.wait(timeout=WAIT)
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait(timeout=WAIT)
-
-
 @pytest.fixture(scope="module")
 def one_worker(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A worker shared by the tests that do it no harm; its log."""
@@ -93,37 +58,6 @@ async def engine(settings: Settings) -> AsyncIterator[WorkflowEngine]:
     backend = CeleryBackend(create_app(settings), settings=settings)
     async with TaskService(backend) as service, WorkflowEngine(service, settings=settings) as opened:
         yield opened
-
-
-async def until(engine: WorkflowEngine, run_id: str, *wanted: WorkflowStatus) -> WorkflowRun:
-    with anyio.fail_after(WAIT):
-        while (run := await engine.load(run_id)).status not in wanted:  # noqa: ASYNC110 - another process
-            await anyio.sleep(0.01)
-    return run
-
-
-async def ended(engine: WorkflowEngine, run_id: str) -> WorkflowRun:
-    return await until(engine, run_id, WorkflowStatus.SUCCESS, WorkflowStatus.FAILED)
-
-
-async def asked(engine: WorkflowEngine, run_id: str) -> str:
-    """Return the id of the question, once there is one."""
-    run = await until(engine, run_id, WorkflowStatus.INPUT)
-    assert run.question is not None
-    return run.question.id
-
-
-async def pid_in(folder: Path, name: str) -> int:
-    path = anyio.Path(folder / f"{name}.pid")
-    with anyio.fail_after(WAIT):
-        while not await path.exists() or not await path.read_text():  # noqa: ASYNC110 - another process
-            await anyio.sleep(0.005)
-    return int(await path.read_text())
-
-
-def diary(folder: Path) -> list[str]:
-    path = folder / "diary"
-    return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
 
 
 def kinds(engine: WorkflowEngine, run_id: str) -> list[Any]:

@@ -98,3 +98,20 @@ def fickle(ctx: WorkflowContext, folder: str) -> None:
 @workflow("flows.quick")
 def quick(ctx: WorkflowContext) -> str:
     return ctx.run_id
+
+
+@workflow("flows.forgotten", deadlines={"stale": 0.5, "kept": 3.0})
+def forgotten(ctx: WorkflowContext, folder: str) -> None:
+    ctx.step(hold, folder, "forgotten")
+    ctx.step(note, folder, "after")
+
+
+@workflow("flows.queued", deadlines={"busy": 0.5})
+def queued(ctx: WorkflowContext, folder: str) -> None:
+    ctx.step(note, folder, "too late")
+
+
+@workflow("flows.asking", deadlines={"busy": 0.5})
+def asking(ctx: WorkflowContext, folder: str) -> None:
+    if ctx.ask("go on?"):
+        ctx.step(note, folder, "too late")
