@@ -93,17 +93,22 @@ class Gate:
 
     async def _request(self, scope: Any, receive: Any, send: Any, headers: dict[bytes, bytes]) -> None:
         call: Call = scope[CALL]
+        body = _Bounded(receive, self._limit)
+        has_body = headers.get(b"content-length", b"0") != b"0" or b"transfer-encoding" in headers
 
         async def answer(message: Any) -> None:
             if message["type"] == "http.response.start":
                 call.status = message["status"]
-                own = (b"x-request-id", call.request_id.encode())
-                message = {**message, "headers": [*message.get("headers", ()), own]}
+                own = [(b"x-request-id", call.request_id.encode())]
+                if has_body and not body.whole:
+                    # Or it would be taken in, and thrown away, for as long as it comes.
+                    own.append((b"connection", b"close"))
+                message = {**message, "headers": [*message.get("headers", ()), *own]}
             await send(message)
 
         try:
             self._admit(scope, headers, call)
-            await self._app(scope, _Bounded(receive, self._limit), answer)
+            await self._app(scope, body, answer)
         except Exception as error:
             if not isinstance(error, ProblemError):
                 logger.exception("request %s failed", call.request_id)
@@ -129,17 +134,17 @@ class Gate:
 
 
 class _Bounded:
-    """Receives a body until it is too long, or too slow."""
+    """Receives a body until it is too long, or too slow; ``whole`` once all of it is there."""
 
     def __init__(self, receive: Any, limit: int) -> None:
         self._receive = receive
         self._limit = limit
         self._left = limit
-        self._whole = False
+        self.whole = False
         self._until = anyio.current_time() + BODY_SECONDS
 
     async def __call__(self) -> Any:
-        if self._whole:
+        if self.whole:
             return await self._receive()
 
         try:
@@ -151,7 +156,7 @@ class _Bounded:
         if self._left < 0:
             # FastAPI lets this one through, and hides any other as a bad body.
             raise HTTPException(413, f"a body may have {self._limit:,} bytes")
-        self._whole = not message.get("more_body", False)
+        self.whole = not message.get("more_body", False)
         return message
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Response
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from taskservice.api.core import Asker, Held
 from taskservice.api.problems import ProblemError, documented
-from taskservice.api.values import Launched, instant, plain
+from taskservice.api.values import Absent, Launched, instant, plain
 from taskservice.deadletters import DeadLetterCause
 from taskservice.errors import DeadLetterNotFoundError
 
@@ -54,7 +54,7 @@ router = APIRouter(prefix="/dead-letters", tags=["dead letters"], dependencies=[
 async def list_letters(
     core: Held,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
-    task: Annotated[str | None, Query(max_length=500)] = None,
+    task: Annotated[Annotated[str, Field(max_length=500)] | Absent, Query()] = None,
 ) -> list[LetterView]:
     """List them, newest first, without their payload."""
     found = await core.service.dead_letters.list(limit=limit, task=task)

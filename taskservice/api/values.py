@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 from uuid import UUID
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic.json_schema import SkipJsonSchema
 
 from taskservice.runs import TaskState
 from taskservice.submission import HIGHEST_PRIORITY, LONGEST_KEY, LOWEST_PRIORITY
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "EVENT_ID",
+    "Absent",
     "Cancelled",
     "Error",
     "Launch",
@@ -69,6 +71,9 @@ def _check_text(text: str) -> str:
 Json = Annotated[Any, AfterValidator(_checked)]
 """Any JSON that other programs can read."""
 Text = Annotated[str, AfterValidator(_check_text)]
+
+Absent = SkipJsonSchema[None]
+"""Where a header or a query is left out; it cannot be null."""
 
 
 class _Strict(BaseModel):
@@ -222,16 +227,23 @@ def instant(at: float) -> datetime:
 
 def plain(value: Any) -> Any:
     """Return ``value`` as JSON that a browser reads: no NaN, dates and numbers as text, bytes as Base64."""
-    if isinstance(value, str):
-        return value.encode(errors="replace").decode()
-    if isinstance(value, float):
-        return value if isfinite(value) else None
     if isinstance(value, dict):
         return {plain(str(key)): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
+    if isinstance(value, float):
+        return value if isfinite(value) else None
+
+    return _as_text(value) if isinstance(value, _TEXTS) else value
+
+
+_TEXTS: Final = (str, bytes, date, time, Decimal, UUID)
+
+
+def _as_text(value: Any) -> str:
     if isinstance(value, bytes):
         return b64encode(value).decode()
-    if isinstance(value, datetime | date | time):
+    if isinstance(value, date | time):
         return value.isoformat()
-    return str(value) if isinstance(value, Decimal | UUID) else value
+
+    return str(value).encode(errors="replace").decode()

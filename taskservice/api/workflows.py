@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Response
+from pydantic import Field
 
 from taskservice.api.core import Asker, Core, Held
 from taskservice.api.problems import ProblemError, documented
 from taskservice.api.records import scoped
 from taskservice.api.streams import EventStream
-from taskservice.api.values import EVENT_ID, Reply, RunView, Start, run_view
+from taskservice.api.values import EVENT_ID, Absent, Reply, RunView, Start, run_view
 from taskservice.errors import PayloadError
 from taskservice.submission import LONGEST_KEY
 
@@ -20,10 +21,19 @@ if TYPE_CHECKING:
 
 __all__ = ["router", "start_run"]
 
-EventId = Annotated[int, Query(ge=0, le=EVENT_ID)]
+EventNumber = Annotated[int, Field(ge=0, le=EVENT_ID)]
+StartKey = Annotated[str, Field(min_length=1, max_length=LONGEST_KEY)]
+_TEXT = {"type": "string"}
 STREAM: dict[str, Any] = {
-    "description": "Events, as they come: `id`, `event` (the kind) and `data`, which is JSON.",
-    "content": {"text/event-stream": {"schema": {"type": "string"}}},
+    "description": "Events as they come: `event` is the kind, `data` JSON with `id`, `kind`, `data`, `at`.",
+    "content": {
+        "text/event-stream": {
+            "schema": {
+                "type": "object",
+                "properties": {"id": _TEXT, "event": _TEXT, "data": _TEXT, "retry": {"type": "integer"}},
+            }
+        }
+    },
 }
 
 router = APIRouter(prefix="/workflows", tags=["workflows"])
@@ -36,7 +46,7 @@ async def start_workflow(  # noqa: PLR0913, PLR0917 - a route
     asker: Asker,
     answer: Response,
     start: Start | None = None,
-    idempotency_key: Annotated[str | None, Header(min_length=1, max_length=LONGEST_KEY)] = None,
+    idempotency_key: Annotated[StartKey | Absent, Header()] = None,
 ) -> RunView:
     """Start a run; with the same Idempotency-Key, the same one once."""
     run = await start_run(core, asker, name, start or Start(), idempotency_key)
@@ -87,7 +97,7 @@ async def stop_run(run_id: str, core: Held, asker: Asker) -> RunView:
 
 @router.get(
     "/runs/{run_id}/events",
-    response_class=EventStream,
+    response_class=Response,
     responses={
         **documented(404),
         200: STREAM,
@@ -98,8 +108,8 @@ async def follow_events(
     run_id: str,
     core: Held,
     asker: Asker,
-    after: EventId = 0,
-    last_event_id: Annotated[int | None, Header(ge=0, le=EVENT_ID)] = None,
+    after: Annotated[EventNumber, Query()] = 0,
+    last_event_id: Annotated[EventNumber | Absent, Header()] = None,
 ) -> Response:
     """Follow a run's events from the one after `after`, or after `Last-Event-ID`, which counts more.
 
