@@ -17,6 +17,7 @@ from taskservice.errors import (
     PayloadError,
     PayloadSizeError,
     QuestionError,
+    ResultTimeoutError,
     RunNotFoundError,
     ServiceClosedError,
     TaskServiceError,
@@ -85,7 +86,7 @@ _KNOWN: Final[tuple[tuple[type[TaskServiceError], int, str], ...]] = (
     (PayloadError, 422, "invalid"),
     (LaunchOptionError, 422, "invalid"),
 )
-_UNAVAILABLE: Final = (BackendUnavailableError, ServiceClosedError, ConfigurationError)
+_UNAVAILABLE: Final = (BackendUnavailableError, ServiceClosedError, ConfigurationError, ResultTimeoutError)
 
 
 def problem_of(error: Exception) -> ProblemError:

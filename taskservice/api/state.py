@@ -21,13 +21,13 @@ class Up(BaseModel):
 
 
 class StatusView(BaseModel):
-    """How the service is; see `ServiceHealth`."""
+    """Whether something would run a task; administrators see why, and the workers and queues."""
 
     backend: str
     healthy: bool
-    detail: str
-    workers: list[dict[str, Any]]
-    queues: list[dict[str, Any]]
+    detail: str | None = None
+    workers: list[dict[str, Any]] | None = None
+    queues: list[dict[str, Any]] | None = None
 
 
 router = APIRouter(tags=["state"])
@@ -40,13 +40,13 @@ async def health() -> Up:
 
 
 @router.get("/status", responses=documented())
-async def status(core: Held, _: Asker) -> StatusView:
-    """Say whether something would run a task, and show workers and queues."""
+async def status(core: Held, asker: Asker) -> StatusView:
+    """Say whether something would run a task, and to administrators what is known of workers and queues."""
     found = await core.service.health()
-    return StatusView(
-        backend=found.backend,
-        healthy=found.healthy,
-        detail=found.detail,
-        workers=[asdict(each) for each in found.workers],
-        queues=[asdict(each) for each in found.queues],
-    )
+    view = StatusView(backend=found.backend, healthy=found.healthy)
+    if asker.admin:
+        # These name hosts.
+        view.detail = found.detail
+        view.workers = [asdict(each) for each in found.workers]
+        view.queues = [asdict(each) for each in found.queues]
+    return view

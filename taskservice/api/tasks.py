@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Body, Response
 
 from taskservice.api.core import Asker, Core, Held
 from taskservice.api.problems import ProblemError, documented
@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
 __all__ = ["router"]
 
-RESULT_SECONDS = 5.0
+RESULT_SECONDS: Final = 5.0
 """How long reading a result may take that is there."""
+GENTLY: Final = Termination()
 
 router = APIRouter(prefix="/tasks", tags=["tasks"])
 
@@ -59,10 +60,12 @@ async def get_task(task_id: str, core: Held, asker: Asker) -> TaskView:
 
 
 @router.post("/{task_id}/cancel", responses=documented(404))
-async def cancel_task(task_id: str, core: Held, asker: Asker, how: Termination | None = None) -> Cancelled:
+async def cancel_task(
+    task_id: str, core: Held, asker: Asker, how: Annotated[Termination, Body()] = GENTLY
+) -> Cancelled:
     """Stop a run if it can be stopped, and say whether it was."""
     handle = await _handle(task_id, core, asker)
-    done = await handle.cancel(terminate=how is not None and how.terminate)
+    done = await handle.cancel(terminate=how.terminate)
     return Cancelled(id=handle.id, cancelled=done)
 
 

@@ -9,7 +9,7 @@ from math import isfinite
 from typing import TYPE_CHECKING, Annotated, Any, Final
 from uuid import UUID
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic.json_schema import SkipJsonSchema
 
 from taskservice.runs import TaskState
@@ -68,9 +68,17 @@ def _check_text(text: str) -> str:
     return text
 
 
+def _check_instant(value: object) -> object:
+    # Pydantic takes a number for seconds since the epoch.
+    if not isinstance(value, str):
+        raise ValueError("need a date and a time, as 2030-01-02T03:04:05Z")  # noqa: TRY004 - pydantic's rule
+    return value
+
+
 Json = Annotated[Any, AfterValidator(_checked)]
 """Any JSON that other programs can read."""
 Text = Annotated[str, AfterValidator(_check_text)]
+Instant = Annotated[AwareDatetime, BeforeValidator(_check_instant)]
 
 Absent = SkipJsonSchema[None]
 """Where a header or a query is left out; it cannot be null."""
@@ -83,14 +91,14 @@ class _Strict(BaseModel):
 class Options(_Strict):
     """When, where and how urgently a run is wanted."""
 
-    countdown: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = Field(
+    countdown: Annotated[float, Field(ge=0, allow_inf_nan=False, strict=True)] | None = Field(
         default=None, description="Seconds until it may start."
     )
-    eta: AwareDatetime | None = Field(default=None, description="Earliest start, with a time zone.")
-    expires: Annotated[float, Field(gt=0, allow_inf_nan=False)] | AwareDatetime | None = Field(
+    eta: Instant | None = Field(default=None, description="Earliest start, with a time zone.")
+    expires: Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)] | Instant | None = Field(
         default=None, description="Seconds, or an instant: a run that has not started by then never does."
     )
-    priority: Annotated[int, Field(ge=LOWEST_PRIORITY, le=HIGHEST_PRIORITY)] | None = None
+    priority: Annotated[int, Field(ge=LOWEST_PRIORITY, le=HIGHEST_PRIORITY, strict=True)] | None = None
     queue: Annotated[Text, Field(min_length=1, max_length=200, pattern=r"^\S+$")] | None = None
     idempotency_key: Annotated[Text, Field(min_length=1, max_length=LONGEST_KEY)] | None = Field(
         default=None, description="The same key launches the same task once for each owner."
@@ -131,7 +139,9 @@ class TaskView(BaseModel):
 class Termination(_Strict):
     """How a run is cancelled."""
 
-    terminate: bool = Field(default=False, description="End the process of a running plain function too.")
+    terminate: bool = Field(
+        default=False, strict=True, description="End the process of a running plain function too."
+    )
 
 
 class Cancelled(BaseModel):

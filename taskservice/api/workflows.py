@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any
 
-from fastapi import APIRouter, Header, Query, Response
+from fastapi import APIRouter, Body, Header, Query, Response
 from pydantic import Field
 
 from taskservice.api.core import Asker, Core, Held
@@ -23,6 +23,7 @@ __all__ = ["router", "start_run"]
 
 EventNumber = Annotated[int, Field(ge=0, le=EVENT_ID)]
 StartKey = Annotated[str, Field(min_length=1, max_length=LONGEST_KEY)]
+NOTHING = Start()
 _TEXT = {"type": "string"}
 STREAM: dict[str, Any] = {
     "description": "Events as they come: `event` is the kind, `data` JSON with `id`, `kind`, `data`, `at`.",
@@ -45,11 +46,11 @@ async def start_workflow(  # noqa: PLR0913, PLR0917 - a route
     core: Held,
     asker: Asker,
     answer: Response,
-    start: Start | None = None,
+    start: Annotated[Start, Body()] = NOTHING,
     idempotency_key: Annotated[StartKey | Absent, Header()] = None,
 ) -> RunView:
     """Start a run; with the same Idempotency-Key, the same one once."""
-    run = await start_run(core, asker, name, start or Start(), idempotency_key)
+    run = await start_run(core, asker, name, start, idempotency_key)
     answer.headers["Location"] = f"/workflows/runs/{run.id}"
     return run_view(run)
 

@@ -44,6 +44,14 @@ async def test_nothing_else_answers_without_a_token(open_api: OpenApi, header: s
     assert answers[0].headers["WWW-Authenticate"] == "Bearer"
 
 
+async def test_only_administrators_see_workers(ann: httpx.AsyncClient) -> None:
+    hers = (await ann.get("/status")).json()
+    full = (await ann.get("/status", headers=as_owner(ROOT))).json()
+
+    assert hers == {"backend": "anyio", "healthy": True, "detail": None, "workers": None, "queues": None}
+    assert [each["name"] for each in full["workers"]] == ["this process"]
+
+
 async def test_a_token_may_be_given_as_its_digest(open_api: OpenApi) -> None:
     digest = "sha256:" + sha256(ANN.encode()).hexdigest()
     async with open_api(api_tokens={digest: "ann", ROOT: "root"}) as client:

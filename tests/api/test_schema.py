@@ -34,7 +34,9 @@ ROUTES = [
     for method, operation in sorted(methods.items())
     for mode in GenerationMode
     # What takes nothing can be given nothing wrong.
-    if mode is GenerationMode.POSITIVE or operation.keys() & {"parameters", "requestBody"}
+    if mode is GenerationMode.POSITIVE
+    or "requestBody" in operation
+    or any(each["in"] != "path" for each in operation.get("parameters", ()))
 ]
 
 
