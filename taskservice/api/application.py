@@ -87,7 +87,11 @@ def create_api(settings: Settings | None = None, app: Celery | None = None) -> F
 def _tell_errors(api: FastAPI) -> None:
     @api.exception_handler(TaskServiceError)
     async def known(request: Request, error: TaskServiceError) -> Response:
-        return response(problem_of(error), request.scope[CALL].request_id)
+        problem = problem_of(error)
+        if problem.status == 500:
+            raise error  # the gate says so in the log
+
+        return response(problem, request.scope[CALL].request_id)
 
     @api.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:

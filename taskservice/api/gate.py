@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import ip_address
 from secrets import token_hex
@@ -89,7 +90,9 @@ class Gate:
             await self._app(scope, receive, send)
         except Exception:
             logger.exception("socket %s failed", scope[CALL].request_id)
-            scope[CALL].status = 500
+            scope[CALL].status = 1011
+            with suppress(Exception):  # it may be closed already
+                await send({"type": "websocket.close", "code": 1011, "reason": "the server failed"})
 
     async def _request(self, scope: Any, receive: Any, send: Any, headers: dict[bytes, bytes]) -> None:
         call: Call = scope[CALL]
@@ -110,11 +113,12 @@ class Gate:
             self._admit(scope, headers, call)
             await self._app(scope, body, answer)
         except Exception as error:
-            if not isinstance(error, ProblemError):
+            problem = problem_of(error)
+            if problem.status == 500:
                 logger.exception("request %s failed", call.request_id)
             if call.status:
                 raise  # half an answer is out: the server cuts the connection
-            await response(problem_of(error), call.request_id)(scope, receive, answer)
+            await response(problem, call.request_id)(scope, receive, answer)
 
     def _admit(self, scope: Any, headers: dict[bytes, bytes], call: Call) -> None:
         if self._access.open and not _from_here(scope, headers.get(b"host", b"").decode("latin-1")):

@@ -7,7 +7,9 @@ from json import dumps
 from typing import TYPE_CHECKING, Any, Final
 
 from fastapi import Response
+from kombu.exceptions import OperationalError
 from pydantic import BaseModel, Field
+from redis.exceptions import RedisError
 
 from taskservice.errors import (
     BackendUnavailableError,
@@ -86,7 +88,15 @@ _KNOWN: Final[tuple[tuple[type[TaskServiceError], int, str], ...]] = (
     (PayloadError, 422, "invalid"),
     (LaunchOptionError, 422, "invalid"),
 )
-_UNAVAILABLE: Final = (BackendUnavailableError, ServiceClosedError, ConfigurationError, ResultTimeoutError)
+_UNAVAILABLE: Final = (
+    BackendUnavailableError,
+    ServiceClosedError,
+    ConfigurationError,
+    ResultTimeoutError,
+    # From reading a task's state, which the service hands through.
+    RedisError,
+    OperationalError,
+)
 
 
 def problem_of(error: Exception) -> ProblemError:

@@ -159,7 +159,7 @@ class _Conversation:
                     await self._say({"type": "event", **event_view(event)})
             run = await self._runs.status(run_id)
         except TaskServiceError as error:
-            await self._complain({}, problem_of(error))
+            await self._complain({}, error)
             raise _ClosedError(1011) from error
 
         await self._say({"type": "end", **_told(run)})
@@ -180,7 +180,7 @@ class _Conversation:
             try:
                 run = await self._act(message)
             except TaskServiceError as error:
-                await self._complain(echo, problem_of(error))
+                await self._complain(echo, error)
                 continue
             await self._say({"type": "answer", **echo, **_told(run)})
             if isinstance(message, InitData):
@@ -201,8 +201,11 @@ class _Conversation:
             return await self._runs.send_input(self._run_id, message.value, message.question_id)
         return await self._runs.stop(self._run_id)
 
-    async def _complain(self, echo: dict[str, Any], problem: ProblemError) -> None:
+    async def _complain(self, echo: dict[str, Any], error: TaskServiceError) -> None:
         call: Call = self._socket.scope[CALL]
+        problem = problem_of(error)
+        if problem.status == 500:
+            logger.error("socket %s failed", call.request_id, exc_info=error)
         await self._say({"type": "error", **echo, "problem": described(problem, call.request_id)})
 
     async def _heard(self) -> str:

@@ -27,6 +27,8 @@ __all__ = ["EventStream", "OpenStreams", "StreamTimes"]
 logger = logging.getLogger(__name__)
 
 RETRY_MS: Final = 2000
+LAST_SECONDS: Final = 1.0
+"""How long the end of a stream may take to be sent: a server that stops waits for it."""
 STILL_HERE: Final = ": still here\n\n"
 
 
@@ -100,7 +102,8 @@ class EventStream(Response):
                 group.cancel_scope.cancel()
         if listens:
             # Otherwise it is left unfinished, and the server closes the connection.
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
+            with anyio.move_on_after(LAST_SECONDS):
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _serve(self, send: Any) -> bool:
         try:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from taskservice import BackendUnavailableError, ConfigurationError, TaskServiceError
 from taskservice.api import create_api, run_api
@@ -103,12 +104,15 @@ async def test_too_many_requests_are_told_when_to_come_back(open_api: OpenApi) -
     assert bobs.status_code == 200
 
 
-async def test_a_failure_of_the_server_tells_nothing_but_its_id(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("error", [RuntimeError("hunter2"), TaskServiceError("hunter2")])
+async def test_a_failure_of_the_server_tells_nothing_but_its_id(
+    caplog: pytest.LogCaptureFixture, error: Exception
+) -> None:
     api = create_api(settings_with())
 
     @api.get("/broken")
     async def broken() -> None:
-        raise RuntimeError("password=hunter2")
+        raise error
 
     async with client_of(api) as client:
         answer = await client.get("/broken")
@@ -122,7 +126,9 @@ async def test_a_failure_of_the_server_tells_nothing_but_its_id(caplog: pytest.L
     ("error", "status"),
     [
         (BackendUnavailableError("redis", "redis://:hunter2@db.internal:6379/0 refused"), 503),
+        (RedisConnectionError("redis://:hunter2@db.internal:6379/0 refused"), 503),
         (ConfigurationError("hunter2"), 503),
+        (ValueError("hunter2"), 500),
         (TaskServiceError("hunter2"), 500),
     ],
 )
