@@ -6,7 +6,15 @@ from datetime import timedelta
 from typing import Annotated, Any, Final, Literal
 from zoneinfo import ZoneInfo
 
-from pydantic import BeforeValidator, Field, PositiveInt, ValidationError, field_validator, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError
 
@@ -121,6 +129,26 @@ class Settings(BaseSettings):
     """How many processes share the work of this one, where the service cannot see it."""
     allow_in_memory: bool = False
     """Whether one of several processes may keep its runs in its own memory."""
+    api_tokens: dict[str, str] = Field(default_factory=dict, repr=False)
+    """Bearer token, or ``sha256:`` and the hex digest of one, to the owner whose it is."""
+    api_admins: Names = ()
+    """Owners who see everybody's runs and look after dead letters."""
+    api_open: bool = False
+    """Whether the HTTP API lets everybody in who is on this machine, where there are no tokens."""
+    api_tasks: Names = ()
+    """The tasks that the HTTP API launches; empty means every ``@task`` of the imported modules."""
+    api_workflows: Names = ()
+    """The workflows that the HTTP API starts; empty means all of the imported modules."""
+    api_rate: Annotated[PositiveFloat, Field(le=1_000_000)] = 100.0
+    """How many requests and messages a second each token may send; so many may come at once."""
+    api_streams: PositiveInt = 1000
+    """How many event streams and WebSockets each token may have open."""
+    api_heartbeat: PositiveSpan = timedelta(seconds=15)
+    """How long an event stream is silent before it sends a comment."""
+    api_send_timeout: PositiveSpan = timedelta(seconds=20)
+    """How long a client of the HTTP API may take in nothing before its stream is closed."""
+    api_cors_origins: Names = ()
+    """Origins whose pages may use the HTTP API."""
     traces: bool = False
     """Whether client and workers write OpenTelemetry traces."""
     imports: Names = ()
@@ -134,7 +162,9 @@ class Settings(BaseSettings):
 
         return value
 
-    @field_validator("queues", "imports", mode="before")
+    @field_validator(
+        "queues", "imports", "api_admins", "api_tasks", "api_workflows", "api_cors_origins", mode="before"
+    )
     @classmethod
     def _split_names(cls, value: object) -> object:
         if not isinstance(value, str):

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from taskservice.cli.common import read_app, read_settings
+from taskservice.cli.api import api
+from taskservice.cli.common import LEVELS, read_app, read_settings
 from taskservice.cli.dead import dead
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
 __all__ = ["cli", "main"]
 
-LEVELS = click.Choice(["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], case_sensitive=False)
 POOLS = click.Choice(["prefork", "threads", "solo", "gevent", "eventlet"])
 
 
@@ -42,6 +42,7 @@ def cli() -> None:
     """Run workers and the beat, see how they are, and look after what failed."""
 
 
+cli.add_command(api)
 cli.add_command(dead)
 
 

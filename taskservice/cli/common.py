@@ -11,7 +11,9 @@ if TYPE_CHECKING:
 
     from taskservice.settings import Settings
 
-__all__ = ["Mistake", "read_app", "read_settings"]
+__all__ = ["LEVELS", "Mistake", "read_app", "read_settings"]
+
+LEVELS = click.Choice(["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], case_sensitive=False)
 
 
 class Mistake(click.ClickException):
