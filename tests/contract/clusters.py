@@ -111,6 +111,7 @@ class Clusters:
                 [*argv, "-P", cluster.pool, "-c", str(cluster.slots)],
                 env={
                     **os.environ,
+                    "TASKSERVICE_SHUTDOWN_GRACE": "5",
                     "PYTHONPATH": os.pathsep.join([str(HERE), *sys.path]),
                     **environment,
                 },
