@@ -5,17 +5,15 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-import anyio
-
 from benchmarks.figures import Comparison, clocked, clocked_async, percentile
 from benchmarks.noops import idle, noop
 from benchmarks.processes import WAIT
-from taskservice import CeleryBackend
+from taskservice import CeleryBackend, TaskService
 
 if TYPE_CHECKING:
     from celery import Celery
 
-    from taskservice import TaskBackend, TaskHandle
+    from taskservice import TaskBackend
 
 __all__ = ["COLLECTED", "PACK", "OnCelery"]
 
@@ -58,10 +56,10 @@ class OnCelery:
 
     async def round(self, number: int) -> None:
         """Measure every way once; who goes first changes from round to round."""
-        async with CeleryBackend(self._app) as backend:
-            await self._send(backend, first=number % 2 == 0)
-            await self._collect(backend, first=number % 2 == 0)
-            await self._travel(backend)
+        async with TaskService(CeleryBackend(self._app)) as service:
+            await self._send(service.backend, first=number % 2 == 0)
+            await self._collect(service, first=number % 2 == 0)
+            await self._travel(service.backend)
 
     async def _send(self, backend: TaskBackend, *, first: bool) -> None:
         def loop() -> None:
@@ -79,14 +77,16 @@ class OnCelery:
         self._many.add(many, delayed)
         self._one.add(single, delayed)
 
-    async def _collect(self, backend: TaskBackend, *, first: bool) -> None:
+    async def _collect(self, service: TaskService, *, first: bool) -> None:
         def raw() -> None:
             results = [self._noop.delay() for _ in range(COLLECTED)]
             for result in results:
                 result.get(timeout=WAIT)
 
         async def ours(per_message: int) -> None:
-            await collect(await backend.launch_many(noop, [()] * COLLECTED, per_message=per_message))
+            handles = await service.launch_many(noop, [()] * COLLECTED, per_message=per_message)
+            async for handle in service.as_completed(handles):
+                await handle.result(WAIT)
 
         before = clocked(COLLECTED, raw) if first else 0.0
         self.single = await clocked_async(COLLECTED, lambda: ours(1))
@@ -106,10 +106,3 @@ class OnCelery:
             ours.append(between - started)
         for percent, comparison in self._trips.items():
             comparison.add(percentile(ours, percent) * 1000, percentile(theirs, percent) * 1000)
-
-
-async def collect(handles: list[TaskHandle]) -> None:
-    """Await them all at once."""
-    async with anyio.create_task_group() as group:
-        for handle in handles:
-            group.start_soon(handle.result, WAIT)

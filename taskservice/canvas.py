@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Unpack
 
 from taskservice.errors import ConfigurationError
 from taskservice.submission import AT_ONCE, LaunchOptions
 
 if TYPE_CHECKING:
-    from datetime import datetime
+    from taskservice.submission import LaunchKeywords
 
 __all__ = [
     "Canvas",
@@ -48,18 +48,9 @@ class Signature:
         _require_function(self.func)
         object.__setattr__(self, "args", tuple(self.args))
 
-    def set(
-        self,
-        *,
-        countdown: float | None = None,
-        eta: datetime | None = None,
-        expires: float | datetime | None = None,
-        priority: int | None = None,
-        queue: str | None = None,
-    ) -> Signature:
+    def set(self, **options: Unpack[LaunchKeywords]) -> Signature:
         """Return the same call with these options in place of those it has; see `LaunchOptions`."""
-        chosen = LaunchOptions(countdown=countdown, eta=eta, expires=expires, priority=priority, queue=queue)
-        return replace(self, options=chosen)
+        return replace(self, options=LaunchOptions(**options))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,18 +70,9 @@ class Map:
         _require_function(self.func)
         object.__setattr__(self, "items", tuple(self.items))
 
-    def set(
-        self,
-        *,
-        countdown: float | None = None,
-        eta: datetime | None = None,
-        expires: float | datetime | None = None,
-        priority: int | None = None,
-        queue: str | None = None,
-    ) -> Map:
+    def set(self, **options: Unpack[LaunchKeywords]) -> Map:
         """See `Signature.set`."""
-        chosen = LaunchOptions(countdown=countdown, eta=eta, expires=expires, priority=priority, queue=queue)
-        return replace(self, options=chosen)
+        return replace(self, options=LaunchOptions(**options))
 
 
 @dataclass(frozen=True, slots=True)

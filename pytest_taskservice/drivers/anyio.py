@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal
 
 from pytest_taskservice.drivers.base import Capability, CapabilityError, Outcome, TaskCall
 from pytest_taskservice.errors import HarnessTimeoutError
@@ -152,23 +152,25 @@ class AnyIODriver:
 
     def _make_backend(self) -> AnyIOBackend:
         from taskservice.backends.anyio import AnyIOBackend
+
+        backend = AnyIOBackend(listener=self._hear, grace=0.0)
+        for name in ("launch_task", "launch_many", "launch_canvas"):
+            setattr(backend, name, self._refusing(getattr(backend, name)))
+        return backend
+
+    def _refusing(self, launch: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
         from taskservice.errors import LaunchOptionError
 
-        backend: Any = AnyIOBackend(listener=self._hear, grace=0.0)
-        launch_task = backend.launch_task
-
-        async def launch(*args: Any, **kwargs: Any) -> TaskHandle:
+        async def launch_or_refuse(*args: Any, **kwargs: Any) -> Any:
             try:
-                handle: TaskHandle = await launch_task(*args, **kwargs)
+                return await launch(*args, **kwargs)
             except LaunchOptionError as error:
                 # The task asks for what no thread can be given; that is no failure of the test.
                 if error.option == "soft_time_limit":
                     self._refuse(Capability.TIME_LIMITS)
                 raise
-            return handle
 
-        backend.launch_task = launch
-        return cast("AnyIOBackend", backend)
+        return launch_or_refuse
 
     def _refuse(self, capability: Capability) -> None:
         error = CapabilityError(self.name, capability, _CANNOT[capability])

@@ -1,6 +1,6 @@
 """Celery's configuration, made of our settings. Pure; only a cron string takes Celery itself.
 
-Why each default is as it is: "Reliable defaults" in ``docs/service.md``.
+Why each default is as it is: "Reliable defaults" in ``docs/operating.md``.
 """
 
 from __future__ import annotations

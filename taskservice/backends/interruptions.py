@@ -10,6 +10,7 @@ import asyncio
 import os
 import signal
 import threading
+from collections import deque
 from mmap import mmap
 from typing import TYPE_CHECKING, Any, Final
 
@@ -25,6 +26,8 @@ INTERRUPT: Final = signal.SIGUSR2
 ID_BYTES: Final = 64
 
 _running: dict[str, Callable[[], object]] = {}
+# A run is seen to have started a moment before its function is here.
+_early: Final[deque[str]] = deque(maxlen=100)
 # Shared with the processes that are forked from this one.
 _wanted: Final = mmap(-1, ID_BYTES)
 _lock: Final = threading.Lock()
@@ -40,20 +43,20 @@ async def call_interruptibly(run_id: str, call: Callable[[], Awaitable[Any]]) ->
     with anyio.CancelScope() as scope:
         _running[run_id] = lambda: loop.call_soon_threadsafe(scope.cancel)
         try:
+            if run_id in _early:
+                scope.cancel()
             return await call()
         finally:
             del _running[run_id]
     raise InterruptedRunError(run_id)
 
 
-def interrupt(run_id: str) -> bool:
-    """Tell a run of this process to leave; return whether it is one."""
+def interrupt(run_id: str) -> None:
+    """Tell a run of this process to leave, now or as soon as its function is called."""
+    _early.append(run_id)
     wake = _running.get(run_id)
-    if wake is None:
-        return False
-
-    wake()
-    return True
+    if wake is not None:
+        wake()
 
 
 def interrupt_process(pid: int, run_id: str) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from taskservice.cli.api import api
-from taskservice.cli.common import LEVELS, read_app, read_settings
+from taskservice.cli.common import LEVELS, lean_table, read_app, read_settings
 from taskservice.cli.dead import dead
 
 if TYPE_CHECKING:
@@ -143,14 +143,11 @@ def _show(found: Overview) -> None:
 
 
 def _worker_table(found: Overview) -> Table:
-    from rich.table import Table
-
-    table = Table("worker", "pid", "age", "pool", "state", "slots", "running", "longest", "queues")
+    table = lean_table("worker", "age", "pool", "state", "slots", "running", "longest", "queues")
     for beat in found.workers:
         seen = beat.health(found.at)
         table.add_row(
             seen.name,
-            str(seen.pid),
             _seconds(seen.age),
             seen.pool,
             _state(seen),
@@ -168,9 +165,7 @@ def _state(seen: WorkerHealth) -> str:
 
 
 def _queue_table(found: Overview) -> Table:
-    from rich.table import Table
-
-    table = Table("queue", "waiting", "oldest")
+    table = lean_table("queue", "waiting", "oldest")
     for queue in found.queues:
         table.add_row(queue.name, str(queue.depth), _seconds(queue.oldest_age))
     return table

@@ -8,10 +8,11 @@ import click
 
 if TYPE_CHECKING:
     from celery import Celery
+    from rich.table import Table
 
     from taskservice.settings import Settings
 
-__all__ = ["LEVELS", "Mistake", "read_app", "read_settings"]
+__all__ = ["LEVELS", "Mistake", "lean_table", "read_app", "read_settings"]
 
 LEVELS = click.Choice(["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], case_sensitive=False)
 
@@ -49,3 +50,14 @@ def read_app(name: str | None) -> Celery | None:
         return find_app(name)
     except ConfigurationError as error:
         raise Mistake(str(error)) from error
+
+
+def lean_table(first: str, *others: str) -> Table:
+    """Return a table for 80 columns; what is in the first one is there to be copied, and stays whole."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold underline")
+    table.add_column(first, no_wrap=True, overflow="ignore")
+    for name in others:
+        table.add_column(name, overflow="fold")
+    return table

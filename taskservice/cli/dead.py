@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from taskservice.cli.common import Mistake, read_app, read_settings
+from taskservice.cli.common import Mistake, lean_table, read_app, read_settings
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -172,21 +172,14 @@ def _plain(letter: DeadLetter, *, payload: bool) -> dict[str, Any]:
 
 def _print_table(letters: Sequence[DeadLetter]) -> None:
     from rich.console import Console
-    from rich.table import Table
 
-    table = Table()
-    # An id is there to be copied, and a narrow terminal must not cut what the others say.
-    table.add_column("run", no_wrap=True, min_width=36)
-    for name in ("task", "cause", "attempts", "error", "at"):
-        table.add_column(name, overflow="fold")
+    table = lean_table("run", "at", "cause", "task and error")
     for letter in letters:
         table.add_row(
             letter.id,
-            letter.task,
+            datetime.fromtimestamp(letter.at, tz=UTC).strftime("%m-%d %H:%M"),
             letter.cause,
-            str(letter.attempts),
-            letter.error_type,
-            _instant(letter.at),
+            f"{letter.task}\n{letter.error_type}",
         )
     Console().print(table)
 

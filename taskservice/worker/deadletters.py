@@ -21,7 +21,7 @@ from taskservice.backends.letters_redis import RedisLetters
 from taskservice.backends.packed import PACKED, unfinished_calls
 from taskservice.backends.storage import open_storage
 from taskservice.deadletters import DeadLetter
-from taskservice.errors import RunLostError
+from taskservice.errors import ConfigurationError, RunLostError
 from taskservice.worker.lostruns import guard_requests, is_redelivered
 
 if TYPE_CHECKING:
@@ -44,20 +44,26 @@ def install_dead_letters(app: Celery, settings: Settings) -> None:
     """Have workers of ``app`` keep what fails for good; a second call does nothing."""
 
     @cache  # the app may be told where only after this
-    def letters() -> RedisLetters:
+    def letters() -> RedisLetters | None:
+        try:
+            storage = open_storage(app, "dead letters", seconds=SECONDS)
+        except ConfigurationError as error:
+            logger.warning("this worker keeps no dead letters: %s", error)
+            return None
         return RedisLetters(
-            open_storage(app, "dead letters", seconds=SECONDS),
+            storage,
             count=settings.dead_letter_count,
             seconds=settings.dead_letter_retention.total_seconds(),
         )
 
     def write(sender: Any = None, task_id: str = "", exception: Any = None, **given: Any) -> None:
-        if getattr(sender, "app", None) is app and not sender.name.startswith("celery."):
-            _write(letters(), sender, str(task_id), exception, given)
+        ours = getattr(sender, "app", None) is app and not sender.name.startswith("celery.")
+        if ours and (found := letters()) is not None:
+            _write(found, sender, str(task_id), exception, given)
 
     def guard(sender: Any = None, **_: object) -> None:
-        if getattr(sender, "app", None) is app:
-            guard_requests(app, letters(), settings.max_deliveries)
+        if getattr(sender, "app", None) is app and (found := letters()) is not None:
+            guard_requests(app, found, settings.max_deliveries)
 
     uid = f"taskservice-dead-letters-{id(app)}"
     signals.task_failure.connect(write, weak=False, dispatch_uid=uid)

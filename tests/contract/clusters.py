@@ -111,6 +111,7 @@ class Clusters:
                 [*argv, "-P", cluster.pool, "-c", str(cluster.slots)],
                 env={
                     **os.environ,
+                    "TASKSERVICE_SHUTDOWN_GRACE": "5",
                     "PYTHONPATH": os.pathsep.join([str(HERE), *sys.path]),
                     **environment,
                 },
@@ -148,6 +149,9 @@ UNABLE = {
         "test_cancelling_one_run_leaves_its_neighbour_alone": _DEAF,
         "test_the_process_of_a_running_plain_function_can_be_ended": _DEAF,
         "test_handles_come_in_the_order_in_which_their_runs_end": _ALONE,
+        "test_cancelling_stops_what_waits_and_starts_nothing_later": _DEAF,
+        "test_cancelling_reaches_members_that_run": _DEAF,
+        "test_a_step_cancelled_by_itself_ends_the_chain": _DEAF,
     },
 }
 """What a pool truly cannot show: the test and why."""

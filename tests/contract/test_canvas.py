@@ -532,7 +532,7 @@ async def test_links_are_kept_by_workers_and_refused_elsewhere(
     linked = echo.s(1)
     linked.link(mark.si(str(tmp_path / "diary")).set(task_id=f"linked-{tmp_path}"))
 
-    if world != "celery":
+    if not world.startswith("celery"):
         with pytest.raises(
             ConfigurationError, match=r"link of 'contract_tasks\.echo' is something that only"
         ):

@@ -53,7 +53,12 @@ def running_worker(
     with log.open("wb") as output:
         worker = subprocess.Popen(
             [*TASKSERVICE, "worker", "-A", "dead_letter_tasks", "-P", pool, "-c", "2"],
-            env={**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), *sys.path]), **environment},
+            env={
+                **os.environ,
+                "PYTHONPATH": os.pathsep.join([str(HERE), *sys.path]),
+                "TASKSERVICE_SHUTDOWN_GRACE": "5",
+                **environment,
+            },
             stdout=output,
             stderr=output,
         )

@@ -61,7 +61,11 @@ def their_app(redis_process: RedisProcess, tmp_path: Path) -> Iterator[Celery]:
     worker = subprocess.Popen(
         [*argv, "-P", "solo"],
         cwd=tmp_path,
-        env={**os.environ, "TASKSERVICE_REDIS_URL": redis_process.url},
+        env={
+            **os.environ,
+            "TASKSERVICE_REDIS_URL": redis_process.url,
+            "TASKSERVICE_SHUTDOWN_GRACE": "5",
+        },
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )

@@ -33,14 +33,14 @@ def test_a_worker_that_hangs_at_its_start_is_given_up(pytester: pytest.Pytester)
     begin = time.monotonic()
 
     result = pytester.runpytest_subprocess(
-        "-p", "no:valkey", "--taskservice-backend=celery", "--taskservice-timeout=1"
+        "-p", "no:valkey", "--taskservice-backend=celery", "--taskservice-timeout=3"
     )
 
     result.assert_outcomes(errors=2)
     result.stdout.fnmatch_lines(
-        ["taskservice: the worker did not come up within 1 s*", "*asking the licence server*"]
+        ["taskservice: the worker did not come up within 3 s*", "*asking the licence server*"]
     )
-    assert time.monotonic() - begin < 20
+    assert time.monotonic() - begin < 30
     assert "pytest_taskservice/" not in result.stdout.str()
 
 

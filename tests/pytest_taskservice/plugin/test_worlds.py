@@ -237,3 +237,30 @@ def test_a_world_that_cannot_show_what_a_test_asks_for_skips_it_with_the_reason(
             "SKIPPED*celery-eager cannot: celery messages*",
         ]
     )
+
+
+def test_a_soft_limit_that_no_thread_can_be_given_skips_however_it_is_launched(
+    downstream: Downstream,
+) -> None:
+    downstream.write(
+        test_shopx="""
+        from taskservice import group, task
+
+        @task(soft_time_limit=10)
+        def quick(): ...
+
+        def test_one(task_service):
+            task_service.launch_task(quick)
+
+        def test_many(task_service):
+            task_service.launch_many(quick, [()])
+
+        def test_canvas(task_service):
+            task_service.launch_canvas(group(quick.s(), quick.s()))
+        """
+    )
+
+    result = downstream.run("-rs", "--taskservice-backend=anyio")
+
+    result.assert_outcomes(skipped=3 * 2)
+    result.stdout.fnmatch_lines("SKIPPED*anyio cannot: time limits*")

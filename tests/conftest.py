@@ -1,0 +1,34 @@
+"""Which tests are thorough: they say little about a Python version, and CI runs them on one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+# Each starts, stops and kills workers of its own.
+MODULES = frozenset(
+    {
+        "test_canary.py",
+        "test_chaos.py",
+        "test_dead_letters_worker.py",
+        "test_nothing_lost.py",
+        "test_stopping.py",
+        "test_traces.py",
+    }
+)
+WORLDS = frozenset({"celery-rabbitmq", "celery-solo", "celery-threads"})
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
+    """Mark them."""
+    for item in items:
+        given = (
+            item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+        )
+        if item.path.name in MODULES or given.get("world") in WORLDS:
+            item.add_marker("thorough")
