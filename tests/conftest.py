@@ -9,7 +9,8 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-# Each starts, stops and kills workers of its own.
+# Each starts, stops and kills workers of its own, or pytest in processes of its own.
+FOLDERS = frozenset({"plugin"})
 MODULES = frozenset(
     {
         "test_canary.py",
@@ -17,7 +18,9 @@ MODULES = frozenset(
         "test_dead_letters_worker.py",
         "test_nothing_lost.py",
         "test_stopping.py",
+        "test_stories.py",
         "test_traces.py",
+        "test_workflow_workers.py",
     }
 )
 WORLDS = frozenset({"celery-rabbitmq", "celery-solo", "celery-threads"})
@@ -30,5 +33,6 @@ def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
         given = (
             item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
         )
-        if item.path.name in MODULES or given.get("world") in WORLDS:
+        ours = item.path.name in MODULES or item.path.parent.name in FOLDERS
+        if ours or given.get("world") in WORLDS:
             item.add_marker("thorough")

@@ -13,7 +13,7 @@ from anyio import to_thread
 from celery import current_task
 from pydantic import BaseModel
 
-from taskservice.workflow import current_step, workflow
+from taskservice.workflow import Deadlines, current_step, workflow
 from taskservice.workflow.runtime import worker_runtime
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 STEPS = ("check", "reserve", "charge", "pack", "ship", "tell")
 WORK = 0.15
-LIMITS = {"lease": 0.5, "busy": 120.0, "stale": 600.0}
+LIMITS = Deadlines(lease=0.5, busy=120.0, stale=600.0)
 
 
 class Approval(BaseModel):

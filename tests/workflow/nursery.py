@@ -8,18 +8,23 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from importlib import import_module
 
 import celery.apps.worker
 import celery.concurrency.prefork
 import celery.worker.consumer
-import chaos_flows
 
 from taskservice import load_settings
 from taskservice.worker.launch import run_worker
 
 __all__ = ["main"]
 
-PRELOADED = (celery.apps.worker, celery.concurrency.prefork, celery.worker.consumer, chaos_flows)
+PRELOADED = (
+    celery.apps.worker,
+    celery.concurrency.prefork,
+    celery.worker.consumer,
+    import_module("chaos_flows"),
+)
 
 
 def main() -> None:
