@@ -108,7 +108,7 @@ def _started(stack: ExitStack) -> tuple[Celery, list[Peer], list[str]]:
     return create_app(settings), peers, missing
 
 
-def worker(settings: Settings) -> AbstractContextManager[None]:
+def worker(settings: Settings, *, imports: str = "benchmarks.noops") -> AbstractContextManager[None]:
     """One real worker with two processes, from its first heartbeat on."""
     code = "from taskservice.cli import main; main()"
     argv = [sys.executable, "-c", code, "worker", "-P", "prefork", "-c", "2", "--loglevel", "WARNING"]
@@ -116,7 +116,7 @@ def worker(settings: Settings) -> AbstractContextManager[None]:
         [argv],
         lambda: read_heartbeats(settings.redis_url, settings.key_prefix),
         TASKSERVICE_REDIS_URL=settings.redis_url,
-        TASKSERVICE_IMPORTS="benchmarks.noops",
+        TASKSERVICE_IMPORTS=imports,
     )
 
 
