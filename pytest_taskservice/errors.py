@@ -52,3 +52,42 @@ class HarnessTimeoutError(HarnessError, TimeoutError):
 
 class ScenarioError(HarnessError, ValueError):
     """A scenario file is wrong; the message starts with ``file:line:column``."""
+
+
+class SimulationError(HarnessError, RuntimeError):
+    """Something the simulator cannot go on with."""
+
+
+class SimulationIdleError(SimulationError):
+    """A wait that nothing can ever end: all is idle."""
+
+    def __init__(self, what: str, waiting: tuple[str, ...] = ()) -> None:
+        super().__init__(what, waiting)
+        self.what = what
+        self.waiting = waiting
+
+    def __str__(self) -> str:
+        text = f"waited for {self.what}, but the simulation is idle: nothing can ever bring it"
+        return _listed(text, self.waiting)
+
+
+class SimulationBudgetError(SimulationError):
+    """A wait that brought event after event and no end."""
+
+    def __init__(self, what: str, events: int, elapsed: float, waiting: tuple[str, ...] = ()) -> None:
+        super().__init__(what, events, elapsed, waiting)
+        self.what = what
+        self.events = events
+        self.elapsed = elapsed
+        self.waiting = waiting
+
+    def __str__(self) -> str:
+        text = (
+            f"waited for {self.what}: not reached after {self.events:,} events, at +{self.elapsed:g} s; "
+            "an endless retry or schedule? The bound is --taskservice-events"
+        )
+        return _listed(text, self.waiting)
+
+
+def _listed(text: str, lines: tuple[str, ...]) -> str:
+    return "\n  ".join([text, *lines])

@@ -1,0 +1,135 @@
+"""Fibers: where events run, so that one which waits lets the others go on.
+
+A fiber is a greenlet that runs one event after the other. One that parks keeps its stack, and others take its
+place. Fibers belong to the thread that opened the simulation.
+"""
+
+from __future__ import annotations
+
+from contextvars import copy_context
+from typing import TYPE_CHECKING, Any, Protocol
+
+from greenlet import GreenletExit, getcurrent, greenlet
+
+from pytest_taskservice.simulator.core.agenda import Due, Weight
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["Fiber", "Fibers", "Process", "current_fiber"]
+
+
+class Process(Protocol):
+    """What stands for the process that an event belongs to."""
+
+    weight: Weight
+    """What its sleeping means for whether the world is idle."""
+
+    def enter(self) -> None:
+        """Make the process's own state the current one: its fiber goes on."""
+
+
+class Fiber(greenlet):
+    """One stack. ``process`` stands for the process that the running event belongs to."""
+
+    def __init__(self, home: Fibers) -> None:
+        super().__init__()
+        self._home = home
+        self.process: Process | None = None
+        self.ended = False
+        """Whether nothing may come of it any more; it dies at its next wait."""
+        self._waits = 0
+
+    def run(self, action: Callable[..., Any], args: tuple[Any, ...]) -> None:
+        """Run events until the simulation ends."""
+        idle = self._home.idle
+        while True:
+            action(*args)
+            self.process = None
+            if self.ended:
+                return
+            idle.append(self)
+            action, args = self.parent.switch()
+
+    def park(self) -> Any:
+        """Give way; return what :meth:`resume` brings."""
+        self._waits += 1
+        self._home.parked[self] = None
+        found = self.parent.switch()
+        if self.ended:
+            raise GreenletExit
+        return found
+
+    @property
+    def turn(self) -> int:
+        """The number of the wait the fiber is in: who wakes it compares."""
+        return self._waits
+
+    def resume(self, turn: int, value: Any = None) -> None:
+        """Go on with the fiber where it parked for the ``turn``-th time; nothing if that is over."""
+        if self.turn == turn and self in self._home.parked:
+            self._home.enter(self, value)
+
+    def interrupt(self, error: BaseException) -> None:
+        """Go on with a parked fiber by raising ``error`` where it waits."""
+        if self in self._home.parked:
+            del self._home.parked[self]
+            self.parent = getcurrent()
+            self.throw(error)
+
+
+class Fibers:
+    """The fibers of one simulation."""
+
+    def __init__(self) -> None:
+        self.idle: list[Fiber] = []
+        self.parked: dict[Fiber, None] = {}
+        # Kept: a greenlet that is collected unwinds where it stands.
+        self.abandoned: list[Fiber] = []
+
+    def perform(self, due: Due) -> None:
+        """Run one event, until it is over or waits."""
+        idle = self.idle
+        fiber = idle.pop() if idle else Fiber(self)
+        # Bodies see the context of whoever runs the simulation, as a call would.
+        fiber.gr_context = copy_context()
+        fiber.parent = getcurrent()
+        fiber.switch(due.action, due.args)
+
+    def enter(self, fiber: Fiber, value: Any) -> None:
+        """Continue a parked fiber."""
+        del self.parked[fiber]
+        if fiber.process is not None:
+            fiber.process.enter()
+        fiber.parent = getcurrent()
+        fiber.switch(value)
+
+    def abandon(self, fiber: Fiber) -> None:
+        """Never continue ``fiber``, as if its process had been killed: not even its ``finally`` runs now."""
+        if self.parked.pop(fiber, _ABSENT) is not _ABSENT:
+            self.abandoned.append(fiber)
+
+    def close(self) -> None:
+        """End every fiber; what waits unwinds through its ``finally`` blocks."""
+        for fiber in [*self.parked, *self.abandoned]:
+            fiber.ended = True
+            fiber.parent = getcurrent()
+            try:
+                fiber.throw(GreenletExit)
+            except BaseException:  # noqa: BLE001, S112 - the test is over: nobody is left to be told
+                continue
+        self.parked.clear()
+        self.abandoned.clear()
+        for fiber in self.idle:
+            fiber.parent = getcurrent()
+            fiber.throw(GreenletExit)
+        self.idle.clear()
+
+
+_ABSENT = object()
+
+
+def current_fiber() -> Fiber | None:
+    """Return the fiber that runs here; ``None`` outside of every event."""
+    found = getcurrent()
+    return found if isinstance(found, Fiber) else None

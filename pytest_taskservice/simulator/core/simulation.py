@@ -1,0 +1,338 @@
+"""One world in virtual time: events, fibers, draws, and waiting for what they bring.
+
+Whoever opens a simulation owns it. While the owner waits, events run, each in a fiber. Anybody who waits inside an
+event parks. The clock moves only from one event to the next, so nothing is ever early.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, Protocol
+
+from pytest_taskservice.errors import SimulationBudgetError, SimulationIdleError
+from pytest_taskservice.simulator.core.agenda import Agenda, Due, Weight
+from pytest_taskservice.simulator.core.fibers import Fiber, Fibers, current_fiber
+from pytest_taskservice.simulator.core.randomness import Randomness
+
+if TYPE_CHECKING:
+    from greenlet import GreenletExit
+
+__all__ = ["Budget", "Outsiders", "Simulation"]
+
+MONOTONIC_START = 10_000.0
+"""What the monotonic clock says when a simulation opens: no real one starts at zero either."""
+
+
+class Outsiders(Protocol):
+    """Threads that are not the owner's, and wait for what happens in here."""
+
+    def inside(self) -> bool:
+        """Return whether the caller is the owner's thread."""
+
+    def wait(self, ready: Callable[[], bool], deadline: float | None, what: str) -> bool:
+        """Block the calling thread until ``ready`` or the monotonic ``deadline``."""
+
+    def waiting(self) -> bool:
+        """Return whether any thread waits."""
+
+    def next_deadline(self) -> float | None:
+        """Return the earliest deadline of those who wait."""
+
+    def wake(self) -> bool:
+        """Let those go on whose wait is over; return whether there was one."""
+
+    def let_run(self) -> bool:
+        """Give other threads a moment of real time; return whether there are any."""
+
+    def explain(self) -> Iterable[str]:
+        """Say what each thread waits for."""
+
+
+class Budget:
+    """How much may happen while somebody waits once: what has no end is stopped, and told."""
+
+    def __init__(self, *, events: int = 1_000_000, seconds: float = 50 * 365 * 86_400.0) -> None:
+        self.events = events
+        self.seconds = seconds
+
+
+class Simulation:
+    """The clock, the agenda and the fibers; implements ``Timeline``.
+
+    ``start`` is the wall clock's first instant in seconds since the Unix epoch. ``on_move`` is told each new one.
+    """
+
+    def __init__(
+        self,
+        *,
+        seed: int = 0,
+        start: float,
+        on_move: Callable[[float], None],
+        budget: Budget | None = None,
+    ) -> None:
+        self.seed = seed
+        self.start = start
+        self.random = Randomness(seed)
+        self.budget = budget or Budget()
+        self.events = 0
+        """How many events have run."""
+        self.outsiders: Outsiders | None = None
+        self.closed = False
+        self.explain: Callable[[], Iterable[str]] = tuple
+        """Says what is waiting, for an error's text."""
+        self._on_move = on_move
+        self._step = 0.0
+        self._agenda = Agenda()
+        self._fibers = Fibers()
+        self._elapsed = 0.0
+        self._horizon: list[float] = []
+        self._parked: list[tuple[Callable[[], bool], Fiber, int]] = []
+
+    # What time it is.
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds of virtual time since the simulation opened."""
+        return self._elapsed
+
+    def monotonic(self) -> float:
+        """Return the virtual monotonic clock, in seconds."""
+        return MONOTONIC_START + self._elapsed
+
+    def now(self) -> float:
+        """Return the virtual wall clock, in seconds since the Unix epoch."""
+        return self.start + self._step + self._elapsed
+
+    def step_clock(self, seconds: float) -> None:
+        """Set the wall clock forward or back, as somebody does by hand; no timer moves with it."""
+        self._step += seconds
+        self._on_move(self.now())
+
+    # What is to come.
+
+    def after(
+        self, seconds: float, action: Callable[..., Any], *args: Any, weight: Weight = Weight.WORK
+    ) -> Due:
+        """Let ``action`` happen in ``seconds``."""
+        return self._agenda.add(self._elapsed + max(0.0, seconds), action, args, weight)
+
+    def cancel(self, due: Due | None) -> None:
+        """Let an event not happen."""
+        if due is not None:
+            self._agenda.cancel(due)
+
+    def next_event(self) -> float | None:
+        """Return the monotonic instant of the next event."""
+        at = self._agenda.next_at()
+        return None if at is None else MONOTONIC_START + at
+
+    def run_until(self, instant: float) -> None:
+        """Run what is due up to the monotonic ``instant``, and stand there."""
+        self._pump(_never, instant - MONOTONIC_START, "", idle_ends=False)
+
+    def idle(self) -> bool:
+        """Return whether nothing is left to be done, schedules apart."""
+        return not self._agenda.counts[Weight.WORK]
+
+    # Letting it come.
+
+    def advance(self, seconds: float) -> None:
+        """Let ``seconds`` of virtual time pass, event by event."""
+        if seconds < 0:
+            raise ValueError(f"time does not go back: got {seconds:g} seconds")
+        self.wait(_never, timeout=seconds, what="time to pass")
+
+    def run_until_idle(self) -> None:
+        """Go on until nothing is left to be done, schedules apart."""
+        self.wait(self.idle, timeout=None, what="all work to be done")
+
+    def sleep(self, seconds: float) -> None:
+        """Do nothing for ``seconds`` of virtual time; others go on."""
+        fiber = current_fiber()
+        if fiber is None:
+            self.wait(_never, timeout=seconds, what=f"time.sleep({seconds:g})")
+            return
+        self._end_if_closed()
+        weight = Weight.WORK if fiber.process is None else fiber.process.weight
+        self.after(seconds, fiber.resume, fiber.turn + 1, weight=weight)
+        fiber.park()
+
+    def spend(self, seconds: float) -> None:
+        """Let a little time pass, as talking to a server takes; others may come in between."""
+        fiber = current_fiber()
+        if fiber is None:
+            if self._is_owner():
+                self._pump(_never, self._elapsed + seconds, "", idle_ends=False)
+            return
+        self._end_if_closed()
+        then = self._elapsed + seconds
+        following = self._agenda.next_at()
+        if (following is None or following > then) and (not self._horizon or then < self._horizon[-1]):
+            self._move(then)
+            return
+        self.after(seconds, fiber.resume, fiber.turn + 1)
+        fiber.park()
+
+    def wait(self, ready: Callable[[], bool], *, timeout: float | None, what: str) -> bool:
+        """Wait until ``ready()``; return whether it is, when ``timeout`` virtual seconds are over.
+
+        Without a timeout, raise :class:`SimulationIdleError` where nothing can ever make it ready.
+        """
+        fiber = current_fiber()
+        deadline = None if timeout is None else self._elapsed + max(0.0, timeout)
+        if fiber is not None:
+            return self._wait_inside(fiber, ready, deadline)
+        if not self._is_owner():
+            assert self.outsiders is not None
+            instant = None if deadline is None else MONOTONIC_START + deadline
+            return self.outsiders.wait(ready, instant, what)
+        return self._pump(ready, deadline, what, idle_ends=True)
+
+    def serve_outsiders(self, deadline: float | None) -> None:
+        """Take one step for threads that wait, while the owner is blocked for real."""
+        outsiders = self.outsiders
+        if outsiders is None or not outsiders.waiting() or outsiders.wake():
+            return
+        ends = [end for end in (deadline, outsiders.next_deadline()) if end is not None]
+        limit = min(ends) - MONOTONIC_START if ends else None
+        following = self._agenda.next_at()
+        if following is not None and (limit is None or following <= limit):
+            self._perform()
+        elif limit is not None and limit > self._elapsed:
+            self._move(limit)
+
+    def abandon(self, fiber: Fiber) -> None:
+        """Never go on with ``fiber``: the process it stood for is gone."""
+        self._fibers.abandon(fiber)
+
+    def close(self) -> None:
+        """End every fiber and forget what was to come."""
+        if not self.closed:
+            self.closed = True
+            self._agenda.clear()
+            self._fibers.close()
+            self._parked.clear()
+
+    # How it goes on.
+
+    def _is_owner(self) -> bool:
+        return self.outsiders is None or self.outsiders.inside()
+
+    def _end_if_closed(self) -> None:
+        if self.closed:
+            raise _exit()
+
+    def _wait_inside(self, fiber: Fiber, ready: Callable[[], bool], deadline: float | None) -> bool:
+        while not ready():
+            if deadline is not None and self._elapsed >= deadline:
+                return False
+            self._end_if_closed()
+            turn = fiber.turn + 1
+            waiting = (ready, fiber, turn)
+            self._parked.append(waiting)
+            due = None
+            if deadline is not None:
+                due = self.after(deadline - self._elapsed, fiber.resume, turn)
+            try:
+                fiber.park()
+            finally:
+                self.cancel(due)
+                if waiting in self._parked:
+                    self._parked.remove(waiting)
+        return True
+
+    def _pump(
+        self, ready: Callable[[], bool], deadline: float | None, what: str, *, idle_ends: bool
+    ) -> bool:
+        agenda = self._agenda
+        last_event = self.events + self.budget.events
+        last_second = self._elapsed + self.budget.seconds
+        if deadline is not None:
+            self._horizon.append(deadline if not self._horizon else min(deadline, self._horizon[-1]))
+        try:
+            while not ready():
+                following = agenda.next_at()
+                if deadline is not None and (following is None or following > deadline):
+                    if self._outsiders_first(deadline):
+                        continue
+                    self._move(deadline)
+                    return bool(ready())
+                if deadline is None and idle_ends and self._is_stuck() and not self._let_others_run():
+                    raise SimulationIdleError(what, tuple(self._waiting_for()))
+                if following is None:
+                    continue
+                if self.events > last_event or (deadline is None and following > last_second):
+                    raise SimulationBudgetError(
+                        what, self.budget.events, self._elapsed, tuple(self._waiting_for())
+                    )
+                self._perform()
+        finally:
+            if deadline is not None:
+                self._horizon.pop()
+        return True
+
+    def _perform(self) -> None:
+        due = self._agenda.pop()
+        if due is None:
+            return
+        if due.at > self._elapsed:
+            self._move(due.at)
+        self.events += 1
+        self._fibers.perform(due)
+        due.action = None
+        if self._parked:
+            self._wake_parked()
+        if self.outsiders is not None and self.outsiders.waiting():
+            self.outsiders.wake()
+
+    def _wake_parked(self) -> None:
+        for waiting in tuple(self._parked):
+            ready, fiber, turn = waiting
+            if waiting in self._parked and ready():
+                self._parked.remove(waiting)
+                self.after(0.0, fiber.resume, turn)
+
+    def _move(self, elapsed: float) -> None:
+        self._elapsed = elapsed
+        self._on_move(self.start + self._step + elapsed)
+
+    def _is_stuck(self) -> bool:
+        counts = self._agenda.counts
+        return not counts[Weight.WORK] and not counts[Weight.RECURRING]
+
+    def _let_others_run(self) -> bool:
+        outsiders = self.outsiders
+        if outsiders is None:
+            return False
+        end = outsiders.next_deadline()
+        if end is not None and not outsiders.wake():
+            self._move(max(self._elapsed, end - MONOTONIC_START))
+        return outsiders.let_run()
+
+    def _outsiders_first(self, deadline: float) -> bool:
+        """Stop at a deadline of another thread that comes before ours."""
+        outsiders = self.outsiders
+        end = None if outsiders is None or not outsiders.waiting() else outsiders.next_deadline()
+        if outsiders is None or end is None or end - MONOTONIC_START >= deadline:
+            return False
+        self._move(max(self._elapsed, end - MONOTONIC_START))
+        outsiders.wake()
+        return outsiders.let_run()
+
+    def _waiting_for(self) -> Iterable[str]:
+        yield from self.explain()
+        if self.outsiders is not None:
+            yield from self.outsiders.explain()
+        for due in list(self._agenda)[:5]:
+            name = getattr(due.action, "__qualname__", repr(due.action))
+            yield f"at +{due.at:g} s: {name}"
+
+
+def _never() -> bool:
+    return False
+
+
+def _exit() -> GreenletExit:
+    from greenlet import GreenletExit
+
+    return GreenletExit()

@@ -1,0 +1,212 @@
+"""Stand-ins for what Python's own modules offer, while a simulation is open: sleep, clocks, random ids.
+
+Each function of ``time`` and ``uuid`` that a task may call is replaced by one that asks who calls: the standard
+library, pytest and event loops go on in real time; everybody else is in the simulation. Names bound before, by
+``from time import sleep``, are found in all modules and replaced too, and given back on leaving.
+
+Leans on ``sys._getframe`` and on ``__defaults__`` of functions. What it replaces is checked to be there.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from pytest_taskservice.errors import SimulationError
+
+if TYPE_CHECKING:
+    from pytest_taskservice.simulator.core.simulation import Simulation
+
+__all__ = ["Patches", "real_sleep", "replaced", "substitute"]
+
+real_sleep = time.sleep
+_real_monotonic = time.monotonic
+_real_perf_counter = time.perf_counter
+_real_monotonic_ns = time.monotonic_ns
+_real_perf_counter_ns = time.perf_counter_ns
+_real_uuid4 = uuid.uuid4
+
+# They measure and wait for the machine's sake, not for a task's.
+_REAL_TIME = frozenset(
+    {
+        *sys.stdlib_module_names,
+        "_pytest", "anyio", "coverage", "debugpy", "execnet", "faulthandler", "freezegun", "greenlet", "hypothesis",
+        "pluggy", "pydevd", "pytest", "pytest_asyncio", "pytest_rerunfailures", "pytest_taskservice", "pytest_timeout",
+        "sniffio", "time_machine", "trio", "uvicorn", "uvloop", "xdist",
+    }
+)  # fmt: skip
+# These call a function that somebody else has handed to them.
+_ON_BEHALF = frozenset({"concurrent.futures.thread", "functools", "threading", "unittest.mock", "contextlib"})
+
+_open: Simulation | None = None
+_exempt: dict[str, bool] = {}
+
+
+def _sleep(seconds: float, /) -> None:
+    simulation = _open
+    if simulation is None or _caller_is_real():
+        return real_sleep(seconds)
+    if seconds < 0:
+        raise ValueError("sleep length must be non-negative")
+    return simulation.sleep(seconds)
+
+
+def _monotonic() -> float:
+    simulation = _open
+    return _real_monotonic() if simulation is None or _caller_is_real() else simulation.monotonic()
+
+
+def _perf_counter() -> float:
+    simulation = _open
+    return _real_perf_counter() if simulation is None or _caller_is_real() else simulation.monotonic()
+
+
+def _monotonic_ns() -> int:
+    simulation = _open
+    if simulation is None or _caller_is_real():
+        return _real_monotonic_ns()
+    return round(simulation.monotonic() * 1e9)
+
+
+def _perf_counter_ns() -> int:
+    simulation = _open
+    if simulation is None or _caller_is_real():
+        return _real_perf_counter_ns()
+    return round(simulation.monotonic() * 1e9)
+
+
+def _uuid4() -> uuid.UUID:
+    simulation = _open
+    return _real_uuid4() if simulation is None or _caller_is_real() else simulation.random.uuid4()
+
+
+def _caller_is_real() -> bool:
+    name = sys._getframe(2).f_globals.get("__name__", "")  # noqa: SLF001 - the one way to ask who calls
+    found = _exempt.get(name)
+    if found is None:
+        found = _exempt[name] = name not in _ON_BEHALF and name.partition(".")[0] in _REAL_TIME
+    return found
+
+
+_SUBSTITUTES: dict[Any, Callable[..., Any]] = {
+    real_sleep: _sleep,
+    _real_monotonic: _monotonic,
+    _real_perf_counter: _perf_counter,
+    _real_monotonic_ns: _monotonic_ns,
+    _real_perf_counter_ns: _perf_counter_ns,
+    _real_uuid4: _uuid4,
+}
+_ORIGINALS = {stand_in: original for original, stand_in in _SUBSTITUTES.items()}
+
+
+def substitute(original: Any) -> Any:
+    """Return what stands for ``original`` in a simulation."""
+    return _SUBSTITUTES[original]
+
+
+class Patches:
+    """Changes to objects, undone in reverse."""
+
+    def __init__(self) -> None:
+        self._undo: list[Callable[[], None]] = []
+
+    def set(self, owner: Any, name: str, value: Any) -> None:
+        """Set an attribute that must be there."""
+        if not hasattr(owner, name):
+            raise SimulationError(f"{owner!r} has no {name!r}: this version is not one the simulator knows")
+        before = vars(owner).get(name, _ABSENT)
+        setattr(owner, name, value)
+        self._undo.append(
+            (lambda: delattr(owner, name)) if before is _ABSENT else (lambda: setattr(owner, name, before))
+        )
+
+    def item(self, owner: dict[Any, Any], key: Any, value: Any) -> None:
+        """Set a key of a dict."""
+        before = owner.get(key, _ABSENT)
+        owner[key] = value
+        self._undo.append(
+            (lambda: owner.pop(key, None)) if before is _ABSENT else (lambda: owner.__setitem__(key, before))
+        )
+
+    def default(self, function: Any, original: Any, value: Any) -> None:
+        """Replace ``original`` among the defaults of ``function``, where it must be."""
+        before = function.__defaults__ or ()
+        if original not in before:
+            raise SimulationError(f"{function.__qualname__}: no default {original!r} any more")
+        function.__defaults__ = tuple(value if found is original else found for found in before)
+        self._undo.append(lambda: setattr(function, "__defaults__", before))
+
+    def undo(self) -> None:
+        """Put everything back."""
+        while self._undo:
+            self._undo.pop()()
+
+
+_ABSENT = object()
+
+
+class _Sites:
+    """Where modules hold one of the replaced functions under a name of their own."""
+
+    def __init__(self) -> None:
+        self._seen: set[str] = set()
+        self._found: list[tuple[dict[str, Any], str, Any]] = []
+
+    def enter(self) -> None:
+        self._look()
+        for namespace, name, original in self._found:
+            if namespace.get(name) is original:
+                namespace[name] = _SUBSTITUTES[original]
+
+    def leave(self) -> None:
+        # What was imported meanwhile has bound the stand-ins.
+        self._look()
+        for namespace, name, original in self._found:
+            if namespace.get(name) is _SUBSTITUTES[original]:
+                namespace[name] = original
+
+    def _look(self) -> None:
+        for key in sys.modules.keys() - self._seen:
+            self._seen.add(key)
+            module = sys.modules.get(key)
+            root = key.partition(".")[0]
+            if isinstance(module, ModuleType) and (root not in _REAL_TIME or root in ("time", "uuid")):
+                self._look_into(module)
+
+    def _look_into(self, module: ModuleType) -> None:
+        namespace = vars(module)
+        for name, value in list(namespace.items()):
+            # Hashing somebody's object may run their code: only functions are looked up.
+            if type(value) not in _FUNCTIONS:
+                continue
+            original = _ORIGINALS.get(value, value if value in _SUBSTITUTES else None)
+            if original is not None:
+                self._found.append((namespace, name, original))
+
+
+_FUNCTIONS = (type(real_sleep), type(_sleep))
+_sites = _Sites()
+
+
+@contextmanager
+def replaced(simulation: Simulation) -> Iterator[None]:
+    """Put the stand-ins of ``simulation`` in place; one simulation at a time."""
+    global _open  # noqa: PLW0603 - the functions of a module have no object to ask
+    if _open is not None:
+        raise SimulationError("a simulation is open already: close it first")
+    chance = random.getstate()
+    random.seed(simulation.random.stream("module random").random())
+    _sites.enter()
+    _open = simulation
+    try:
+        yield
+    finally:
+        _open = None
+        _sites.leave()
+        random.setstate(chance)

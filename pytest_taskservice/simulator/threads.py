@@ -1,0 +1,179 @@
+"""Threads beside a simulation: they wait for it for real, and it runs while its owner waits for them.
+
+Replaces ``threading.Condition.wait`` and ``threading.Thread.join`` while open: on the owner's thread they take steps
+for whoever waits. Everything in ``queue`` and ``concurrent.futures`` waits through them.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from pytest_taskservice.errors import SimulationError
+from pytest_taskservice.simulator.core.fibers import current_fiber
+from pytest_taskservice.simulator.substitutes import Patches, real_sleep
+
+if TYPE_CHECKING:
+    from pytest_taskservice.simulator.core.simulation import Simulation
+
+__all__ = ["Threads"]
+
+_TICK = 0.0005
+_PATIENCE = 2.0
+"""Real seconds for which threads that compute may yet bring what an idle simulation cannot."""
+_SERVED_WITHIN = 60.0
+
+_condition_wait: Any = threading.Condition.wait
+_thread_join: Any = threading.Thread.join
+_now = time.monotonic
+
+
+class _Waiter:
+    def __init__(self, ready: Callable[[], bool], deadline: float | None, what: str) -> None:
+        self.ready = ready
+        self.deadline = deadline
+        self.what = what
+        self.name = threading.current_thread().name
+        self.result = False
+        self.over = threading.Lock()
+        self.over.acquire()
+
+
+class Threads:
+    """The threads that wait for one simulation; implements ``Outsiders``."""
+
+    def __init__(self, simulation: Simulation) -> None:
+        self._simulation = simulation
+        self._owner = threading.get_ident()
+        self._waiters: list[_Waiter] = []
+        self._impatience = 0.0
+        self._nudge: Callable[[], Any] | None = None
+
+    def install(self, patches: Patches) -> None:
+        """Let the owner's waits for threads be waits in the simulation."""
+        simulation, threads = self._simulation, self
+
+        def wait(condition: Any, timeout: float | None = None) -> bool:
+            if not threads.inside():
+                return bool(_condition_wait(condition, timeout))
+            return threads._wait_for(condition, timeout)
+
+        def join(thread: Any, timeout: float | None = None) -> None:
+            if not threads.inside() or simulation.closed:
+                return _thread_join(thread, timeout)
+            end = None if timeout is None else _now() + timeout
+            while thread.is_alive() and (end is None or _now() < end):
+                _thread_join(thread, _TICK)
+                threads._serve(None)
+            return None
+
+        patches.set(threading.Condition, "wait", wait)
+        patches.set(threading.Thread, "join", join)
+
+    def inside(self) -> bool:
+        """Return whether the caller is the owner's thread."""
+        return threading.get_ident() == self._owner
+
+    def wait(self, ready: Callable[[], bool], deadline: float | None, what: str) -> bool:
+        """Block until the owner's thread finds ``ready`` or the deadline reached."""
+        if ready():
+            return True
+        waiter = _Waiter(ready, deadline, what)
+        self._waiters.append(waiter)
+        if self._nudge is not None:
+            self._nudge()
+        end = _now() + _SERVED_WITHIN
+        while not waiter.over.acquire(timeout=1.0):
+            if self._simulation.closed:
+                raise SimulationError(f"thread {waiter.name} waited for {what} when the simulation was closed")
+            if _now() > end:
+                with suppress(ValueError):
+                    self._waiters.remove(waiter)
+                raise SimulationError(
+                    f"thread {waiter.name} waited for {what} for {_SERVED_WITHIN:g} real seconds: time passes only "
+                    "while the test's own thread waits (for a result, for a thread, in taskservice_clock)"
+                )
+        return waiter.result
+
+    def waiting(self) -> bool:
+        """Return whether any thread waits."""
+        return bool(self._waiters)
+
+    def next_deadline(self) -> float | None:
+        """Return the earliest deadline of those who wait."""
+        return min((waiter.deadline for waiter in self._waiters if waiter.deadline is not None), default=None)
+
+    def wake(self) -> bool:
+        """Let go whose wait is over, and give them a moment before time goes on."""
+        now = self._simulation.monotonic()
+        woken = False
+        for waiter in list(self._waiters):
+            result = bool(waiter.ready())
+            if result or (waiter.deadline is not None and now >= waiter.deadline):
+                self._waiters.remove(waiter)
+                waiter.result = result
+                waiter.over.release()
+                woken = True
+        if woken:
+            real_sleep(_TICK)
+        return woken
+
+    def let_run(self) -> bool:
+        """Wait a moment for other threads; return whether it may have helped."""
+        if threading.active_count() < 2 or self._impatience > _PATIENCE:
+            self._impatience = 0.0
+            return False
+        if self._waiters and self.wake():
+            self._impatience = 0.0
+            return True
+        real_sleep(_TICK)
+        self._impatience += _TICK
+        return True
+
+    def explain(self) -> Iterable[str]:
+        """Say what each thread waits for."""
+        return [f"thread {waiter.name}: {waiter.what}" for waiter in self._waiters]
+
+    def _wait_for(self, condition: Any, timeout: float | None) -> bool:
+        """Do what ``Condition.wait`` does, but let the simulation go on for threads that wait for it."""
+        if self._simulation.closed:
+            return bool(_condition_wait(condition, timeout))
+        gate = threading.Lock()
+        gate.acquire()
+        condition._waiters.append(gate)
+        saved = condition._release_save()
+        notified = False
+        end = None if timeout is None else _now() + timeout
+        virtual_end = None if timeout is None else self._simulation.monotonic() + timeout
+        try:
+            if threading.active_count() < 2:
+                # Nobody but an event can ever notify: that is a wait in the simulation.
+                notified = self._simulation.wait(
+                    lambda: gate.acquire(blocking=False), timeout=timeout, what="a threading.Condition"
+                )
+                return notified
+            while not (notified := gate.acquire(timeout=0 if self._waiters else _TICK)):
+                if end is not None and (_now() >= end or self._over(virtual_end)):
+                    break
+                self._serve(virtual_end)
+        finally:
+            condition._acquire_restore(saved)
+            if not notified:
+                with suppress(ValueError):
+                    condition._waiters.remove(gate)
+        return notified
+
+    def _over(self, end: float | None) -> bool:
+        return end is not None and self._simulation.monotonic() >= end
+
+    def _serve(self, end: float | None) -> None:
+        if not self._waiters:
+            return
+        if current_fiber() is not None:
+            # Inside an event nobody can take steps but who runs it: give way.
+            self._simulation.sleep(1e-6)
+            return
+        self._simulation.serve_outsiders(end)
