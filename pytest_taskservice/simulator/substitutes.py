@@ -44,6 +44,9 @@ _REAL_TIME = frozenset(
 # These call a function that somebody else has handed to them.
 _ON_BEHALF = frozenset({"concurrent.futures.thread", "functools", "threading", "unittest.mock", "contextlib"})
 
+# It draws an id for the whole process when it is first asked: whoever is first would draw one more than others.
+_ONCE = frozenset({"kombu.common"})
+
 _open: Simulation | None = None
 _exempt: dict[str, bool] = {}
 
@@ -90,7 +93,8 @@ def _caller_is_real() -> bool:
     name = sys._getframe(2).f_globals.get("__name__", "")  # noqa: SLF001 - the one way to ask who calls
     found = _exempt.get(name)
     if found is None:
-        found = _exempt[name] = name not in _ON_BEHALF and name.partition(".")[0] in _REAL_TIME
+        root = name.partition(".")[0]
+        found = _exempt[name] = name in _ONCE or (name not in _ON_BEHALF and root in _REAL_TIME)
     return found
 
 
@@ -114,7 +118,7 @@ class Patches:
     """Changes to objects, undone in reverse."""
 
     def __init__(self) -> None:
-        self._undo: list[Callable[[], None]] = []
+        self._undo: list[Callable[[], Any]] = []
 
     def set(self, owner: Any, name: str, value: Any) -> None:
         """Set an attribute that must be there."""
@@ -141,6 +145,10 @@ class Patches:
             raise SimulationError(f"{function.__qualname__}: no default {original!r} any more")
         function.__defaults__ = tuple(value if found is original else found for found in before)
         self._undo.append(lambda: setattr(function, "__defaults__", before))
+
+    def on_undo(self, action: Callable[[], Any]) -> None:
+        """Do something more on leaving."""
+        self._undo.append(action)
 
     def undo(self) -> None:
         """Put everything back."""

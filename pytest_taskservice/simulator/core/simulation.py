@@ -201,6 +201,10 @@ class Simulation:
         elif limit is not None and limit > self._elapsed:
             self._move(limit)
 
+    def waiting_for(self) -> tuple[str, ...]:
+        """Return a line for each thing that waits, or is to come."""
+        return tuple(self._waiting_for())
+
     def abandon(self, fiber: Fiber) -> None:
         """Never go on with ``fiber``: the process it stood for is gone."""
         self._fibers.abandon(fiber)
@@ -258,12 +262,12 @@ class Simulation:
                     self._move(deadline)
                     return bool(ready())
                 if deadline is None and idle_ends and self._is_stuck() and not self._let_others_run():
-                    raise SimulationIdleError(what, tuple(self._waiting_for()))
+                    raise SimulationIdleError(what, self.waiting_for())
                 if following is None:
                     continue
                 if self.events > last_event or (deadline is None and following > last_second):
                     raise SimulationBudgetError(
-                        what, self.budget.events, self._elapsed, tuple(self._waiting_for())
+                        what, self.budget.events, self._elapsed, self.waiting_for()
                     )
                 self._perform()
         finally:

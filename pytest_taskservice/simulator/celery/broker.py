@@ -1,0 +1,262 @@
+"""The simulated broker: queues, deliveries, and what becomes of a message that nobody acknowledges.
+
+Messages travel in the order in which they were sent, over all queues; the seed draws how long each takes and which of
+several consumers gets it. Two kinds of broker differ in what they do for a consumer that is gone: ``redis`` gives its
+messages to others after the visibility timeout, ``amqp`` at once.
+"""
+
+from __future__ import annotations
+
+import heapq
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from itertools import count
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from pytest_taskservice.simulator.core.agenda import Due
+    from pytest_taskservice.simulator.core.simulation import Simulation
+
+__all__ = ["Broker", "BrokerDownError", "BrokerRules", "Consumer", "Latency", "rules_for"]
+
+Raw = dict[str, Any]
+
+_REDIS = ("redis", "rediss", "sentinel", "valkey", "valkeys")
+_DEFAULT_VISIBILITY = 3600.0
+
+
+class BrokerDownError(ConnectionRefusedError):
+    """The simulated broker is down."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BrokerRules:
+    """How one kind of broker treats messages.
+
+    ``visibility_timeout`` in seconds: when an unacknowledged message goes to somebody else; ``None``: as soon as its
+    consumer is gone. ``priority_steps``: lower goes first, in these groups; ``None``: higher goes first, on queues
+    declared with ``x-max-priority`` only.
+    """
+
+    kind: str = "redis"
+    visibility_timeout: float | None = _DEFAULT_VISIBILITY
+    priority_steps: tuple[int, ...] | None = (0, 3, 6, 9)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Latency:
+    """Spans of seconds that the seed draws from."""
+
+    message: tuple[float, float] = (0.0003, 0.003)
+    publish: tuple[float, float] = (0.0001, 0.0005)
+    start: tuple[float, float] = (0.0002, 0.002)
+    body: tuple[float, float] = (0.0002, 0.002)
+
+
+class Consumer(Protocol):
+    """One channel that consumes."""
+
+    def free(self) -> bool:
+        """Return whether it takes one more message now."""
+
+    def take(self, raw: Raw, queue: str) -> None:
+        """Take a message."""
+
+    def alive(self) -> bool:
+        """Return whether somebody is still behind it."""
+
+
+class _Unacked:
+    __slots__ = ("consumer", "due", "queue", "raw")
+
+    def __init__(self, queue: str, raw: Raw, consumer: Any, due: Due | None) -> None:
+        self.queue = queue
+        self.raw = raw
+        self.consumer = consumer
+        self.due = due
+
+
+class Broker:
+    """One broker, as one URL reaches it."""
+
+    def __init__(self, simulation: Simulation, rules: BrokerRules, latency: Latency) -> None:
+        self.rules = rules
+        self.latency = latency
+        self.down = False
+        self.fate: Callable[[str, Raw], Iterable[float]] | None = None
+        """Says for a message when its copies arrive, in seconds on top; a fault's hook."""
+        self.keeps: Callable[[str, Raw], bool] | None = None
+        """Says whether an acknowledgement is lost; a fault's hook."""
+        self._simulation = simulation
+        self._ready: dict[str, list[tuple[int, int, Raw]]] = {}
+        self._consumers: dict[str, list[Consumer]] = {}
+        self._unacked: dict[str, _Unacked] = {}
+        self._limits: dict[str, int] = {}
+        self._orders = count()
+        self._front = count(-1, -1)
+        self._last_arrival = 0.0
+        self._dispatching = False
+
+    # What clients do.
+
+    def check(self) -> None:
+        """Raise :class:`BrokerDownError` during an outage."""
+        if self.down:
+            raise BrokerDownError(111, "connection refused: the simulated broker is down")
+
+    def declare(self, queue: str, arguments: Mapping[str, Any] | None) -> None:
+        """Note a queue's limits."""
+        limit = (arguments or {}).get("x-max-priority")
+        if limit is not None:
+            self._limits[queue] = int(limit)
+
+    def publish(self, queue: str, raw: Raw) -> None:
+        """Accept a message; it arrives a little later, never before one that was sent earlier."""
+        simulation = self._simulation
+        delay = simulation.random.between("message", self.latency.message)
+        arrival = max(simulation.elapsed + delay, self._last_arrival)
+        self._last_arrival = arrival
+        for more in (0.0,) if self.fate is None else self.fate(queue, raw):
+            simulation.after(arrival + more - simulation.elapsed, self._arrive, queue, raw)
+
+    def get(self, queue: str) -> Raw | None:
+        """Take the first message of ``queue``, if there is one."""
+        waiting = self._ready.get(queue)
+        if not waiting:
+            return None
+        raw = heapq.heappop(waiting)[2]
+        if not waiting:
+            del self._ready[queue]
+        return raw
+
+    def size(self, queue: str) -> int:
+        """Return how many messages wait in ``queue``."""
+        return len(self._ready.get(queue, ()))
+
+    def purge(self, queue: str) -> int:
+        """Drop what waits in ``queue``; return how many that were."""
+        return len(self._ready.pop(queue, ()))
+
+    def consume(self, queue: str, consumer: Consumer) -> None:
+        """Let ``consumer`` have messages of ``queue``."""
+        self._consumers.setdefault(queue, []).append(consumer)
+        self.kick()
+
+    def leave(self, queue: str, consumer: Consumer) -> None:
+        """End that."""
+        consumers = self._consumers.get(queue, [])
+        if consumer in consumers:
+            consumers.remove(consumer)
+
+    # What becomes of deliveries.
+
+    def delivered(self, tag: str, queue: str, raw: Raw, consumer: Any) -> None:
+        """Note that a message is with ``consumer`` and not acknowledged."""
+        timeout = self.rules.visibility_timeout
+        due = None if timeout is None else self._simulation.after(timeout, self.restore, tag)
+        self._unacked[tag] = _Unacked(queue, raw, consumer, due)
+
+    def acknowledge(self, tag: str) -> None:
+        """Forget a delivery."""
+        unacked = self._unacked.get(tag)
+        if unacked is None:
+            return
+        if self.keeps is not None and self.keeps(unacked.queue, unacked.raw):
+            return
+        del self._unacked[tag]
+        self._simulation.cancel(unacked.due)
+        self.kick()
+
+    def restore(self, tag: str) -> None:
+        """Put a delivery back at the head of its queue."""
+        unacked = self._unacked.pop(tag, None)
+        if unacked is None:
+            return
+        self._simulation.cancel(unacked.due)
+        raw = unacked.raw
+        properties = raw["properties"]
+        again = {
+            **raw,
+            "properties": {**properties, "delivery_info": {**properties["delivery_info"], "redelivered": True}},
+        }
+        self._put(unacked.queue, again, next(self._front))
+        self.kick()
+
+    def lost(self, gone: Callable[[Any], bool]) -> None:
+        """Consumers are gone without a word: give their messages to others, at once or in time."""
+        for consumers in self._consumers.values():
+            consumers[:] = [consumer for consumer in consumers if not gone(consumer)]
+        if self.rules.visibility_timeout is None:
+            # The last delivered first, so that the first one ends up at the head.
+            for tag in [tag for tag, unacked in self._unacked.items() if gone(unacked.consumer)][::-1]:
+                self.restore(tag)
+
+    def unacked(self) -> list[tuple[str, Raw]]:
+        """Return what is delivered and not acknowledged, with its queue."""
+        return [(unacked.queue, unacked.raw) for unacked in self._unacked.values()]
+
+    def waiting(self) -> list[tuple[str, Raw]]:
+        """Return what waits in queues."""
+        return [(queue, raw) for queue, items in self._ready.items() for _, _, raw in sorted(items, key=_rank)]
+
+    def kick(self) -> None:
+        """Look soon whether a waiting message can be delivered."""
+        if self._ready and not self._dispatching:
+            self._dispatching = True
+            self._simulation.after(0.0, self._dispatch)
+
+    def _arrive(self, queue: str, raw: Raw) -> None:
+        self._put(queue, raw, next(self._orders))
+        if not self._dispatching:
+            self._dispatch()
+
+    def _put(self, queue: str, raw: Raw, order: int) -> None:
+        heapq.heappush(self._ready.setdefault(queue, []), (self._priority(queue, raw), order, raw))
+
+    def _priority(self, queue: str, raw: Raw) -> int:
+        found = raw["properties"].get("priority") or 0
+        steps = self.rules.priority_steps
+        if steps is not None:
+            return bisect_right(steps, int(found)) - 1
+        limit = self._limits.get(queue)
+        return 0 if limit is None else -min(int(found), limit)
+
+    def _dispatch(self) -> None:
+        self._dispatching = True
+        try:
+            while self._deliver_one():
+                pass
+        finally:
+            self._dispatching = False
+
+    def _deliver_one(self) -> bool:
+        best: tuple[int, str, list[Consumer]] | None = None
+        for queue, items in self._ready.items():
+            order = items[0][1]
+            if best is not None and order >= best[0]:
+                continue
+            free = [consumer for consumer in self._consumers.get(queue, ()) if consumer.free()]
+            if free:
+                best = (order, queue, free)
+        if best is None or self.down:
+            return False
+        _, queue, free = best
+        raw = self.get(queue)
+        assert raw is not None
+        self._simulation.random.choice("consumer", free).take(raw, queue)
+        return True
+
+
+def rules_for(scheme: str, options: Mapping[str, Any]) -> BrokerRules:
+    """Return what the broker of a URL with ``scheme`` does, with the app's transport ``options``."""
+    if scheme.partition("+")[0].lower() not in _REDIS:
+        return BrokerRules(kind="amqp", visibility_timeout=None, priority_steps=None)
+    return BrokerRules(
+        visibility_timeout=float(options.get("visibility_timeout") or _DEFAULT_VISIBILITY),
+        priority_steps=tuple(options.get("priority_steps") or (0, 3, 6, 9)),
+    )
+
+
+def _rank(item: tuple[int, int, Raw]) -> tuple[int, int]:
+    return item[:2]

@@ -1,0 +1,253 @@
+"""The simulated pool: slots that run task bodies in fibers, with limits, losses and terminations.
+
+What a body's end means is said by the real ``celery.worker.request.Request``, through the callbacks that a prefork
+pool would call, in the order of ``billiard.pool``.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from billiard.common import TERM_SIGNAL
+from billiard.einfo import ExceptionInfo
+from billiard.exceptions import SoftTimeLimitExceeded, Terminated, TimeLimitExceeded, WorkerLostError
+from celery import signals
+from celery.concurrency.base import BasePool
+from greenlet import GreenletExit
+
+from pytest_taskservice.simulator.celery.processes import ChildProcess
+from pytest_taskservice.simulator.core.fibers import Fiber, current_fiber
+
+if TYPE_CHECKING:
+    from pytest_taskservice.simulator.celery.processes import MainProcess
+    from pytest_taskservice.simulator.celery.world import CeleryWorld
+    from pytest_taskservice.simulator.core.agenda import Due
+
+__all__ = ["Job", "SimulatedPool"]
+
+_trace: Any = import_module("celery.app.trace")
+
+_FIRST_PID = 10_001
+
+
+class SimulatedPool(BasePool):
+    """A prefork pool's face; ``process`` and ``world`` are set by the worker before it starts."""
+
+    uses_semaphore = True
+    task_join_will_block = False
+    process: MainProcess
+    world: CeleryWorld
+
+    def on_start(self) -> None:
+        """Have as many processes as slots."""
+        self.jobs: dict[Job, None] = {}
+        self._pids = list(range(_FIRST_PID, _FIRST_PID + (self.limit or 1)))
+        self._taken: set[int] = set()
+        # Handlers are shared by all that is simulated: one process' start stands for those of all.
+        signals.worker_process_init.send(sender=self.process.name)
+
+    def on_apply(self, target: Any, args: Any = (), kwargs: Any = None, **options: Any) -> Job:
+        """Take a body; it starts a little later."""
+        job = Job(self, target, tuple(args), options)
+        self.jobs[job] = None
+        world = self.world
+        world.simulation.after(world.simulation.random.between("start", world.latency.start), job.run)
+        return job
+
+    def on_stop(self) -> None:
+        """Let what runs end."""
+        self.world.simulation.wait(lambda: not self.jobs, timeout=None, what=f"the tasks of {self.process.name}")
+        signals.worker_process_shutdown.send(sender=self.process.name, pid=_FIRST_PID, exitcode=0)
+
+    def on_terminate(self) -> None:
+        """End what runs at once."""
+        for job in list(self.jobs):
+            job.abandon()
+
+    def terminate_job(self, pid: int, signal: int | None = None) -> None:  # noqa: A002 - Celery's word
+        """Send a signal to the process that runs a task."""
+        for job in list(self.jobs):
+            if job.pid == pid:
+                job.kill(signal or TERM_SIGNAL)
+
+    def grow(self, n: int) -> None:
+        """Add slots."""
+        last = self._pids[-1]
+        self._pids += range(last + 1, last + 1 + n)
+        self.limit += n
+
+    def shrink(self, n: int) -> None:
+        """Take slots away."""
+        if self.limit - n < 1:
+            raise ValueError("cannot shrink the pool below one process")
+        self.limit -= n
+
+    def restart(self) -> None:
+        """Do nothing: the processes have no code of their own."""
+
+    @property
+    def num_processes(self) -> int:
+        """Return the number of slots."""
+        return int(self.limit)
+
+    def take_pid(self) -> int:
+        """Return the process that runs the next body."""
+        for pid in self._pids:
+            if pid not in self._taken:
+                self._taken.add(pid)
+                return pid
+        return self._pids[-1]
+
+    def give_pid(self, pid: int) -> None:
+        """Say that the process is free."""
+        self._taken.discard(pid)
+
+    def _get_info(self) -> dict[str, Any]:
+        info: dict[str, Any] = super()._get_info()  # type: ignore[misc] # the stubs lack it
+        return info | {
+            "max-concurrency": self.limit,
+            "processes": self._pids[: self.limit],
+            "max-tasks-per-child": self.options.get("maxtasksperchild") or "N/A",
+            "put-guarded-by-semaphore": self.putlocks,
+            "timeouts": (self.options.get("soft_timeout") or 0, self.options.get("timeout") or 0),
+            "writes": "N/A",
+        }
+
+
+class Job:
+    """One body in one process; stands for billiard's ``ApplyResult`` too."""
+
+    def __init__(
+        self, pool: SimulatedPool, target: Callable[..., Any], args: tuple[Any, ...], options: dict[str, Any]
+    ) -> None:
+        self.pool = pool
+        self.name: str = args[0]
+        self.id: str = args[1]
+        self.pid = 0
+        self.done = False
+        self._target = target
+        self._args = args
+        self._options = options
+        self._fiber: Fiber | None = None
+        self._dues: list[Due] = []
+        self._terminated: int | None = None
+
+    def run(self) -> None:
+        """Run the body; an event's action."""
+        main, world = self.pool.process, self.pool.world
+        if self.done or not main.alive:
+            return
+        self._fiber = fiber = current_fiber()
+        assert fiber is not None
+        self.pid = self.pool.take_pid()
+        fiber.process = ChildProcess(main, pid=self.pid)
+        self._limit("soft_timeout", self._reach_soft_limit)
+        self._limit("timeout", self._reach_hard_limit)
+        main.post(self._options["accept_callback"], self.pid, world.simulation.monotonic())
+        world.at_body(self)
+        if self._terminated is not None:
+            self.kill(self._terminated)
+        world.simulation.spend(world.body_cost(self))
+        try:
+            found = self._call()
+        except GreenletExit:
+            raise
+        except BaseException as error:  # noqa: BLE001 - whatever ends a process
+            self._lose(f"Worker exited prematurely: {error!r}")
+            return
+        self.finish("callback", found)
+
+    def finish(self, callback: str, *args: Any) -> None:
+        """Tell the main process how it ended."""
+        if self.done:
+            return
+        self._over()
+        self.pool.process.post(self._tell, callback, args)
+
+    def kill(self, signum: int) -> None:
+        """Receive a signal: SIGUSR1 is the soft limit's, any other ends the process."""
+        if self.done:
+            return
+        if signum == signal.SIGUSR1:
+            self._interrupt(SoftTimeLimitExceeded())
+            return
+        self.abandon()
+        self.pool.process.post(self._tell, "error_callback", (_caught(Terminated(signum)),))
+
+    def lose(self, signum: int = signal.SIGKILL) -> None:
+        """Die from outside, by a signal that nobody in the worker sent."""
+        name = signal.Signals(signum).name
+        self._lose(f"Worker exited prematurely: signal {int(signum)} ({name}) Job: {self.id}.")
+
+    def abandon(self) -> None:
+        """Stop without a word to anybody."""
+        if not self.done:
+            self._over()
+            if self._fiber is not None:
+                self.pool.world.simulation.abandon(self._fiber)
+
+    def terminate(self, signum: int) -> None:
+        """Be ended as soon as it has started."""
+        self._terminated = signum
+
+    def _call(self) -> Any:
+        if self._target is _trace.trace_task_ret:
+            name, task_id, request, body, content_type, encoding = self._args
+            app = self.pool.process.app
+            known = (app.tasks, self.pool.world.accepted(app), self.pool.process.name)
+            return _trace.fast_trace_task(name, task_id, dict(request), body, content_type, encoding, _loc=known)
+        return self._target(*self._args)
+
+    def _lose(self, text: str) -> None:
+        if not self.done:
+            self.abandon()
+            self.pool.process.post(self._tell, "error_callback", (_caught(WorkerLostError(text)),))
+
+    def _over(self) -> None:
+        self.done = True
+        for due in self._dues:
+            self.pool.world.simulation.cancel(due)
+        self.pool.jobs.pop(self, None)
+        self.pool.give_pid(self.pid)
+
+    def _tell(self, callback: str, args: tuple[Any, ...]) -> None:
+        pool = self.pool
+        pool.world.release(pool.process)
+        if callback == "callback" and not args[0][0]:
+            _, result, runtime = args[0]
+            pool.world.record.succeeded(self._args[2], pool.process.name, result, runtime)
+        self._options[callback](*args)
+
+    def _limit(self, name: str, action: Callable[[float], None]) -> None:
+        seconds = self._options.get(name)
+        if seconds:
+            self._dues.append(self.pool.world.simulation.after(seconds, action, seconds))
+
+    def _reach_soft_limit(self, seconds: float) -> None:
+        if not self.done and self.pool.process.alive:
+            self.pool.process.post(self._options["timeout_callback"], True, seconds)  # noqa: FBT003 - billiard's
+            self._interrupt(SoftTimeLimitExceeded(seconds))
+
+    def _reach_hard_limit(self, seconds: float) -> None:
+        if not self.done and self.pool.process.alive:
+            self.abandon()
+            self.pool.process.post(self._time_out, seconds)
+
+    def _time_out(self, seconds: float) -> None:
+        self.pool.world.release(self.pool.process)
+        self._options["error_callback"](_caught(TimeLimitExceeded(seconds)))
+        self._options["timeout_callback"](False, seconds)  # noqa: FBT003 - billiard's signature
+
+    def _interrupt(self, error: BaseException) -> None:
+        if self._fiber is not None:
+            self._fiber.interrupt(error)
+
+
+def _caught(error: BaseException) -> ExceptionInfo:
+    try:
+        raise error
+    except type(error):
+        return ExceptionInfo()

@@ -1,0 +1,117 @@
+"""What happened in a simulation: the history that every driver tells, and its digest."""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Any
+
+from pytest_taskservice.history import Event, EventKind, EventLog
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pytest_taskservice.simulator.core.simulation import Simulation
+
+__all__ = ["Record"]
+
+_KINDS = {
+    "task-started": EventKind.STARTED,
+    "task-failed": EventKind.FAILED,
+    "task-retried": EventKind.RETRIED,
+    "task-revoked": EventKind.REVOKED,
+    "task-rejected": EventKind.REJECTED,
+}
+_DETAILS = ("parent_id", "result", "exception", "runtime", "eta", "expires", "terminated", "expired", "signum")
+
+_Note = tuple[float, str, str, str, int, str, dict[str, Any]]
+
+
+class Record:
+    """Notes of one simulation, in order."""
+
+    def __init__(self, simulation: Simulation) -> None:
+        self._simulation = simulation
+        self._notes: list[_Note] = []
+
+    def note(
+        self,
+        kind: str,
+        *,
+        run: str = "",
+        task: str = "",
+        attempt: int = 1,
+        worker: str = "",
+        detail: dict[str, Any] | None = None,
+    ) -> None:
+        """Note that something happened now."""
+        self._notes.append((self._simulation.now(), kind, run, task, attempt, worker, detail or {}))
+
+    def sent(self, headers: Mapping[str, Any], queue: str) -> None:
+        """Note a task's message."""
+        self.note(
+            EventKind.SENT,
+            run=headers.get("id") or "",
+            task=headers.get("shadow") or headers["task"],
+            attempt=int(headers.get("retries") or 0) + 1,
+            detail={"queue": queue},
+        )
+
+    def received(self, headers: Mapping[str, Any], worker: str, *, again: bool) -> None:
+        """Note that a worker has a task's message."""
+        self.note(
+            EventKind.RECEIVED,
+            run=headers.get("id") or "",
+            task=headers.get("shadow") or headers["task"],
+            attempt=int(headers.get("retries") or 0) + 1,
+            worker=worker,
+            detail={"redelivered": True} if again else None,
+        )
+
+    def succeeded(self, request: Mapping[str, Any], worker: str, result: str, runtime: float) -> None:
+        """Note that a body has ended well; Celery's requests tell it only where events are on."""
+        self.note(
+            EventKind.SUCCEEDED,
+            run=request["id"],
+            task=request.get("shadow") or request["task"],
+            attempt=int(request.get("retries") or 0) + 1,
+            worker=worker,
+            detail={"result": _brief(result), "runtime": runtime},
+        )
+
+    def of_request(self, request: Any, type: str, fields: Mapping[str, Any]) -> None:  # noqa: A002 - Celery's word
+        """Note what became of a request."""
+        kind = _KINDS.get(type)
+        if kind is not None:
+            self.note(
+                kind,
+                run=request.id,
+                task=request.name,
+                attempt=int(request.request_dict.get("retries") or 0) + 1,
+                worker=request.hostname,
+                detail={key: _brief(fields[key]) for key in _DETAILS if fields.get(key) is not None},
+            )
+
+    def log(self) -> EventLog:
+        """Return the history: what happened to runs."""
+        known = set(EventKind)
+        return EventLog(
+            Event(at=at, kind=EventKind(kind), run=run, task=task, attempt=attempt, worker=worker, detail=detail)
+            for at, kind, run, task, attempt, worker, detail in self._notes
+            if kind in known
+        )
+
+    def digest(self) -> str:
+        """Return one short text that two simulations share exactly if the same happened at the same instants."""
+        digest = blake2b(digest_size=8)
+        for at, kind, run, task, attempt, worker, detail in self._notes:
+            line = (round(at - self._simulation.start, 6), str(kind), run, task, attempt, worker, sorted(detail.items()))
+            digest.update(repr(line).encode())
+        return digest.hexdigest()
+
+    def clear(self) -> None:
+        """Forget what has happened so far."""
+        self._notes.clear()
+
+
+def _brief(value: Any) -> Any:
+    return value if isinstance(value, (int, float, bool)) else str(value)[:500]

@@ -1,0 +1,82 @@
+"""Waiting for results in virtual time: the drainer that Celery's own result consumers use.
+
+Leans on ``celery.backends.asynchronous.Drainer`` and on ``ResultConsumer._drain_one`` of its Redis back end.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from celery.backends.asynchronous import Drainer
+
+from pytest_taskservice.errors import SimulationIdleError
+
+if TYPE_CHECKING:
+    from pytest_taskservice.simulator.core.simulation import Simulation
+
+__all__ = ["drainer_for"]
+
+
+def drainer_for(simulation: Simulation) -> type[Any]:
+    """Return a drainer whose waits let ``simulation`` go on."""
+
+    class SimulatedDrainer(Drainer):  # type: ignore[misc] # untyped
+        """Lets the simulation go on until a result is there."""
+
+        def drain_events_until(
+            self,
+            p: Any,
+            timeout: float | None = None,
+            interval: float = 1,
+            on_interval: Callable[[], Any] | None = None,
+            wait: Any = None,
+        ) -> Iterator[None]:
+            consumer: Any = self.result_consumer
+            if not hasattr(consumer, "_drain_one"):
+                yield from super().drain_events_until(p, timeout, interval, on_interval, wait)
+                return
+            end = None if timeout is None else simulation.monotonic() + timeout
+            while not _is_ready(consumer, p):
+                if end is not None and simulation.monotonic() >= end:
+                    raise socket.timeout
+                if not _wait(simulation, consumer, p, end, interval):
+                    # What on_interval looks at, a failed parent, may have been the last thing to happen.
+                    if on_interval:
+                        on_interval()
+                    if not _is_ready(consumer, p):
+                        raise SimulationIdleError("a result", simulation.waiting_for())
+                yield
+                if on_interval:
+                    on_interval()
+
+    return SimulatedDrainer
+
+
+def _wait(simulation: Simulation, consumer: Any, p: Any, end: float | None, interval: float) -> bool:
+    """Let events happen until the result is there or the next look is due; return whether there were any."""
+    look = simulation.monotonic() + interval
+    before = simulation.events
+
+    def ready() -> bool:
+        # Only an event can change what is looked at: an idle hour needs no look a second.
+        looked = simulation.events != before and simulation.monotonic() >= look
+        return looked or _is_ready(consumer, p)
+
+    left = None if end is None else end - simulation.monotonic()
+    try:
+        simulation.wait(ready, timeout=left, what="a result")
+    except SimulationIdleError:
+        return False
+    return True
+
+
+def _is_ready(consumer: Any, p: Any) -> bool:
+    pubsub = consumer._pubsub  # noqa: SLF001 - the drainer's own side of it
+    while not p.ready and pubsub is not None and pubsub.subscribed:
+        with consumer._locked():  # noqa: SLF001 - as above
+            if not consumer._drain_one(pubsub, 0):  # noqa: SLF001 - as above
+                break
+        pubsub = consumer._pubsub  # noqa: SLF001 - a reconnect makes another
+    return bool(p.ready)

@@ -1,0 +1,100 @@
+"""Every place of Celery, kombu and billiard that is replaced while a simulation is open. Each is checked to be there.
+
+- ``kombu.transport.TRANSPORT_ALIASES`` and ``_transport_cache``: connections lead to the simulated broker.
+- ``kombu.pools``: the pools of before are put aside, those of the simulation are forgotten.
+- Defaults bound at import, which no module's name reaches: ``monotonic`` in kombu's timer and in ``build_tracer``,
+  ``uuid4`` in ``kombu.utils.uuid.uuid``.
+- ``celery.worker.components._Timer``: timers are events.
+- ``celery.backends.asynchronous.drainers``: waits for results are waits in the simulation.
+- ``billiard.pool.Lock``: a worker's hub exchanges it for the whole process.
+- ``Request.send_event``: the history is told by the requests themselves.
+- ``celery.fixups.django.DjangoWorkerFixup``: tasks share the test's thread, so its connections stay open.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+from pytest_taskservice.simulator.celery.processes import install_process_state
+from pytest_taskservice.simulator.celery.results import drainer_for
+from pytest_taskservice.simulator.celery.transport import SimulatedTransport
+from pytest_taskservice.simulator.celery.worker import SimulatedTimer
+from pytest_taskservice.simulator.substitutes import Patches, substitute
+
+if TYPE_CHECKING:
+    from pytest_taskservice.simulator.core.simulation import Simulation
+
+__all__ = ["install_seams"]
+
+Tell = Callable[[Any, str, dict[str, Any]], None]
+
+_kombu_timer: Any = import_module("kombu.asynchronous.timer")
+_kombu_uuid: Any = import_module("kombu.utils.uuid")
+_kombu_transport: Any = import_module("kombu.transport")
+_kombu_pools: Any = import_module("kombu.pools")
+_trace: Any = import_module("celery.app.trace")
+_components: Any = import_module("celery.worker.components")
+_asynchronous: Any = import_module("celery.backends.asynchronous")
+_requests: Any = import_module("celery.worker.request")
+_billiard_pool: Any = import_module("billiard.pool")
+_django: Any = import_module("celery.fixups.django")
+
+
+def install_seams(patches: Patches, simulation: Simulation, tell: Tell) -> None:
+    """Put everything in place; ``tell`` gets each request's events."""
+    _connect(patches)
+    _set_clocks(patches)
+    patches.set(_components, "_Timer", SimulatedTimer)
+    patches.set(_billiard_pool, "Lock", _billiard_pool.Lock)
+    patches.item(_asynchronous.drainers, "default", drainer_for(simulation))
+    install_process_state(patches)
+    _listen(patches, tell)
+    for name in ("close_database", "close_cache"):
+        patches.set(_django.DjangoWorkerFixup, name, _nothing)
+
+
+def _connect(patches: Patches) -> None:
+    aliases = _kombu_transport.TRANSPORT_ALIASES
+    for scheme in list(aliases):
+        patches.item(aliases, scheme, _transport)
+    cache = _kombu_transport._transport_cache  # noqa: SLF001 - kombu offers no way to forget
+    before = dict(cache)
+    cache.clear()
+    patches.on_undo(lambda: (cache.clear(), cache.update(before)))
+    for group in (_kombu_pools.connections, _kombu_pools.producers):
+        # These dicts hash every key they are given once more, so the keys they hold go past them.
+        kept = list(dict.items(group))
+        dict.clear(group)
+        patches.on_undo(lambda group=group, kept=kept: (dict.clear(group), dict.update(group, kept)))
+
+
+def _transport() -> type[SimulatedTransport]:
+    return SimulatedTransport
+
+
+def _set_clocks(patches: Patches) -> None:
+    timer = _kombu_timer.Timer
+    for function in (_kombu_timer.to_timestamp, timer.enter_at, timer.enter_after, timer.__iter__, _trace.build_tracer):
+        patches.default(function, _monotonic, substitute(_monotonic))
+    patches.default(_kombu_uuid.uuid, uuid4, substitute(uuid4))
+
+
+def _listen(patches: Patches, tell: Tell) -> None:
+    original = _requests.Request.send_event
+
+    def send_event(request: Any, type: str, **fields: Any) -> Any:  # noqa: A002 - Celery's word
+        tell(request, type, fields)
+        return original(request, type, **fields)
+
+    patches.set(_requests.Request, "send_event", send_event)
+
+
+def _nothing(*args: Any, **kwargs: Any) -> None:
+    """Keep the test's connections open."""
+
+
+_monotonic = time.monotonic

@@ -1,0 +1,272 @@
+"""kombu's transport over the simulated broker: what an app's connections are while a simulation is open.
+
+Leans on ``kombu.transport.virtual``: ``Channel``, ``QoS``, ``Transport._deliver`` and ``_callbacks``.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections import deque
+from queue import Empty
+from typing import TYPE_CHECKING, Any
+
+from kombu.transport import base, virtual
+from kombu.utils.json import dumps, loads
+from kombu.utils.uuid import uuid
+
+from pytest_taskservice.simulator.core.fibers import current_fiber
+
+if TYPE_CHECKING:
+    from pytest_taskservice.simulator.celery.broker import Broker
+    from pytest_taskservice.simulator.celery.world import CeleryWorld
+
+__all__ = ["SimulatedTransport", "attach"]
+
+_world: CeleryWorld | None = None
+
+
+def attach(world: CeleryWorld | None) -> None:
+    """Say which world's broker connections lead to."""
+    global _world  # noqa: PLW0603 - kombu makes transports by class, and hands them nothing of ours
+    _world = world
+
+
+class SimulatedQoS(virtual.QoS):
+    """Deliveries that the broker keeps until they are acknowledged."""
+
+    restore_at_shutdown = False
+
+    def append(self, message: Any, delivery_tag: str) -> None:
+        """Note a delivery."""
+        super().append(message, delivery_tag)
+        channel = self.channel
+        channel.broker.delivered(delivery_tag, message.sim_queue, message._raw, channel)  # noqa: SLF001 - as Redis
+
+    def ack(self, delivery_tag: str) -> None:
+        """Acknowledge it."""
+        self.channel.broker.check()
+        super().ack(delivery_tag)
+        self.channel.broker.acknowledge(delivery_tag)
+
+    def reject(self, delivery_tag: str, requeue: bool = False) -> None:  # noqa: FBT001, FBT002 - kombu's signature
+        """Give it back, or drop it."""
+        self.channel.broker.check()
+        super().ack(delivery_tag)
+        if requeue:
+            self.channel.broker.restore(delivery_tag)
+        else:
+            self.channel.broker.acknowledge(delivery_tag)
+
+
+class SimulatedMessage(virtual.Message):
+    """A message that knows which queue it came from."""
+
+    sim_queue = ""
+
+
+class SimulatedChannel(virtual.Channel):
+    """One channel; as a consumer it takes messages for its connection."""
+
+    QoS = SimulatedQoS
+    Message = SimulatedMessage
+    do_restore = False
+    supports_fanout = True
+    body_encoding = None
+
+    def __init__(self, connection: Any, **kwargs: Any) -> None:
+        self.broker: Broker = connection.broker
+        self._on_the_way = 0
+        super().__init__(connection, **kwargs)
+
+    def free(self) -> bool:
+        """Return whether the prefetch count leaves room for one more."""
+        qos = self.qos
+        limit = qos.prefetch_count
+        return not limit or len(qos._delivered) - len(qos._dirty) + self._on_the_way < limit  # noqa: SLF001 - as kombu
+
+    def take(self, raw: dict[str, Any], queue: str) -> None:
+        """Hand a message to the process behind the connection."""
+        connection = self.connection
+        if connection is None:
+            return
+        if connection.process is None:
+            connection.inbox.append((raw, queue))
+            return
+        self._on_the_way += 1
+        connection.process.post(self._receive, raw, queue)
+
+    def alive(self) -> bool:
+        """Return whether the connection's process lives."""
+        return self.connection is not None and (self.connection.process is None or self.connection.process.alive)
+
+    def process(self) -> Any:
+        """Return the worker that the channel belongs to, if any."""
+        return None if self.connection is None else self.connection.process
+
+    def basic_consume(self, queue: str, no_ack: bool, callback: Any, consumer_tag: str, **kwargs: Any) -> Any:  # noqa: FBT001 - kombu's signature
+        """Consume from ``queue``."""
+        self._tag_to_queue[consumer_tag] = queue
+        self._active_queues.append(queue)
+
+        def received(raw: dict[str, Any]) -> Any:
+            message = self.Message(raw, channel=self)
+            message.sim_queue = queue
+            if not no_ack:
+                self.qos.append(message, message.delivery_tag)
+            return callback(message)
+
+        self.connection._callbacks[queue] = received  # noqa: SLF001 - as virtual.Channel does
+        self._consumers.add(consumer_tag)
+        self.broker.consume(queue, self)
+
+    def basic_cancel(self, consumer_tag: str) -> Any:
+        """Stop consuming."""
+        queue = self._tag_to_queue.get(consumer_tag)
+        if queue is not None:
+            self.broker.leave(queue, self)
+        return super().basic_cancel(consumer_tag)
+
+    def basic_get(self, queue: str, no_ack: bool = False, **kwargs: Any) -> Any:  # noqa: FBT001, FBT002 - kombu's signature
+        """Take one message, if there is one."""
+        self._talk()
+        raw = self.broker.get(queue)
+        if raw is None:
+            return None
+        message = self.Message(raw, channel=self)
+        message.sim_queue = queue
+        if not no_ack:
+            self.qos.append(message, message.delivery_tag)
+        return message
+
+    def _receive(self, raw: dict[str, Any], queue: str) -> None:
+        self._on_the_way -= 1
+        connection = self.connection
+        if connection is None or queue not in connection._callbacks:  # noqa: SLF001 - as virtual.Transport does
+            tag = raw["properties"]["delivery_tag"]
+            self.broker.delivered(tag, queue, raw, self)
+            self.broker.restore(tag)
+            return
+        connection._deliver(raw, queue)  # noqa: SLF001 - as kombu's own transports do
+
+    def _talk(self) -> None:
+        self.broker.check()
+        assert _world is not None
+        _world.simulation.spend(_world.simulation.random.between("publish", self.broker.latency.publish))
+        self.broker.check()
+
+    def _put(self, queue: str, message: dict[str, Any], **kwargs: Any) -> None:
+        self._send([queue], message)
+
+    def _put_fanout(self, exchange: str, message: dict[str, Any], routing_key: str = "", **kwargs: Any) -> None:
+        self._send(sorted(self._lookup(exchange, routing_key)), message)
+
+    def _send(self, queues: list[str], message: dict[str, Any]) -> None:
+        self._talk()
+        assert _world is not None
+        _world.sent(queues, message)
+        for number, queue in enumerate(queues):
+            copy = _copied(message)
+            if number:
+                copy["properties"]["delivery_tag"] = uuid()
+            self.broker.publish(queue, copy)
+
+    def _queue_bind(self, *args: Any) -> None:
+        """Keep no table of our own: the exchange has one."""
+
+    def _new_queue(self, queue: str, **kwargs: Any) -> None:
+        self.broker.check()
+        self.broker.declare(queue, kwargs.get("arguments"))
+
+    def _get(self, queue: str, timeout: float | None = None) -> dict[str, Any]:
+        raw = self.broker.get(queue)
+        if raw is None:
+            raise Empty
+        return raw
+
+    def _size(self, queue: str) -> int:
+        return self.broker.size(queue)
+
+    def _purge(self, queue: str) -> int:
+        return self.broker.purge(queue)
+
+    def _delete(self, queue: str, *args: Any, **kwargs: Any) -> None:
+        self.broker.purge(queue)
+
+
+class SimulatedTransport(virtual.Transport):
+    """A connection to the broker that its URL names."""
+
+    Channel = SimulatedChannel
+    driver_type = "simulator"
+    driver_name = "simulator"
+    default_port = 0
+    # Without these kombu would never try a failed publish again.
+    connection_errors = recoverable_connection_errors = (OSError,)
+    channel_errors = recoverable_channel_errors = ()
+    implements = base.Transport.implements.extend(
+        asynchronous=True, exchange_type=frozenset(["direct", "topic", "fanout"]), heartbeats=False
+    )
+
+    def __init__(self, client: Any, **kwargs: Any) -> None:
+        super().__init__(client, **kwargs)
+        assert _world is not None, "kombu was asked for a connection outside of a simulation"
+        fiber = current_fiber()
+        self.process: Any = getattr(fiber and fiber.process, "main", None)
+        self.inbox: deque[tuple[dict[str, Any], str]] = deque()
+        self.broker = _world.broker_of(client)
+        self.state = _world.exchanges_of(client)
+        if driver := _driver_of(client.transport_cls):
+            self.driver_type, self.driver_name = driver
+
+    def driver_version(self) -> str:
+        """Return what stands where a client library's version would."""
+        return "simulated"
+
+    def establish_connection(self) -> Any:
+        """Connect; refused during an outage."""
+        self.broker.check()
+        return super().establish_connection()
+
+    def verify_connection(self, connection: Any) -> bool:
+        """Return whether the broker answers."""
+        return not self.broker.down
+
+    def drain_events(self, connection: Any, timeout: float | None = None) -> None:
+        """Wait for one message, in virtual time."""
+        assert _world is not None
+        self.broker.check()
+        inbox = self.inbox
+        if not _world.simulation.wait(lambda: bool(inbox), timeout=timeout, what="a message"):
+            raise socket.timeout
+        raw, queue = inbox.popleft()
+        if queue in self._callbacks:
+            self._deliver(raw, queue)
+
+    def register_with_event_loop(self, connection: Any, loop: Any) -> None:
+        """Do nothing: messages are handed over."""
+
+    def on_readable(self, connection: Any, loop: Any) -> None:
+        """Do nothing, as above."""
+
+
+def _driver_of(scheme: Any) -> tuple[str, str] | None:
+    name = str(scheme).partition("+")[0]
+    return {
+        "redis": ("redis", "redis"), "rediss": ("redis", "redis"),
+        "amqp": ("amqp", "py-amqp"), "amqps": ("amqp", "py-amqp"), "pyamqp": ("amqp", "py-amqp"),
+    }.get(name)  # fmt: skip
+
+
+def _copied(value: Any) -> Any:
+    """Return a copy as it is on the other side of a wire; what is no JSON goes through kombu's own."""
+    kind = type(value)
+    if kind is dict:
+        return {key: _copied(item) for key, item in value.items()}
+    if kind is list or kind is tuple:
+        return [_copied(item) for item in value]
+    if kind in _PLAIN:
+        return value
+    return loads(dumps(value))
+
+
+_PLAIN = frozenset({str, int, float, bool, type(None), bytes})

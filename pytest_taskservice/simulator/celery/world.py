@@ -1,0 +1,223 @@
+"""One simulated world of Celery: brokers, workers and beat on one clock, from opening to closing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from kombu.serialization import prepare_accept_content
+from kombu.transport.virtual import BrokerState
+
+from pytest_taskservice.errors import SimulationError
+from pytest_taskservice.simulator.celery import transport
+from pytest_taskservice.simulator.celery.beat import SimulatedBeat
+from pytest_taskservice.simulator.celery.broker import Broker, Latency, rules_for
+from pytest_taskservice.simulator.celery.processes import ModuleState
+from pytest_taskservice.simulator.celery.record import Record
+from pytest_taskservice.simulator.celery.seams import install_seams
+from pytest_taskservice.simulator.celery.worker import SimulatedWorker
+from pytest_taskservice.simulator.core.simulation import Budget, Simulation
+from pytest_taskservice.simulator.substitutes import Patches, replaced
+from pytest_taskservice.simulator.threads import Threads
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+    from pytest_taskservice.simulator.celery.pool import Job
+    from pytest_taskservice.simulator.celery.processes import MainProcess
+
+__all__ = ["DEFAULT_START", "CeleryWorld"]
+
+DEFAULT_START = datetime(2026, 1, 1, tzinfo=UTC)
+_READY_WITHIN = 60.0
+
+
+class CeleryWorld:
+    """Opened by ``with``; one at a time in a process."""
+
+    def __init__(
+        self,
+        *,
+        seed: int = 0,
+        start: datetime = DEFAULT_START,
+        latency: Latency | None = None,
+        budget: Budget | None = None,
+        allow_sockets: bool = False,
+    ) -> None:
+        self.latency = latency or Latency()
+        self.simulation = Simulation(seed=seed, start=start.timestamp(), on_move=self._move, budget=budget)
+        self.simulation.explain = self._explain
+        self.record = Record(self.simulation)
+        self.workers: list[SimulatedWorker] = []
+        self.beats: list[SimulatedBeat] = []
+        self.at_body: Callable[[Job], None] = _ignore
+        """Called when a body is about to run; a fault's hook."""
+        self.slowness: Callable[[Job], float] = _no_time
+        """Returns seconds that a body takes on top; a fault's hook."""
+        self._allow_sockets = allow_sockets
+        self._brokers: dict[Any, Broker] = {}
+        self._exchanges: dict[Any, BrokerState] = {}
+        self._accepted: dict[Any, Any] = {}
+        self._numbers: dict[str, int] = {}
+        self._traveller: Any = None
+        self._wall = start.timestamp()
+        self._stack = ExitStack()
+
+    def __enter__(self) -> CeleryWorld:
+        with ExitStack() as stack:
+            self._open(stack)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Leave everything as it was before; may be called twice."""
+        self._stack.close()
+
+    # What tests do.
+
+    def start_worker(
+        self, app: Celery, *, hostname: str | None = None, concurrency: int = 2, **options: Any
+    ) -> SimulatedWorker:
+        """Start a worker of ``app`` and wait until it consumes; ``options`` are ``WorkController``'s."""
+        worker = self.new_worker(app, hostname=hostname, concurrency=concurrency, **options)
+        self.simulation.wait(lambda: worker.ready, timeout=_READY_WITHIN, what="a worker to start")
+        if not worker.ready:
+            raise SimulationError(
+                f"worker {worker.hostname} was not ready after {_READY_WITHIN:g} s of virtual time"
+            )
+        return worker
+
+    def new_worker(
+        self, app: Celery, *, hostname: str | None = None, concurrency: int = 2, **options: Any
+    ) -> SimulatedWorker:
+        """Start a worker without waiting for it."""
+        name = hostname or f"worker{len(self.workers) + 1}@sim"
+        worker = SimulatedWorker(self, app, hostname=name, concurrency=concurrency, **options)
+        self.workers.append(worker)
+        worker.begin()
+        return worker
+
+    def start_beat(self, app: Celery, **options: Any) -> SimulatedBeat:
+        """Start the app's beat."""
+        beat = SimulatedBeat(self.simulation, app, **options)
+        self.beats.append(beat)
+        beat.begin()
+        return beat
+
+    def crash(self, worker: SimulatedWorker) -> None:
+        """End a worker as SIGKILL would: its messages are the broker's to give to others."""
+        self.record.note("crashed", worker=worker.process.name)
+        worker.crash()
+        process = worker.process
+        for broker in self._brokers.values():
+            broker.lost(lambda channel: channel.process() is process)
+
+    def brokers(self) -> Iterable[Broker]:
+        """Return every broker that was connected to."""
+        return self._brokers.values()
+
+    # What the parts ask.
+
+    def broker_of(self, client: Any) -> Broker:
+        """Return the broker that a connection's URL names."""
+        key = _address(client)
+        if key not in self._brokers:
+            rules = rules_for(str(client.transport_cls), client.transport_options or {})
+            self._brokers[key] = Broker(self.simulation, rules, self.latency)
+        return self._brokers[key]
+
+    def exchanges_of(self, client: Any) -> BrokerState:
+        """Return the exchanges and bindings of that broker."""
+        return self._exchanges.setdefault(_address(client), BrokerState())
+
+    def sent(self, queues: list[str], message: Mapping[str, Any]) -> None:
+        """Note a message that has left."""
+        headers = message["headers"]
+        if headers and "task" in headers:
+            self.record.sent(headers, queues[0] if queues else "")
+
+    def body_cost(self, job: Job) -> float:
+        """Return how long a body takes that does not wait for anything."""
+        return self.simulation.random.between("body", self.latency.body) + self.slowness(job)
+
+    def release(self, process: MainProcess) -> None:
+        """Free a slot of a worker."""
+        for worker in self.workers:
+            if worker.process is process:
+                semaphore: Any = worker
+                semaphore._quick_release()  # noqa: SLF001 - billiard's pool is handed the same
+                return
+
+    def accepted(self, app: Any) -> Any:
+        """Return the content types that an app's workers accept."""
+        if app not in self._accepted:
+            self._accepted[app] = prepare_accept_content(app.conf.accept_content)
+        return self._accepted[app]
+
+    def _open(self, stack: ExitStack) -> None:
+        import time_machine
+
+        simulation = self.simulation
+        travel = time_machine.travel(datetime.fromtimestamp(simulation.start, tz=UTC), tick=False)
+        self._traveller = travel.start()
+        stack.callback(travel.stop)
+        stack.enter_context(replaced(simulation))
+        patches = Patches()
+        stack.callback(patches.undo)
+        threads = Threads(simulation)
+        simulation.outsiders = threads
+        threads.install(patches)
+        install_seams(patches, simulation, self.record.of_request)
+        self._open_redis(stack, patches)
+        transport.attach(self)
+        stack.callback(transport.attach, None)
+        self.state = ModuleState()
+        stack.callback(self.state.close)
+        stack.callback(simulation.close)
+
+    def _open_redis(self, stack: ExitStack, patches: Patches) -> None:
+        from pytest_taskservice.simulator.redis import SimulatedRedis
+
+        redis = SimulatedRedis(self.simulation, allow_sockets=self._allow_sockets)
+        redis.install(patches)
+        stack.callback(redis.close)
+
+    def _move(self, now: float) -> None:
+        if self._traveller is not None:
+            self._traveller.shift(now - self._wall)
+            self._wall = now
+
+    def _explain(self) -> Iterable[str]:
+        for worker in self.workers:
+            name = worker.process.name
+            if not worker.process.alive:
+                yield f"{name} is dead"
+            for job in worker.simulated_pool.jobs:
+                yield f"{name} runs {job.name}[{job.id}]"
+        for broker in self._brokers.values():
+            for queue, raw in broker.waiting()[:10]:
+                yield f"queue {queue!r} holds {_named(raw)}"
+            for queue, raw in broker.unacked()[:10]:
+                yield f"not acknowledged, from {queue!r}: {_named(raw)}"
+
+
+def _address(client: Any) -> tuple[str, int, str]:
+    return (str(client.hostname or "localhost"), int(client.port or 0), str(client.virtual_host or "/"))
+
+
+def _named(raw: Mapping[str, Any]) -> str:
+    headers = raw.get("headers") or {}
+    return f"{headers.get('task', 'a message')}[{headers.get('id', '')}]"
+
+
+def _ignore(job: Job) -> None:
+    """Let it run."""
+
+
+def _no_time(job: Job) -> float:
+    return 0.0
