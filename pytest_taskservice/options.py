@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,9 +13,12 @@ from pytest_taskservice.errors import UnknownNameError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["BACKENDS", "HarnessOptions", "add_options", "parse_backends", "read_options"]
+__all__ = ["BACKENDS", "DEFAULT_START", "HarnessOptions", "add_options", "parse_backends", "read_options"]
 
-BACKENDS = ("celery", "celery-eager", "anyio")
+BACKENDS = ("celery", "celery-sim", "celery-eager", "anyio")
+
+DEFAULT_START = datetime(2026, 1, 1, tzinfo=UTC)
+"""Where virtual time begins, unless told: the same in every run, so that a seed always tells the same story."""
 
 _POOLS = ("prefork", "threads", "solo")
 _PROVIDERS = ("auto", "server", "embedded", "container", "fake")
@@ -32,6 +36,10 @@ _OPTIONS = (
     ("pool", "POOL", f"pool of the worker: {', '.join(_POOLS)} (prefork)"),
     ("concurrency", "N", "slots of the worker (2)"),
     ("timeout", "SECONDS", "bound for the worker's start (30)"),
+    ("seed", "N", "celery-sim: the seed that every draw comes from (0)"),
+    ("seeds", "N", "celery-sim: run each test with N seeds, from --taskservice-seed on (1)"),
+    ("start", "INSTANT", "celery-sim and anyio: the virtual clock's first instant, in ISO 8601, or now (2026-01-01)"),
+    ("events", "N", "celery-sim: how many events one wait may bring before it is called endless (1000000)"),
 )
 
 
@@ -46,6 +54,10 @@ class HarnessOptions:
     pool: str = "prefork"
     concurrency: int = 2
     timeout: float = 30.0
+    seed: int = 0
+    seeds: int = 1
+    start: datetime = DEFAULT_START
+    events: int = 1_000_000
     explicit: bool = False
 
 
@@ -98,15 +110,35 @@ def _checked(given: dict[str, Any], backends: str | None) -> HarnessOptions:
         raise UnknownNameError("redis provider", redis, (*_PROVIDERS, "redis://HOST:PORT/DB"))
     values["concurrency"] = _number(given, "concurrency", 2, int)
     values["timeout"] = _number(given, "timeout", 30.0, float)
+    values["seed"] = _number(given, "seed", 0, int, least=0, limit=2**63)
+    values["seeds"] = _number(given, "seeds", 1, int, limit=1_000_000)
+    values["events"] = _number(given, "events", 1_000_000, int, limit=1_000_000_000)
+    if "start" in given:
+        values["start"] = _instant(given["start"])
     return HarnessOptions(explicit=bool(given or backends is not None), **values)
 
 
-def _number(given: dict[str, Any], name: str, default: Any, kind: type[Any]) -> Any:
+def _number(  # noqa: PLR0913 - a number, and its bounds
+    given: dict[str, Any], name: str, default: Any, kind: type[Any], *, least: int = 1, limit: int = 10_000
+) -> Any:
     text = given.get(name, default)
     try:
         value = kind(text)
     except ValueError:
-        value = 0
-    if not 0 < value < 10_000:
-        raise ValueError(f"--taskservice-{name} needs a number above 0, got {text!r}")
+        value = -1
+    positive = value > 0 if kind is float else value >= least
+    if not positive or not value < limit:
+        raise ValueError(f"--taskservice-{name} needs a number of {least} to {limit:,}, got {text!r}")
     return value
+
+
+def _instant(text: str) -> datetime:
+    if text == "now":
+        return datetime.now(tz=UTC).replace(microsecond=0)
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        raise ValueError(
+            f"--taskservice-start needs an ISO 8601 instant such as 2026-03-29T00:30:00+01:00, or now; got {text!r}"
+        ) from None
+    return found if found.tzinfo is not None else found.replace(tzinfo=UTC)

@@ -99,9 +99,21 @@ class HarnessSession:
             from pytest_taskservice.drivers.celery_eager import CeleryEagerDriver
 
             return CeleryEagerDriver()
+        if world == "celery-sim":
+            return self._open_simulator()
         from pytest_taskservice.drivers.anyio import AnyIODriver
 
         return AnyIODriver(loop="trio" if world == "anyio-trio" else "asyncio")
+
+    def _open_simulator(self) -> WorldDriver:
+        from pytest_taskservice.drivers.celery_sim import CelerySimDriver, SimulatorOptions
+
+        options = self.options
+        return CelerySimDriver(
+            options=SimulatorOptions(
+                start=options.start, concurrency=options.concurrency, events=options.events
+            )
+        )
 
     def _open_worker(self) -> CeleryWorkerDriver:
         from pytest_taskservice.drivers.celery_worker import (

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 # Untyped in the stubs.
 _current: Any = import_module("celery._state")
 
-__all__ = ["AppPatch", "broker_changes", "memory_changes", "override"]
+__all__ = ["AppPatch", "broker_changes", "memory_changes", "override", "simulation_changes"]
 
 # What an app remembers of its connections: plain attributes, and cached properties in its __dict__.
 _STATE = ("_pool", "_local", "_backend_cache", "backend_cls")
@@ -182,3 +182,20 @@ def memory_changes(app: Celery) -> dict[str, Any]:
         "result_backend": "cache+memory://",
         "taskservice_redis_url": None,
     }
+
+
+_SIMULATED_RESULTS = ("redis", "rediss", "rpc", "sentinel", "cache+memory", "valkey")
+
+
+def simulation_changes(app: Celery) -> dict[str, Any]:
+    """Return the settings that a simulated app runs with: its own, and results where a simulation has them.
+
+    Brokers keep their URL, which says how they treat messages.
+    """
+    conf: Any = app.conf
+    _load(conf)
+    results = str(os.environ.get("CELERY_RESULT_BACKEND") or conf.result_backend or "")
+    changes: dict[str, Any] = {"task_always_eager": False}
+    if not results.startswith(_SIMULATED_RESULTS):
+        changes["result_backend"] = "redis://localhost:6379/0"
+    return changes

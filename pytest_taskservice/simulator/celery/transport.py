@@ -161,8 +161,10 @@ class SimulatedChannel(virtual.Channel):
         self._send(sorted(self._lookup(exchange, routing_key)), message)
 
     def _send(self, queues: list[str], message: dict[str, Any]) -> None:
-        self._talk()
         assert _world is not None
+        if _world.before_send is not None and self.connection.process is None:
+            _world.before_send(queues, message["headers"] or {})
+        self._talk()
         _world.sent(queues, message)
         for number, queue in enumerate(queues):
             copy = _copied(message)

@@ -56,6 +56,8 @@ class CeleryWorld:
         """Called when a body is about to run; a fault's hook."""
         self.slowness: Callable[[Job], float] = _no_time
         """Returns seconds that a body takes on top; a fault's hook."""
+        self.before_send: Callable[[list[str], Mapping[str, Any]], None] | None = None
+        """Called with queues and headers before a message of a test's own leaves."""
         self._allow_sockets = allow_sockets
         self._brokers: dict[Any, Broker] = {}
         self._exchanges: dict[Any, BrokerState] = {}
@@ -120,6 +122,18 @@ class CeleryWorld:
     def brokers(self) -> Iterable[Broker]:
         """Return every broker that was connected to."""
         return self._brokers.values()
+
+    def teach(self, worker: SimulatedWorker, queues: list[str], headers: Mapping[str, Any]) -> None:
+        """Let ``worker`` know a task that was registered after it started, and listen where its message goes."""
+        consumer: Any = worker.consumer
+        name = headers.get("task")
+        if name is None or not worker.ready:
+            return
+        if name not in consumer.strategies and name in consumer.app.tasks:
+            consumer.update_strategies()
+        for queue in queues:
+            if not consumer.task_consumer.consuming_from(queue):
+                worker.process.post(consumer.add_task_queue, queue)
 
     # What the parts ask.
 

@@ -1,0 +1,179 @@
+"""The ``celery-sim`` world: the user's app on Celery's own worker code, in this process and in virtual time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from pytest_taskservice.drivers import celery_app
+from pytest_taskservice.drivers.app_patch import AppPatch, simulation_changes
+from pytest_taskservice.drivers.base import Capability, CapabilityError, Outcome, TaskCall
+from pytest_taskservice.errors import HarnessTimeoutError
+from pytest_taskservice.history import EventLog
+from pytest_taskservice.simulator.celery.world import DEFAULT_START, CeleryWorld
+from pytest_taskservice.simulator.core.simulation import Budget
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+    from pytest_taskservice.simulator.celery.worker import SimulatedWorker
+    from taskservice import BlockingTaskService
+    from taskservice.backends.base import TaskBackend
+
+__all__ = ["CelerySimDriver", "SimulatorOptions"]
+
+_CANNOT = {
+    Capability.PROCESSES: "simulated workers live in the test's own process: nothing real can be killed",
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SimulatorOptions:
+    """How a simulated world is made. ``events`` bounds what one wait may bring."""
+
+    start: datetime = DEFAULT_START
+    concurrency: int = 2
+    events: int = 1_000_000
+    allow_sockets: bool = False
+
+
+@dataclass(kw_only=True)
+class _Test:
+    """What one test has open."""
+
+    world: CeleryWorld
+    app: Celery
+    stack: ExitStack
+    labels: dict[str, str] = field(default_factory=dict)
+    worker: SimulatedWorker | None = None
+    own_workers: bool = False
+
+
+class CelerySimDriver:
+    """A new simulation for each test; a worker starts with the first message."""
+
+    name = "celery-sim"
+    capabilities = frozenset(Capability) - _CANNOT.keys()
+
+    def __init__(self, *, options: SimulatorOptions) -> None:
+        self.refused: list[CapabilityError] = []
+        self.seed = 0
+        """The seed of the next test."""
+        self._options = options
+        self._test: _Test | None = None
+        self._last_digest = ""
+
+    def cannot(self, capability: Capability) -> str | None:
+        """Return why a simulation cannot show ``capability``."""
+        return _CANNOT.get(capability)
+
+    def begin(self, app: Celery | None, settings: Mapping[str, Any]) -> None:
+        """Open a simulation and point ``app`` at it."""
+        assert app is not None, "the celery-sim world needs an app"
+        self.refused = []
+        stack = ExitStack()
+        options = self._options
+        world = CeleryWorld(
+            seed=self.seed,
+            start=options.start,
+            budget=Budget(events=options.events),
+            allow_sockets=options.allow_sockets,
+        )
+        with stack:
+            stack.enter_context(AppPatch(app, simulation_changes(app) | dict(settings)).applied())
+            stack.enter_context(world)
+            world.before_send = self._before_send
+            self._test = _Test(world=world, app=app, stack=stack.pop_all())
+
+    @property
+    def world(self) -> CeleryWorld:
+        """The simulation of the current test."""
+        return self._current().world
+
+    @property
+    def digest(self) -> str:
+        """What one seed always gives again: of the current test, or of the last one."""
+        return self._test.world.record.digest() if self._test else self._last_digest
+
+    def task_backend(self) -> TaskBackend:
+        """Return a backend over the simulated app."""
+        from taskservice.backends.celery import CeleryBackend
+
+        return CeleryBackend(self._current().app)
+
+    def blocking_service(self) -> BlockingTaskService:
+        """Return the same service for a test without an event loop."""
+        from taskservice import BlockingTaskService
+
+        return BlockingTaskService(self.task_backend())
+
+    def launch(self, call: TaskCall) -> str:
+        """Send one message."""
+        return str(celery_app.send(self._current().app, call).id)
+
+    def outcome(self, run_id: str) -> Outcome:
+        """Return what the result backend says."""
+        return celery_app.outcome_of(self._current().app, run_id)
+
+    def revoke(self, run_id: str) -> None:
+        """Revoke by remote control, and let the workers hear it."""
+        test = self._current()
+        test.app.control.revoke(run_id, reply=True, timeout=2.0, limit=max(1, len(test.world.workers)))
+
+    def settle(self, *, timeout: float) -> None:
+        """Let everything happen that is due, within ``timeout`` seconds of virtual time."""
+        simulation = self.world.simulation
+        if not simulation.wait(simulation.idle, timeout=timeout, what="all work to be done"):
+            waiting = "; ".join(simulation.waiting_for())
+            raise HarnessTimeoutError(f"not settled within {timeout:g} s of virtual time: {waiting}")
+
+    def log(self) -> EventLog:
+        """Return what has happened in this simulation."""
+        return self.world.record.log()
+
+    def start_worker(self, **options: Any) -> SimulatedWorker:
+        """Start one more worker of the test's app; from then on none is started by itself."""
+        test = self._current()
+        test.own_workers = True
+        options.setdefault("concurrency", self._options.concurrency)
+        return test.world.start_worker(test.app, **options)
+
+    def reset(self) -> None:
+        """Close the simulation and give the app back."""
+        if self._test is not None:
+            self._last_digest = self._test.world.record.digest()
+            test, self._test = self._test, None
+            test.stack.close()
+
+    def describe(self) -> str:
+        """Return what a simulation cannot show."""
+        return f"cannot show {', '.join(sorted(_CANNOT))}, processor time, real sockets"
+
+    def report(self) -> dict[str, str]:
+        """Return what was left to be done when the test ended."""
+        if self._test is None:
+            return {}
+        waiting = self._test.world.simulation.waiting_for()
+        return {"unfinished": "\n".join(waiting)} if waiting else {}
+
+    def close(self) -> None:
+        """Close the simulation, if one is open."""
+        self.reset()
+
+    def _current(self) -> _Test:
+        assert self._test is not None, "no test has begun"
+        return self._test
+
+    def _before_send(self, queues: list[str], headers: Mapping[str, Any]) -> None:
+        """Have somebody who knows the task and listens to its queue, before a message leaves."""
+        test = self._current()
+        if test.worker is None:
+            if test.own_workers:
+                return
+            # First of all: starting it sends messages too.
+            test.own_workers = True
+            test.worker = test.world.start_worker(test.app, concurrency=self._options.concurrency)
+        test.world.teach(test.worker, queues, headers)
