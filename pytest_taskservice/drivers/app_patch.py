@@ -25,7 +25,7 @@ __all__ = ["AppPatch", "broker_changes", "memory_changes", "override", "simulati
 
 # What an app remembers of its connections: plain attributes, and cached properties in its __dict__.
 _STATE = ("_pool", "_local", "_backend_cache", "backend_cls")
-_CACHED = ("amqp",)
+_CACHED = ("amqp", "control")
 
 # Celery prefers these over every setting, so a patched app would still talk to production.
 _ENVIRONMENT = (

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 __all__ = ["Threads"]
 
 _TICK = 0.0005
+_GRACE = 0.002
+"""Real seconds that other threads get to act before time goes on without them."""
+_STEPS = 1000
 _PATIENCE = 2.0
 """Real seconds for which threads that compute may yet bring what an idle simulation cannot."""
 _SERVED_WITHIN = 60.0
@@ -51,6 +54,7 @@ class Threads:
         self._waiters: list[_Waiter] = []
         self._impatience = 0.0
         self._nudge: Callable[[], Any] | None = None
+        self._going = 0
 
     def install(self, patches: Patches) -> None:
         """Let the owner's waits for threads be waits in the simulation."""
@@ -66,7 +70,7 @@ class Threads:
                 return _thread_join(thread, timeout)
             end = None if timeout is None else _now() + timeout
             while thread.is_alive() and (end is None or _now() < end):
-                _thread_join(thread, _TICK)
+                _thread_join(thread, 0.0 if threads._going else _TICK)
                 threads._serve(None)
             return None
 
@@ -155,7 +159,7 @@ class Threads:
                     lambda: gate.acquire(blocking=False), timeout=timeout, what="a threading.Condition"
                 )
                 return notified
-            while not (notified := gate.acquire(timeout=0 if self._waiters else _TICK)):
+            while not (notified := self._opened(gate)):
                 if end is not None and (_now() >= end or self._over(virtual_end)):
                     break
                 self._serve(virtual_end)
@@ -166,14 +170,23 @@ class Threads:
                     condition._waiters.remove(gate)
         return notified
 
+    def touch(self) -> None:
+        """Say that another thread has something to do now: it gets a moment before time goes on."""
+        self._going = 0
+
+    def _opened(self, gate: Any) -> bool:
+        return bool(gate.acquire(blocking=False) or gate.acquire(timeout=0 if self._going else _GRACE))
+
     def _over(self, end: float | None) -> bool:
         return end is not None and self._simulation.monotonic() >= end
 
     def _serve(self, end: float | None) -> None:
-        if not self._waiters:
-            return
         if current_fiber() is not None:
             # Inside an event nobody can take steps but who runs it: give way.
-            self._simulation.sleep(1e-6)
+            if self._waiters:
+                self._simulation.sleep(1e-6)
             return
-        self._simulation.serve_outsiders(end)
+        # In one go as long as nobody else has anything to do: a moment after each event would add up.
+        self._going = min(self._going + 1, _STEPS) if self._simulation.serve_outsiders(end) else 0
+        if self._going >= _STEPS:
+            self._going = 0

@@ -197,6 +197,10 @@ class Job:
         if self._target is _trace.trace_task_ret:
             name, task_id, request, body, content_type, encoding = self._args
             app = self.pool.process.app
+            task = app.tasks[name]
+            if task.__trace__ is None:
+                # Registered after the worker started: the embedded worker of Celery's tests makes it now, too.
+                task.__trace__ = _trace.build_tracer(name, task, app.loader, self.pool.process.name, app=app)
             known = (app.tasks, self.pool.world.accepted(app), self.pool.process.name)
             return _trace.fast_trace_task(name, task_id, dict(request), body, content_type, encoding, _loc=known)
         return self._target(*self._args)

@@ -166,6 +166,11 @@ class SimulatedChannel(virtual.Channel):
             _world.before_send(queues, message["headers"] or {})
         self._talk()
         _world.sent(queues, message)
+        if self.broker.rules.kind == "amqp":
+            # A frame has room for these only: kombu's client drops what else it is handed.
+            properties = message["properties"]
+            known = {name: properties[name] for name in _AMQP_PROPERTIES if name in properties}
+            message = {**message, "properties": known}
         for number, queue in enumerate(queues):
             copy = _copied(message)
             if number:
@@ -271,4 +276,9 @@ def _copied(value: Any) -> Any:
     return loads(dumps(value))
 
 
+_AMQP_PROPERTIES = (
+    "content_type", "content_encoding", "application_headers", "delivery_mode", "priority", "correlation_id",
+    "reply_to", "expiration", "message_id", "timestamp", "type", "user_id", "app_id", "cluster_id",
+    "delivery_info", "delivery_tag", "body_encoding",
+)  # fmt: skip
 _PLAIN = frozenset({str, int, float, bool, type(None), bytes})

@@ -188,18 +188,22 @@ class Simulation:
             return self.outsiders.wait(ready, instant, what)
         return self._pump(ready, deadline, what, idle_ends=True)
 
-    def serve_outsiders(self, deadline: float | None) -> None:
-        """Take one step for threads that wait, while the owner is blocked for real."""
+    def serve_outsiders(self, deadline: float | None) -> bool:
+        """Take one step for other threads, while the owner is blocked for real; return whether there was one."""
         outsiders = self.outsiders
-        if outsiders is None or not outsiders.waiting() or outsiders.wake():
-            return
+        if outsiders is None or outsiders.wake():
+            return outsiders is not None
         ends = [end for end in (deadline, outsiders.next_deadline()) if end is not None]
         limit = min(ends) - MONOTONIC_START if ends else None
         following = self._agenda.next_at()
-        if following is not None and (limit is None or following <= limit):
+        wanted = outsiders.waiting() or not self.idle()
+        if wanted and following is not None and (limit is None or following <= limit):
             self._perform()
-        elif limit is not None and limit > self._elapsed:
+            return True
+        if outsiders.waiting() and limit is not None and limit > self._elapsed:
             self._move(limit)
+            return True
+        return False
 
     def waiting_for(self) -> tuple[str, ...]:
         """Return a line for each thing that waits, or is to come."""
