@@ -52,6 +52,7 @@ class Latency:
     publish: tuple[float, float] = (0.0001, 0.0005)
     start: tuple[float, float] = (0.0002, 0.002)
     body: tuple[float, float] = (0.0002, 0.002)
+    boot: tuple[float, float] = (0.001, 0.003)
 
 
 class Consumer(Protocol):

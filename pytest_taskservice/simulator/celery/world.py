@@ -92,6 +92,8 @@ class CeleryWorld:
             raise SimulationError(
                 f"worker {worker.hostname} was not ready after {_READY_WITHIN:g} s of virtual time"
             )
+        # A worker takes its time to start: whatever follows does not happen on the stroke of a second.
+        self.simulation.spend(self.simulation.random.between("boot", self.latency.boot))
         return worker
 
     def new_worker(

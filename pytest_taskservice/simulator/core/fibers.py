@@ -53,6 +53,8 @@ class Fiber(greenlet):
 
     def park(self) -> Any:
         """Give way; return what :meth:`resume` brings."""
+        if self.ended:
+            raise GreenletExit
         self._waits += 1
         self._home.parked[self] = None
         found = self.parent.switch()
@@ -112,21 +114,29 @@ class Fibers:
     def close(self) -> None:
         """End every fiber; what waits unwinds through its ``finally`` blocks."""
         for fiber in [*self.parked, *self.abandoned]:
-            fiber.ended = True
-            fiber.parent = getcurrent()
-            try:
-                fiber.throw(GreenletExit)
-            except BaseException:  # noqa: BLE001, S112 - the test is over: nobody is left to be told
-                continue
+            _end(fiber)
         self.parked.clear()
         self.abandoned.clear()
         for fiber in self.idle:
-            fiber.parent = getcurrent()
-            fiber.throw(GreenletExit)
+            _end(fiber)
         self.idle.clear()
 
 
 _ABSENT = object()
+_LAST_WORDS = 100
+
+
+def _end(fiber: Fiber) -> None:
+    """Unwind ``fiber`` now: one that is left to the garbage collector unwinds in the middle of something else."""
+    fiber.ended = True
+    for _ in range(_LAST_WORDS):
+        if fiber.dead:
+            return
+        fiber.parent = getcurrent()
+        try:
+            fiber.throw(GreenletExit)
+        except BaseException:  # noqa: BLE001, S112 - the test is over: nobody is left to be told
+            continue
 
 
 def current_fiber() -> Fiber | None:
