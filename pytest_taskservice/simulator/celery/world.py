@@ -197,10 +197,12 @@ class CeleryWorld:
         stack.callback(simulation.close)
 
     def _open_redis(self, stack: ExitStack, patches: Patches) -> None:
+        from pytest_taskservice.simulator.celery.quick_results import install_quick_results
         from pytest_taskservice.simulator.redis import SimulatedRedis
 
         redis = SimulatedRedis(self.simulation, allow_sockets=self._allow_sockets)
         redis.install(patches)
+        install_quick_results(patches, redis)
         stack.callback(redis.close)
 
     def _move(self, now: float) -> None:

@@ -1,0 +1,243 @@
+"""The few Redis commands of Celery's result backend, without redis-py's way to them.
+
+``RedisBackend`` stays as it is, and so does all that it stores and publishes: the simulated server runs each command. Only
+the client that it is handed is another, for ``GET``, ``MGET``, ``DEL``, ``SETEX``, ``SET`` and ``PUBLISH`` in a
+transaction, and for following channels. For all else it hands out redis-py's own.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from pytest_taskservice.simulator.redis.line import Line
+
+if TYPE_CHECKING:
+    from pytest_taskservice.simulator.redis import SimulatedRedis
+    from pytest_taskservice.simulator.substitutes import Patches
+
+__all__ = ["install_quick_results"]
+
+_backends: Any = import_module("celery.backends.redis")
+
+_MULTI = [b"MULTI"]
+_EXEC = [b"EXEC"]
+
+
+def install_quick_results(patches: Patches, home: SimulatedRedis) -> None:
+    """Hand ``RedisBackend`` clients of its own as long as ``patches`` last; kinds made from it keep theirs."""
+    original = _backends.RedisBackend._create_client  # noqa: SLF001 - listed in seams
+
+    def create(backend: Any, **params: Any) -> Any:
+        client = original(backend, **params)
+        if type(backend) is not _backends.RedisBackend or "host" not in params:
+            return client
+        return QuickClient(home, client)
+
+    patches.set(_backends.RedisBackend, "_create_client", create)
+
+
+class QuickClient:
+    """A client of the result backend."""
+
+    def __init__(self, home: SimulatedRedis, client: Any) -> None:
+        self._home = home
+        self._client = client
+        connection = client.connection_pool.connection_kwargs
+        self._address = str(connection.get("path") or connection["host"]), int(connection.get("port") or 0)
+        self._database = int(connection.get("db") or 0)
+        self._line = self.open_line()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._client, name)
+
+    def open_line(self) -> Line:
+        """Connect once more."""
+        store = self._home.store(*self._address)
+        return Line(store, database=self._database, protocol=2, info={"db": self._database})
+
+    def get(self, key: Any) -> Any:
+        """GET."""
+        return self._ask([b"GET", _bytes(key)])
+
+    def mget(self, keys: Any, *more: Any) -> Any:
+        """MGET."""
+        if isinstance(keys, (str, bytes)):
+            keys = [keys]
+        wanted = [_bytes(key) for key in (*keys, *more)]
+        return self._ask([b"MGET", *wanted]) if wanted else []
+
+    def delete(self, *keys: Any) -> Any:
+        """DEL."""
+        return self._ask([b"DEL", *map(_bytes, keys)])
+
+    def pipeline(self, transaction: bool = True, shard_hint: Any = None) -> Any:  # noqa: FBT001, FBT002 - redis-py's
+        """Return a transaction."""
+        return QuickPipeline(self) if transaction else self._client.pipeline(transaction, shard_hint)
+
+    def pubsub(self, **options: Any) -> QuickPubSub:
+        """Return something that follows channels."""
+        return QuickPubSub(self)
+
+    def ask_many(self, requests: list[list[bytes]]) -> list[Any]:
+        """Run requests in one round trip."""
+        line, home = self._line, self._home
+        if home.closed or line.ended:
+            # The simulation is over, but somebody still holds its results.
+            return [None] * len(requests)
+        home.travel()
+        line.send(requests)
+        replies = list(line.inbox)
+        line.inbox.clear()
+        return replies
+
+    def _ask(self, request: list[bytes]) -> Any:
+        found = self.ask_many([request])[0]
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    @property
+    def plain(self) -> Any:
+        """redis-py's own client."""
+        return self._client
+
+
+class QuickPipeline:
+    """A transaction of what a result backend writes; any other command makes it redis-py's own."""
+
+    def __init__(self, client: QuickClient) -> None:
+        self._client = client
+        self._calls: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = []
+        self._requests: list[list[bytes]] = []
+        self._plain: Any = None
+
+    def __enter__(self) -> QuickPipeline:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._plain is not None:
+            self._plain.reset()
+
+    def setex(self, key: Any, seconds: Any, value: Any) -> Any:
+        """SETEX."""
+        if type(seconds) is not int:
+            return self.__getattr__("setex")(key, seconds, value)
+        return self._note("setex", (key, seconds, value), [b"SETEX", _bytes(key), b"%d" % seconds, _bytes(value)])
+
+    def set(self, key: Any, value: Any, **options: Any) -> Any:
+        """SET."""
+        if options:
+            return self.__getattr__("set")(key, value, **options)
+        return self._note("set", (key, value), [b"SET", _bytes(key), _bytes(value)])
+
+    def publish(self, channel: Any, message: Any) -> Any:
+        """PUBLISH."""
+        return self._note("publish", (channel, message), [b"PUBLISH", _bytes(channel), _bytes(message)])
+
+    def execute(self, raise_on_error: bool = True) -> Any:  # noqa: FBT001, FBT002 - redis-py's signature
+        """Run all of it at once."""
+        if self._plain is not None:
+            return self._plain.execute(raise_on_error)
+        replies = self._client.ask_many([_MULTI, *self._requests, _EXEC])[-1]
+        self._calls.clear()
+        self._requests.clear()
+        return replies
+
+    def _note(self, name: str, args: tuple[Any, ...], request: list[bytes]) -> Any:
+        if self._plain is not None:
+            return getattr(self._plain, name)(*args)
+        self._calls.append((name, args, {}))
+        self._requests.append(request)
+        return self
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        if self._plain is None:
+            self._plain = self._client.plain.pipeline()
+            for call, args, options in self._calls:
+                getattr(self._plain, call)(*args, **options)
+        return getattr(self._plain, name)
+
+
+class _Connection:
+    """What the result backend looks at of a subscription's connection."""
+
+    def __init__(self, line: Line) -> None:
+        self._sock = line
+
+    def can_read(self, timeout: float | None = 0) -> bool:
+        return bool(self._sock.inbox)
+
+    def register_connect_callback(self, callback: Any) -> None:
+        """Do nothing: a simulated connection is never made again."""
+
+
+class QuickPubSub:
+    """Channels that one result consumer follows."""
+
+    def __init__(self, client: QuickClient) -> None:
+        self._home = client._home  # noqa: SLF001 - one module
+        self._line = client.open_line()
+        self._channels: dict[bytes, None] = {}
+        self.connection = _Connection(self._line)
+        self.connection_pool = client.plain.connection_pool
+
+    @property
+    def subscribed(self) -> bool:
+        """Whether any channel is followed."""
+        return bool(self._channels)
+
+    @property
+    def channels(self) -> dict[bytes, None]:
+        """What is followed."""
+        return self._channels
+
+    def subscribe(self, *channels: Any) -> None:
+        """Follow channels."""
+        new = [key for channel in channels if (key := _bytes(channel)) not in self._channels]
+        self._channels.update(dict.fromkeys(new))
+        self._tell([b"SUBSCRIBE", *new], bool(new))
+
+    def unsubscribe(self, *channels: Any) -> None:
+        """Leave channels, or all of them."""
+        old = [key for key in map(_bytes, channels or tuple(self._channels)) if key in self._channels]
+        for key in old:
+            del self._channels[key]
+        self._tell([b"UNSUBSCRIBE", *old], bool(old))
+
+    def get_message(self, ignore_subscribe_messages: bool = False, timeout: float | None = 0.0) -> Any:  # noqa: FBT001, FBT002 - redis-py's
+        """Return the next message, waiting ``timeout`` virtual seconds for it."""
+        line = self._line
+        if not line.inbox and timeout != 0:
+            self._home.wait(line, timeout)
+        if not line.inbox:
+            return None
+        kind, channel, data = line.inbox.popleft()
+        return {"type": kind.decode(), "pattern": None, "channel": channel, "data": data}
+
+    def close(self) -> None:
+        """Leave everything."""
+        self._channels.clear()
+        self._line.close()
+
+    def _tell(self, request: list[bytes], needed: bool) -> None:  # noqa: FBT001 - private
+        if not needed or self._home.closed or self._line.ended:
+            return
+        self._home.travel()
+        line = self._line
+        before = list(line.inbox)
+        line.inbox.clear()
+        line.send([request])
+        # What confirms it is of no interest; what came in before is.
+        line.inbox.clear()
+        line.inbox.extend(before)
+
+
+def _bytes(value: Any) -> bytes:
+    if type(value) is bytes:
+        return value
+    if type(value) is str:
+        return value.encode()
+    return bytes(value) if isinstance(value, (bytearray, memoryview)) else str(value).encode()
