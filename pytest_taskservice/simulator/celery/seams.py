@@ -8,6 +8,7 @@
 - ``celery.backends.asynchronous.drainers``: waits for results are waits in the simulation.
 - ``billiard.pool.Lock``: a worker's hub exchanges it for the whole process.
 - ``Request.send_event``: the history is told by the requests themselves.
+- ``redis.utils.get_lib_version``: each result backend asks for it, and it reads a file each time.
 - ``celery.fixups.django.DjangoWorkerFixup``: tasks share the test's thread, so its connections stay open.
 """
 
@@ -15,7 +16,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import cache
 from importlib import import_module
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -41,6 +44,7 @@ _components: Any = import_module("celery.worker.components")
 _asynchronous: Any = import_module("celery.backends.asynchronous")
 _requests: Any = import_module("celery.worker.request")
 _billiard_pool: Any = import_module("billiard.pool")
+_redis_utils: Any = import_module("redis.utils")
 _django: Any = import_module("celery.fixups.django")
 
 
@@ -53,6 +57,8 @@ def install_seams(patches: Patches, simulation: Simulation, tell: Tell) -> None:
     patches.item(_asynchronous.drainers, "default", drainer_for(simulation))
     install_process_state(patches)
     _listen(patches, tell)
+    if hasattr(_redis_utils, "get_lib_version"):
+        patches.set(_redis_utils, "get_lib_version", _redis_version)
     for name in ("close_database", "close_cache"):
         patches.set(_django.DjangoWorkerFixup, name, _nothing)
 
@@ -91,6 +97,11 @@ def _listen(patches: Patches, tell: Tell) -> None:
         return original(request, type, **fields)
 
     patches.set(_requests.Request, "send_event", send_event)
+
+
+@cache
+def _redis_version() -> str:
+    return version("redis")
 
 
 def _nothing(*args: Any, **kwargs: Any) -> None:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["SimulatedTimer", "SimulatedWorker"]
 
 _state: Any = import_module("celery.worker.state")
+_trace: Any = import_module("celery.app.trace")
 
 # What a timer of these functions brings is work; all others are the worker's upkeep.
 _WORK = frozenset({"apply_eta_task", "_limit_post_eta", "_schedule_bucket_request"})
@@ -116,8 +117,34 @@ class _Hub:
     stop = remove = remove_reader = remove_writer = close
 
 
+class _Strategies(dict[str, Any]):
+    """How a consumer takes each task's messages, made when its first one arrives.
+
+    An app of hundreds of tasks would else pay for all of them in each simulation; and a task that a test registers
+    after its worker has started is known as well.
+    """
+
+    def __init__(self, consumer: Any) -> None:
+        super().__init__()
+        self._consumer = consumer
+
+    def __missing__(self, name: str) -> Any:
+        consumer = self._consumer
+        app = consumer.app
+        task = app.tasks.get(name)
+        if task is None:
+            raise KeyError(name)
+        self[name] = strategy = task.start_strategy(app, consumer)
+        task.__trace__ = _trace.build_tracer(name, task, app.loader, consumer.hostname, app=app)
+        return strategy
+
+
 class SimulatedConsumer(Consumer):
     """The real consumer; only its loop waits in a fiber."""
+
+    def update_strategies(self) -> None:
+        """Forget how tasks were taken: it is found again at the next message."""
+        self.strategies = _Strategies(self)
 
     @staticmethod
     def loop(

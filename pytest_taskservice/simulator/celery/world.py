@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from datetime import UTC, datetime
@@ -32,6 +33,7 @@ __all__ = ["DEFAULT_START", "CeleryWorld"]
 
 DEFAULT_START = datetime(2026, 1, 1, tzinfo=UTC)
 _READY_WITHIN = 60.0
+_COLLECT_EVERY = 20_000
 
 
 class CeleryWorld:
@@ -126,13 +128,10 @@ class CeleryWorld:
         return self._brokers.values()
 
     def teach(self, worker: SimulatedWorker, queues: list[str], headers: Mapping[str, Any]) -> None:
-        """Let ``worker`` know a task that was registered after it started, and listen where its message goes."""
+        """Let ``worker`` listen where a task's message goes."""
         consumer: Any = worker.consumer
-        name = headers.get("task")
-        if name is None or not worker.ready:
+        if "task" not in headers or not worker.ready:
             return
-        if name not in consumer.strategies and name in consumer.app.tasks:
-            consumer.update_strategies()
         for queue in queues:
             if not consumer.task_consumer.consuming_from(queue):
                 worker.process.post(consumer.add_task_queue, queue)
@@ -182,6 +181,9 @@ class CeleryWorld:
         travel = time_machine.travel(datetime.fromtimestamp(simulation.start, tz=UTC), tick=False)
         self._traveller = travel.start()
         stack.callback(travel.stop)
+        stack.callback(gc.set_threshold, *gc.get_threshold())
+        # Celery makes many objects that live for one message: the default looks at them every few tasks.
+        gc.set_threshold(_COLLECT_EVERY, *gc.get_threshold()[1:])
         stack.enter_context(replaced(simulation))
         patches = Patches()
         stack.callback(patches.undo)
