@@ -39,7 +39,7 @@ from pytest_taskservice.errors import RedisProviderError
 if TYPE_CHECKING:
     from fakeredis import FakeServer
 
-__all__ = ["REDIS_VERSION", "MendedSocket", "WaitingRoom", "check_seams", "failure"]
+__all__ = ["ADDED", "REDIS_VERSION", "MendedSocket", "WaitingRoom", "check_seams", "failure"]
 
 REDIS_VERSION = (7, 4)
 SEAMS = {

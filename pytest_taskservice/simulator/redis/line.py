@@ -11,12 +11,12 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from fakeredis._commands import Signature
+from fakeredis._commands import COMMANDS_WITH_SUB, SUPPORTED_COMMANDS, Signature
 from fakeredis._helpers import OK, QUEUED, NoResponse, SimpleError
 from fakeredis._msgs import FLAG_TRANSACTION
 from fakeredis._socket._resp import extract_command
 
-from pytest_taskservice.redis.mended import MendedSocket, failure
+from pytest_taskservice.redis.mended import ADDED, MendedSocket, failure
 from pytest_taskservice.simulator.redis.keyspace import announce
 from pytest_taskservice.simulator.redis.quick import QUICK, SLOW
 
@@ -32,9 +32,50 @@ _CONFIG = {
     "config set": ("config_set", (bytes, bytes), (bytes, bytes)),
     "config resetstat": ("config_resetstat", (), ()),
 }
+_MULTI = [b"MULTI"]
+_EXEC = [b"EXEC"]
 _QUICK = {name.upper().encode(): command for name, command in QUICK.items()}
 
 logger = logging.getLogger(__name__)
+
+
+class _Known:
+    """A command that may be part of a transaction without a look at its words first."""
+
+    __slots__ = ("_fixed", "_repeat", "method", "quick", "signature")
+
+    def __init__(self, signature: Signature) -> None:
+        self.signature = signature
+        self.method = signature.func_name
+        self.quick = QUICK.get(signature.name)
+        self._fixed = len(signature.fixed)
+        self._repeat = len(signature.repeat)
+
+    def takes(self, count: int) -> bool:
+        """Return whether the command takes so many arguments."""
+        more = count - self._fixed
+        return not more or (more > 0 and self._repeat > 0 and not more % self._repeat)
+
+
+def _known(word: bytes) -> _Known | None:
+    """Return the command of that name; ``None`` for what has subcommands, or is not to be queued."""
+    try:
+        return _COMMANDS[word]
+    except KeyError:
+        pass
+    name = word.decode("utf-8", "replace").lower()
+    signature = None if name in COMMANDS_WITH_SUB or name in ADDED else SUPPORTED_COMMANDS.get(name)
+    if signature is None or FLAG_TRANSACTION in signature.flags or "redis" not in signature.server_types:
+        found = None
+    else:
+        found = _Known(signature)
+    if len(word) <= _LONGEST:
+        _COMMANDS[word] = found
+    return found
+
+
+_COMMANDS: dict[bytes, _Known | None] = {}
+_LONGEST = 20
 
 
 class Push(list[Any]):
@@ -82,6 +123,8 @@ class Line(MendedSocket):
         self._asked = requests[-1] if requests else []
         store.enter()
         try:
+            if len(requests) > 2 and self._transact(requests):
+                requests = []
             for words in requests:
                 if self._retry is None:
                     self._request(words)
@@ -184,6 +227,41 @@ class Line(MendedSocket):
         elif name.startswith(("acl", "client reply")):
             store.slow = True
         self._deliver(reply)
+
+    def _transact(self, requests: list[list[bytes]]) -> bool:
+        """Run a whole transaction at once; return whether it is one in which nothing can go wrong while queueing."""
+        store: Store = self._server
+        if requests[0] != _MULTI or requests[-1] != _EXEC or self._transaction is not None or self._retry is not None:
+            return False
+        if self._pubsub or store.slow or self._muted():
+            return False
+        commands = []
+        for words in requests[1:-1]:
+            known = _known(words[0]) if words else None
+            if known is None or not known.takes(len(words) - 1):
+                return False
+            commands.append((known, words[1:]))
+        outdated = self._watch_notified
+        self._clear_watches()
+        self.inbox.extend([OK, *[QUEUED] * len(commands), None if outdated else self._results(commands)])
+        return True
+
+    def _results(self, commands: list[tuple[_Known, list[bytes]]]) -> list[Any]:
+        results = []
+        self._server.set_time()
+        self._in_transaction = True
+        try:
+            for known, arguments in commands:
+                reply = SLOW if known.quick is None else known.quick(self, arguments)
+                if reply is SLOW:
+                    reply = self._run_command(getattr(self, known.method), known.signature, arguments, False)
+                results.append(reply)
+        finally:
+            self._in_transaction = False
+        return results
+
+    def _muted(self) -> bool:
+        return bool(self._reply_off or self._reply_skip or self._reply_skip_next)
 
     def _dispatch(self, name: str, arguments: list[bytes], words: list[bytes]) -> Any:
         store: Store = self._server
