@@ -260,7 +260,7 @@ async def _wait(home: SimulatedRedis, line: Line, seconds: float | None) -> bool
         if await _notified(line, None if not ends else max(0.0, min(ends) - here)):
             continue
         if blocked is not None and blocked <= min(ends):
-            line.expire()
+            line.end_wait()
         else:
             return False
     return True
@@ -303,7 +303,7 @@ async def _wait_beside(home: SimulatedRedis, line: Line, seconds: float | None) 
         if end is not None and now >= end:
             return False
         if line.deadline is not None and now >= line.deadline:
-            line.expire()
+            line.end_wait()
             continue
         ends = [instant for instant in (end, line.deadline) if instant is not None]
         left = min(ends) - now if ends else None

@@ -135,7 +135,7 @@ class Line(MendedSocket):
         finally:
             store.leave()
 
-    def expire(self) -> None:
+    def end_wait(self) -> None:
         """End the request that blocks, with nothing: its time is over."""
         store: Store = self._server
         store.enter()

@@ -110,7 +110,7 @@ class SimulatedRedis:
                 break
             now = simulation.monotonic() + _MOMENT
             if line.deadline is not None and now >= line.deadline:
-                line.expire()
+                line.end_wait()
             elif end is not None and now >= end:
                 return False
         return True
