@@ -1,9 +1,9 @@
 """One client of the TCP server before fakeredis: replies become bytes and go to its connection.
 
-fakeredis has a TCP server of its own, ``TcpFakeServer`` (``_clients/_tcp_server.py``), but a Celery worker cannot
-live with it: Nagle is left on, 44 ms a pipeline; the connection closes after every error reply, so chords fail;
-inline requests are unknown. Our own server, in ``fake_tcp``, has none of this. What is mended in the commands
-themselves is told in ``mended``.
+fakeredis has a TCP server of its own, ``TcpFakeServer`` (``_clients/_tcp_server.py``), but a Celery worker
+cannot live with it: Nagle is left on, 44 ms a pipeline; the connection closes after every error reply, so
+chords fail; inline requests are unknown. Our own server, in ``fake_tcp``, has none of this. What is mended
+in the commands themselves is told in ``mended``.
 """
 
 from __future__ import annotations

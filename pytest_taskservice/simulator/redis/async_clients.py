@@ -1,8 +1,12 @@
 """The asyncio connections of redis-py in a simulation: what ``clients`` lists, method by method.
 
-A loop that keeps virtual time waits by its own timers. In a loop in real time, on the simulation's own thread, the
-simulation goes on while the loop has nothing to do. A loop on another thread waits for real.
+A loop that keeps virtual time waits by its own timers. In a loop in real time, on the simulation's own
+thread, the simulation goes on while the loop has nothing to do. A loop on another thread waits for real.
+
+Of asyncio, besides: ``_set_running_loop``, ``_enter_task`` and ``_leave_task``, which are made for other
+loops; ``_ready`` and ``_scheduled`` of its own loop, without which it passes for idle.
 """
+# ruff: noqa: SLF001 - these private parts are listed in clients.py, and checked there
 
 from __future__ import annotations
 
@@ -10,16 +14,23 @@ import asyncio
 import inspect
 import math
 import threading
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import redis
 from redis.asyncio.connection import AbstractConnection
 
-from pytest_taskservice.simulator.redis.clients import CLOSED, Clients, callbacks_of, response_of, taken_over
+from pytest_taskservice.simulator.redis.clients import (
+    CLOSED,
+    Clients,
+    callbacks_of,
+    decoded,
+    raised,
+    taken_over,
+)
 from pytest_taskservice.simulator.redis.line import Line, Push
-from pytest_taskservice.simulator.redis.words import packed, requests_of, told, words_of
+from pytest_taskservice.simulator.redis.words import packed, requests_of, words_of
 
 if TYPE_CHECKING:
     from pytest_taskservice.simulator.redis.simulated import SimulatedRedis
@@ -111,7 +122,9 @@ def _send_packed_command(clients: Clients, before: Method) -> Method:
     return send_packed_command
 
 
-async def _send(clients: Clients, connection: Any, requests: list[list[bytes]], *, check_health: bool) -> None:
+async def _send(
+    clients: Clients, connection: Any, requests: list[list[bytes]], *, check_health: bool
+) -> None:
     line = connection._reader
     if type(line) is not Line:
         line = await _open(clients, connection)
@@ -140,14 +153,20 @@ def _check_loop(connection: Any, line: Line) -> None:
 
 def _pack_command(clients: Clients, before: Method) -> Method:
     def pack_command(connection: Any, *words: Any) -> Any:
-        return packed(connection.encoder, [words]) if clients.takes(connection) else before(connection, *words)
+        return (
+            packed(connection.encoder, [words]) if clients.takes(connection) else before(connection, *words)
+        )
 
     return pack_command
 
 
 def _pack_commands(clients: Clients, before: Method) -> Method:
     def pack_commands(connection: Any, commands: Any) -> Any:
-        return packed(connection.encoder, commands) if clients.takes(connection) else before(connection, commands)
+        return (
+            packed(connection.encoder, commands)
+            if clients.takes(connection)
+            else before(connection, commands)
+        )
 
     return pack_commands
 
@@ -184,29 +203,31 @@ def _read_response(clients: Clients, before: Method) -> Method:
             others |= {"disconnect_on_error": disconnect_on_error, "push_request": push_request}
             return await before(connection, disable_decoding, timeout, **others)
         _check_loop(connection, line)
-        seconds = connection.socket_timeout if timeout is None else timeout
         while True:
+            seconds = connection.socket_timeout if timeout is None else timeout
             came = await _await_line(clients, connection, line, seconds, disconnect_on_error)
             if not came and timeout is not None:
                 return None
             if not line.inbox:
                 await _give_up(connection, disconnect_on_error, came=came)
-            reply = line.inbox.popleft()
-            encoder = connection.encoder
-            push = type(reply) is Push
-            parser = connection._parser
-            reply = told(reply, None if disable_decoding or not encoder.decode_responses else encoder, parser)
-            if not push:
+            said = line.inbox.popleft()
+            reply = decoded(connection, said, disable_decoding)
+            if type(said) is not Push:
                 break
-            reply = await _awaited(getattr(parser, "pubsub_push_handler_func", _as_it_is)(reply))
+            handler = getattr(connection._parser, "pubsub_push_handler_func", _as_it_is)
+            reply = await _awaited(handler(reply))
             if push_request:
                 break
-        if connection.health_check_interval:
-            interval = connection.health_check_interval
-            connection.next_health_check = asyncio.get_running_loop().time() + interval
-        return response_of(reply)
+        _note_health(connection)
+        return raised(reply)
 
     return read_response
+
+
+def _note_health(connection: Any) -> None:
+    interval = connection.health_check_interval
+    if interval:
+        connection.next_health_check = asyncio.get_running_loop().time() + interval
 
 
 async def _await_line(
@@ -318,7 +339,11 @@ async def _wait_beside(home: SimulatedRedis, line: Line, seconds: float | None) 
 
 def _busy(loop: Any) -> bool:
     """Return whether a loop has anything else to wait for, as far as it can be seen."""
-    return threading.active_count() > 1 or bool(getattr(loop, "_ready", ())) or bool(getattr(loop, "_scheduled", ()))
+    return (
+        threading.active_count() > 1
+        or bool(getattr(loop, "_ready", ()))
+        or bool(getattr(loop, "_scheduled", ()))
+    )
 
 
 def _virtual(home: SimulatedRedis, loop: asyncio.AbstractEventLoop) -> bool:

@@ -1,21 +1,23 @@
 """redis-py's connections, led to simulated servers: every place of redis-py we reach into, and why.
 
-Cut in at the connection, so that everything above it is redis-py's own: clients made before the simulation opened,
-pools, pipelines, transactions, scripts, locks, pub/sub. While a simulation is open these methods of
-``redis.connection.AbstractConnection`` and of ``redis.asyncio.connection.AbstractConnection`` are ours:
+Cut in at the connection, so that everything above it is redis-py's own: clients made before the
+simulation opened, pools, pipelines, transactions, scripts, locks, pub/sub. While a simulation is open
+these methods of ``AbstractConnection``, in ``redis.connection`` and in ``redis.asyncio.connection``, are ours:
 
-- ``connect``, ``connect_check_health`` (since 6), ``on_connect``, ``on_connect_check_health`` (since 6), ``disconnect``
+- ``connect``, ``on_connect``, ``disconnect``; if any, ``connect_check_health``, ``on_connect_check_health``
 - ``send_command``, ``send_packed_command``, ``pack_command``, ``pack_commands``
-- ``read_response``, ``can_read``, ``can_read_destructive`` (asyncio)
+- ``read_response``, ``can_read``, and asyncio's ``can_read_destructive``
 
-A :class:`.Line` stands where the socket would: in ``_sock``, or in ``_reader`` and ``_writer``. What was there, of a
-connection that was really connected, is put back afterwards. A class with a ``_connect`` of its own, fakeredis's for
-one, is let alone. Besides, read: ``encoder``, ``_parser.parse_error``, ``_parser.pubsub_push_handler_func``, ``db``,
-``protocol``, ``client_name``, ``username``, ``driver_info``, ``health_check_interval``, ``next_health_check``,
-``redis_connect_func``, ``_connect_callbacks``.
+A :class:`.Line` stands where the socket would: in ``_sock``, or in ``_reader`` and ``_writer``. What was
+there, of a connection that was really connected, is put back afterwards. A class with a ``_connect`` of its
+own, fakeredis's for one, is let alone. Besides, read: ``encoder``, ``_parser.parse_error``,
+``_parser.pubsub_push_handler_func``, ``db``, ``protocol``, ``client_name``, ``driver_info``, ``lib_name``,
+``health_check_interval``, ``next_health_check``, ``redis_connect_func``, ``_connect_callbacks``,
+``_host_error``.
 
 :func:`check_seams` fails with a clear message once one of these places is gone.
 """
+# ruff: noqa: SLF001 - these private parts are listed above, and checked below
 
 from __future__ import annotations
 
@@ -30,11 +32,21 @@ import redis.connection as sync_connection
 
 from pytest_taskservice.errors import SimulationError
 from pytest_taskservice.simulator.redis.line import Line
+from pytest_taskservice.simulator.redis.words import told
 
 if TYPE_CHECKING:
     from pytest_taskservice.simulator.redis.simulated import SimulatedRedis
 
-__all__ = ["CLOSED", "Clients", "address_of", "check_seams", "callbacks_of", "response_of", "taken_over"]
+__all__ = [
+    "CLOSED",
+    "Clients",
+    "address_of",
+    "callbacks_of",
+    "check_seams",
+    "decoded",
+    "raised",
+    "taken_over",
+]
 
 Maker = Callable[[Any, Callable[..., Any]], Callable[..., Any]]
 
@@ -44,7 +56,15 @@ METHODS = (
     "send_packed_command",
 )  # fmt: skip
 _CLASSES = ("Connection", "SSLConnection", "UnixDomainSocketConnection")
-_READ = ("encoder", "db", "client_name", "health_check_interval", "next_health_check", "redis_connect_func", "_parser")
+_READ = (
+    "encoder",
+    "db",
+    "client_name",
+    "health_check_interval",
+    "next_health_check",
+    "redis_connect_func",
+    "_parser",
+)
 _HOLDERS = {"sync": ("_sock",), "asyncio": ("_reader", "_writer")}
 
 
@@ -120,7 +140,16 @@ def address_of(connection: Any) -> tuple[str, int]:
     return (str(path), 0) if path is not None else (str(connection.host), int(connection.port))
 
 
-def response_of(reply: Any) -> Any:
+def decoded(connection: Any, reply: Any, disable_decoding: bool) -> Any:
+    """Return a reply as a parser would, with strings if the client wants them; an error is an exception."""
+    if type(reply) is bytes and not connection.encoder.decode_responses:
+        return reply
+    encoder = connection.encoder
+    wants_text = encoder.decode_responses and not disable_decoding
+    return told(reply, encoder if wants_text else None, connection._parser)
+
+
+def raised(reply: Any) -> Any:
     """Return what ``read_response`` returns for a decoded reply, or raise it."""
     if isinstance(reply, redis.ConnectionError | redis.ResponseError):
         raise reply
@@ -161,7 +190,8 @@ def check_seams() -> None:
             gone.append(f"{module.__name__}: _parser.parse_error")
     if gone:
         raise SimulationError(
-            f"redis-py {redis.__version__} has changed at {', '.join(gone)}: the simulator does not know this version"
+            f"redis-py {redis.__version__} has changed at {', '.join(gone)}: "
+            "the simulator does not know this version"
         )
 
 

@@ -1,4 +1,4 @@
-"""What a server tells of its keys: the events of ``notify-keyspace-events``, off until CONFIG SET turns them on.
+"""What a server tells of its keys: the events of ``notify-keyspace-events``, off until CONFIG SET.
 
 fakeredis tells every write, configured or not, and no expiry.
 """
@@ -22,8 +22,9 @@ _EXPIRING = [b"expire"]
 # Commands whose events are not named after them.
 _NAMES = {
     b"setex": [b"set", b"expire"], b"psetex": [b"set", b"expire"], b"setnx": _SETTING, b"getset": _SETTING,
-    b"mset": _SETTING, b"msetnx": _SETTING, b"incr": [b"incrby"], b"decr": [b"incrby"], b"decrby": [b"incrby"],
-    b"unlink": [b"del"], b"getdel": [b"del"], b"hmset": [b"hset"], b"hsetnx": [b"hset"], b"pexpire": _EXPIRING,
+    b"mset": _SETTING, b"msetnx": _SETTING, b"incr": [b"incrby"], b"decr": [b"incrby"],
+    b"decrby": [b"incrby"], b"unlink": [b"del"], b"getdel": [b"del"], b"hmset": [b"hset"],
+    b"hsetnx": [b"hset"], b"pexpire": _EXPIRING,
     b"expireat": _EXPIRING, b"pexpireat": _EXPIRING, b"blpop": [b"lpop"], b"brpop": [b"rpop"],
     b"lpushx": [b"lpush"], b"rpushx": [b"rpush"], b"zincrby": [b"zincr"],
 }  # fmt: skip

@@ -1,7 +1,7 @@
 """One client's session with a simulated server: requests in as words, replies out as they are.
 
-No byte of the Redis protocol is written or read here. What is in :mod:`.quick` runs there; everything else runs in
-fakeredis, with the faults mended that ``pytest_taskservice.redis.mended`` lists.
+No byte of the Redis protocol is written or read here. What is in :mod:`.quick` runs there; everything
+else runs in fakeredis, with the faults mended that ``pytest_taskservice.redis.mended`` lists.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Line", "Push"]
 
-_CONFIG = {
+_CONFIG: dict[str, tuple[str, Any, Any]] = {
     "config get": ("config_get", (bytes,), (bytes,)),
     "config set": ("config_set", (bytes, bytes), (bytes, bytes)),
     "config resetstat": ("config_resetstat", (), ()),
@@ -85,6 +85,8 @@ class Push(list[Any]):
 class Line(MendedSocket):
     """What a connection holds in place of a socket while a simulation is open."""
 
+    _server: Store
+
     def __init__(self, store: Store, *, database: int, protocol: int, info: dict[str, Any]) -> None:
         self.inbox: deque[Any] = deque()
         """Replies and messages that were not read yet."""
@@ -97,7 +99,7 @@ class Line(MendedSocket):
         """Whether either side has closed it."""
         self._asked: list[bytes] = []
         self._behind: deque[list[bytes]] = deque()
-        self._protocol = protocol
+        self.protocol = protocol
         super().__init__(store, store.room, info | {"resp": protocol})
         if database:
             self._db = store.dbs[database]
@@ -119,7 +121,7 @@ class Line(MendedSocket):
 
     def send(self, requests: list[list[bytes]]) -> None:
         """Run requests, one after the other, until one of them blocks."""
-        store: Store = self._server
+        store = self._server
         self._asked = requests[-1] if requests else []
         store.enter()
         try:
@@ -137,7 +139,7 @@ class Line(MendedSocket):
 
     def end_wait(self) -> None:
         """End the request that blocks, with nothing: its time is over."""
-        store: Store = self._server
+        store = self._server
         store.enter()
         try:
             self.retry(expired=True)
@@ -148,7 +150,7 @@ class Line(MendedSocket):
 
     def put_response(self, msg: Any) -> None:
         """Take a message in: every reply comes another way."""
-        self.inbox.append(msg if self._protocol == 2 else Push(msg))
+        self.inbox.append(msg if self.protocol == 2 else Push(msg))
         if self.notify is not None:
             self.notify()
 
@@ -160,7 +162,7 @@ class Line(MendedSocket):
 
     def alarm(self, seconds: float) -> Callable[[], None]:
         """Note when the request that begins to block must end: whoever reads sees to it."""
-        store: Store = self._server
+        store = self._server
         self.deadline = store.simulation.monotonic() + seconds
         return self._forget_deadline
 
@@ -173,7 +175,7 @@ class Line(MendedSocket):
             self.notify()
 
     def close(self) -> None:
-        """Forget everything, as a server does when a client is gone; may be called by the garbage collector."""
+        """Forget everything, as a server does when a client is gone; a finalizer may call this."""
         if self._server is not None:
             self.stop_waiting()
             super().close()
@@ -193,12 +195,12 @@ class Line(MendedSocket):
 
     def config_get(self, *patterns: bytes) -> dict[bytes, bytes]:
         """CONFIG GET."""
-        store: Store = self._server
+        store = self._server
         return store.matching_config(patterns)
 
     def config_set(self, *pairs: bytes) -> Any:
         """CONFIG SET: only notify-keyspace-events has an effect."""
-        store: Store = self._server
+        store = self._server
         store.configure(dict(zip(pairs[::2], pairs[1::2], strict=True)))
         return OK
 
@@ -209,7 +211,7 @@ class Line(MendedSocket):
     # How a request runs.
 
     def _request(self, words: list[bytes]) -> None:
-        store: Store = self._server
+        store = self._server
         quick = _QUICK.get(words[0])
         if quick is not None and self._transaction is None and not self._pubsub and not store.slow:
             reply = quick(self, words[1:])
@@ -223,15 +225,20 @@ class Line(MendedSocket):
             logger.warning("fakeredis failed at %r: %r", name, error)
             reply = failure(error)
         if name == "hello":
-            self._protocol = self._client_info.protocol_version
+            self.protocol = self._client_info.protocol_version
         elif name.startswith(("acl", "client reply")):
             store.slow = True
         self._deliver(reply)
 
     def _transact(self, requests: list[list[bytes]]) -> bool:
-        """Run a whole transaction at once; return whether it is one in which nothing can go wrong while queueing."""
-        store: Store = self._server
-        if requests[0] != _MULTI or requests[-1] != _EXEC or self._transaction is not None or self._retry is not None:
+        """Run a whole transaction at once; return whether it is one that can be queued without a fault."""
+        store = self._server
+        if (
+            requests[0] != _MULTI
+            or requests[-1] != _EXEC
+            or self._transaction is not None
+            or self._retry is not None
+        ):
             return False
         if self._pubsub or store.slow or self._muted():
             return False
@@ -264,7 +271,7 @@ class Line(MendedSocket):
         return bool(self._reply_off or self._reply_skip or self._reply_skip_next)
 
     def _dispatch(self, name: str, arguments: list[bytes], words: list[bytes]) -> Any:
-        store: Store = self._server
+        store = self._server
         try:
             run, signature = self._name_to_func(name)
             store.acl.validate_command(self._client_info.user, self._client_info, words)
@@ -289,13 +296,13 @@ class Line(MendedSocket):
     def _run_command(
         self, func: Callable[..., Any] | None, sig: Signature, args: list[Any], from_script: bool
     ) -> Any:
-        store: Store = self._server
+        store = self._server
         quick = QUICK.get(sig.name)
         if quick is not None and not store.slow and not self._pubsub:
             reply = quick(self, args)
             if reply is not SLOW:
                 return reply
-        if self._protocol == 2 or not self._pubsub or sig.name in self.ACCEPTED_COMMANDS_WHILE_PUBSUB:
+        if self.protocol == 2 or not self._pubsub or sig.name in self.ACCEPTED_COMMANDS_WHILE_PUBSUB:
             return super()._run_command(func, sig, args, from_script)
         # In RESP3 a client that has subscribed may ask for anything; fakeredis looks at this number alone.
         held, self._pubsub = self._pubsub, 0
@@ -336,6 +343,6 @@ class Line(MendedSocket):
         return reply
 
     def _keyspace_notifications(self, command_items: list[Any], event: bytes) -> None:
-        store: Store = self._server
+        store = self._server
         if store.announces:
             announce(store, self._db_num, command_items, event)

@@ -1,11 +1,14 @@
 """The commands that every task runs, done without fakeredis's dispatch, which costs ten times as much.
 
-Each does what fakeredis does, to the byte, or returns ``SLOW`` before it has changed anything, and fakeredis does it:
-unusual options, a wrong type, a wrong number of arguments. Expired keys are fakeredis's to remove.
+Each does what fakeredis does, to the byte, or returns ``SLOW`` before it has changed anything, and
+fakeredis does it: unusual options, a wrong type, a wrong number of arguments. Expired keys are fakeredis's
+to remove.
 
-Leans on fakeredis's ``Database``: ``_dict`` of ``Item``, ``_watches``, ``_change_callbacks``, ``time``; on what
-``FakeSocket`` keeps of a transaction and of subscriptions. :func:`check_seams` fails once one of them is gone.
+Leans on fakeredis's ``Database``: ``_dict`` of ``Item``, ``_watches``, ``_change_callbacks``,
+``schedule_expiry``; on what ``FakeSocket`` keeps of a transaction and of subscriptions.
+:func:`check_seams` fails once one of them is gone.
 """
+# ruff: noqa: SLF001 - these private parts are listed above, and checked below
 
 from __future__ import annotations
 

@@ -5,7 +5,8 @@
     ...
     redis.close()               # connections are as they were, and the stores are gone
 
-Servers are told apart by host and port, or by the path of a Unix socket; all names of the own machine mean the same.
+Servers are told apart by host and port, or by the path of a Unix socket; all names of the own machine mean
+the same.
 """
 
 from __future__ import annotations
@@ -13,19 +14,18 @@ from __future__ import annotations
 import gc
 import threading
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pytest_taskservice.errors import SimulationError
-from pytest_taskservice.simulator.redis import async_clients, sync_clients
+from pytest_taskservice.simulator.redis import async_clients, clients, sync_clients
 from pytest_taskservice.simulator.redis.clients import Clients
-from pytest_taskservice.simulator.redis import clients
-from pytest_taskservice.simulator.redis.line import Line
 from pytest_taskservice.simulator.redis.quick import check_seams
 from pytest_taskservice.simulator.redis.sockets import SocketGuard
 from pytest_taskservice.simulator.redis.store import Store
 
 if TYPE_CHECKING:
     from pytest_taskservice.simulator.core.simulation import Simulation
+    from pytest_taskservice.simulator.redis.line import Line
     from pytest_taskservice.simulator.substitutes import Patches
 
 __all__ = ["ROUND_TRIP", "SimulatedRedis"]
@@ -74,14 +74,16 @@ class SimulatedRedis:
 
     def store(self, host: str, port: int = 0) -> Store:
         """Return the server at an address, or at a Unix socket's path, which has no port."""
-        address = ("localhost" if host.lower() in _HERE and port else host.lower() if port else host, port)
+        if port:
+            host = "localhost" if host.lower() in _HERE else host.lower()
+        address = (host, port)
         found = self.stores.get(address)
         if found is None:
             found = self.stores[address] = Store(self.simulation)
         return found
 
     def may_wait(self) -> bool:
-        """Return whether time may pass: never inside the garbage collector, which cannot be left half done."""
+        """Return whether time may pass: never inside the garbage collector, whose work cannot be parked."""
         return not self._collecting or threading.get_ident() not in self._collecting
 
     def owned(self) -> bool:
@@ -93,7 +95,7 @@ class SimulatedRedis:
         return self.simulation.random.between("redis", ROUND_TRIP)
 
     def travel(self) -> None:
-        """Let a round trip's time pass: others may come in between. Threads beside the simulation take none."""
+        """Let a round trip's time pass, and others come in between; a thread of its own takes none."""
         if threading.get_ident() == self._owner and not self.closed and self.may_wait():
             self.simulation.spend(self.simulation.random.between("redis", ROUND_TRIP))
 

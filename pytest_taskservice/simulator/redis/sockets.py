@@ -1,10 +1,11 @@
 """Real connections while a simulation is open: refused, unless somebody has allowed them.
 
-Virtual time stands still for what answers in real time, so whatever reaches for the network would be told lies.
-Unix sockets go on, and so do sockets that are connected already, and those of test tools.
+Virtual time stands still for what answers in real time, so whatever reaches for the network would be told
+lies. Unix sockets go on, and so do sockets that are connected already, and those of test tools.
 
-Replaces ``connect`` and ``connect_ex`` of ``socket.socket``, on which ``create_connection``, ``ssl``, ``http.client``
-and asyncio all come down. What uses sockets from C, uvloop or a database's client library, is not seen.
+Replaces ``connect`` and ``connect_ex`` of ``socket.socket``, on which ``create_connection``, ``ssl``,
+``http.client`` and asyncio all come down. What uses sockets from C, uvloop or a database's client library,
+is not seen.
 """
 
 from __future__ import annotations
@@ -23,7 +24,17 @@ __all__ = ["SocketGuard"]
 
 _FAMILIES = frozenset({socket.AF_INET, socket.AF_INET6})
 _TOOLS = frozenset(
-    {"_pytest", "coverage", "debugpy", "execnet", "pydevd", "pytest", "pytest_rerunfailures", "pytest_timeout", "xdist"}
+    {
+        "_pytest",
+        "coverage",
+        "debugpy",
+        "execnet",
+        "pydevd",
+        "pytest",
+        "pytest_rerunfailures",
+        "pytest_timeout",
+        "xdist",
+    }
 )
 
 

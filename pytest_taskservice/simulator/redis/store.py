@@ -1,6 +1,7 @@
 """One simulated server: fakeredis's data, in virtual time, in an order that a seed decides.
 
-Leans on ``FakeServer``: ``lock``, ``dbs``, the three maps of subscribers, ``config``; and on ``Database.schedule_expiry``.
+Leans on ``FakeServer``: ``lock``, ``dbs``, the three maps of subscribers, ``config``; and on ``Database``:
+``_dict``, ``_expiry_heap``, ``schedule_expiry``.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ _LATER = 0.001
 
 
 class Crowd:
-    """Who listens to a channel, in the order they came; fakeredis's own set has another order in every process."""
+    """Who listens to a channel, in the order they came, which fakeredis's own set does not keep."""
 
     __slots__ = ("_members",)
 

@@ -1,8 +1,9 @@
 """The blocking connections of redis-py in a simulation: what ``clients`` lists, method by method.
 
-Each function makes one method. The method asks first whether the connection holds a :class:`.Line`, for most calls
-do; what belongs to no simulation goes to redis-py's own.
+Each function makes one method. The method asks first whether the connection holds a :class:`.Line`,
+for most calls do; what belongs to no simulation goes to redis-py's own.
 """
+# ruff: noqa: SLF001 - these private parts are listed in clients.py, and checked there
 
 from __future__ import annotations
 
@@ -12,9 +13,16 @@ from typing import TYPE_CHECKING, Any
 import redis
 from redis.connection import AbstractConnection
 
-from pytest_taskservice.simulator.redis.clients import CLOSED, Clients, callbacks_of, response_of, taken_over
+from pytest_taskservice.simulator.redis.clients import (
+    CLOSED,
+    Clients,
+    callbacks_of,
+    decoded,
+    raised,
+    taken_over,
+)
 from pytest_taskservice.simulator.redis.line import Line, Push
-from pytest_taskservice.simulator.redis.words import packed, requests_of, told, words_of
+from pytest_taskservice.simulator.redis.words import packed, requests_of, words_of
 
 if TYPE_CHECKING:
     from pytest_taskservice.simulator.substitutes import Patches
@@ -118,14 +126,20 @@ def _send(clients: Clients, connection: Any, requests: list[list[bytes]], *, che
 
 def _pack_command(clients: Clients, before: Method) -> Method:
     def pack_command(connection: Any, *words: Any) -> Any:
-        return packed(connection.encoder, [words]) if clients.takes(connection) else before(connection, *words)
+        return (
+            packed(connection.encoder, [words]) if clients.takes(connection) else before(connection, *words)
+        )
 
     return pack_command
 
 
 def _pack_commands(clients: Clients, before: Method) -> Method:
     def pack_commands(connection: Any, commands: Any) -> Any:
-        return packed(connection.encoder, commands) if clients.takes(connection) else before(connection, commands)
+        return (
+            packed(connection.encoder, commands)
+            if clients.takes(connection)
+            else before(connection, commands)
+        )
 
     return pack_commands
 
@@ -171,21 +185,17 @@ def _read_response(clients: Clients, before: Method) -> Method:
             return before(connection, disable_decoding, **others)
         seconds = connection.socket_timeout if timeout is _ABSENT else timeout
         while True:
-            reply = _take(clients, connection, line, seconds, disconnect_on_error)
-            if type(reply) is bytes and (disable_decoding or not connection.encoder.decode_responses):
+            said = _take(clients, connection, line, seconds, disconnect_on_error)
+            reply = decoded(connection, said, disable_decoding)
+            if type(said) is not Push:
                 break
-            encoder = connection.encoder
-            push = type(reply) is Push
-            parser = connection._parser
-            reply = told(reply, None if disable_decoding or not encoder.decode_responses else encoder, parser)
-            if not push:
-                break
-            reply = getattr(parser, "pubsub_push_handler_func", _as_it_is)(reply)
+            reply = getattr(connection._parser, "pubsub_push_handler_func", _as_it_is)(reply)
             if push_request:
                 break
-        if connection.health_check_interval:
-            connection.next_health_check = clients.home.simulation.monotonic() + connection.health_check_interval
-        return response_of(reply)
+        interval = connection.health_check_interval
+        if interval:
+            connection.next_health_check = clients.home.simulation.monotonic() + interval
+        return raised(reply)
 
     return read_response
 

@@ -1,7 +1,8 @@
 """Requests and replies between redis-py and a simulated server, without a byte of the protocol.
 
-A request is the list of its words, as bytes; a packed request is a list of such lists, which only a connection of
-the same simulation understands. Bytes that somebody has packed himself are read as a server would.
+A request is the list of its words, as bytes; a packed request is a list of such lists, which only a
+connection of the same simulation understands. Bytes that somebody has packed himself are read as a server
+would.
 """
 
 from __future__ import annotations
@@ -54,16 +55,13 @@ def requests_of(command: Any) -> list[list[bytes]]:
 def told(reply: Any, encoder: Any, parser: Any) -> Any:
     """Return a reply as redis-py's parsers do: decoded if ``encoder`` is given, errors as exceptions."""
     kind = type(reply)
-    if kind is bytes:
-        return reply if encoder is None else encoder.decode(reply)
+    if kind is SimpleString or kind is str:
+        reply = reply.encode() if kind is str else reply.value
+        kind = bytes
     if kind in _PLAIN:
-        return reply
-    if kind is SimpleString:
-        return reply.value if encoder is None else encoder.decode(reply.value)
+        return encoder.decode(reply) if kind is bytes and encoder is not None else reply
     if kind is SimpleError:
         return parser.parse_error(reply.value)
-    if kind is str:
-        return told(reply.encode(), encoder, parser)
     if isinstance(reply, dict):
         return {told(key, encoder, parser): told(value, encoder, parser) for key, value in reply.items()}
     return [told(item, encoder, parser) for item in reply]

@@ -71,7 +71,9 @@ def test_a_real_connection_goes_on_afterwards_and_its_server_was_not_touched(
     assert (before.client_id(), listening.connection._sock) == peers
 
 
-def test_a_connection_that_was_closed_meanwhile_connects_anew(open_simulation: Open, real: RedisServer) -> None:
+def test_a_connection_that_was_closed_meanwhile_connects_anew(
+    open_simulation: Open, real: RedisServer
+) -> None:
     before: Any = redis.Redis.from_url(real.url)
     first = before.client_id()
 
@@ -83,7 +85,10 @@ def test_a_connection_that_was_closed_meanwhile_connects_anew(open_simulation: O
 
 
 def test_nothing_of_redis_py_stays_changed(open_simulation: Open) -> None:
-    methods = dict(vars(redis.connection.AbstractConnection)), dict(vars(redis.asyncio.connection.AbstractConnection))
+    methods = (
+        dict(vars(redis.connection.AbstractConnection)),
+        dict(vars(redis.asyncio.connection.AbstractConnection)),
+    )
     callbacks = list(gc.callbacks)
     inside = client()
 
@@ -165,7 +170,7 @@ def test_the_end_of_a_key_is_told_at_its_instant(simulation: Simulation) -> None
     listening.psubscribe("__keyevent@*__:expired")
     ours.set("session", "x", ex=60)
     ours.lpush("unrelated", "x")
-    said = []
+    said: list[tuple[bytes, bytes, int]] = []
     while len(said) < 2:
         message = listening.get_message(timeout=600)
         if message is not None:
@@ -191,7 +196,9 @@ def test_a_blocking_pop_waits_for_another_task(simulation: Simulation) -> None:
     got: list[Any] = []
     simulation.after(0, lambda: got.append(("first", client().blpop("jobs"))))
     simulation.after(1, lambda: got.append(("second", client().brpop(["jobs", "others"], timeout=30))))
-    simulation.after(2, lambda: got.append(("third", client().blpop("jobs", timeout=3), round(simulation.elapsed))))
+    simulation.after(
+        2, lambda: got.append(("third", client().blpop("jobs", timeout=3), round(simulation.elapsed)))
+    )
     simulation.after(4, lambda: client().rpush("jobs", "a"))
     simulation.after(20, lambda: client().rpush("jobs", "b"))
     simulation.run_until_idle()
@@ -203,7 +210,9 @@ def test_all_blocking_commands_end_when_something_comes(simulation: Simulation) 
     got: dict[str, Any] = {}
 
     def note(name: str, ask: Callable[[Any], Any]) -> None:
-        simulation.after(0, lambda: got.update({name: (ask(client(socket_timeout=None)), round(simulation.elapsed))}))
+        simulation.after(
+            0, lambda: got.update({name: (ask(client(socket_timeout=None)), round(simulation.elapsed))})
+        )
 
     note("blmove", lambda ours: ours.blmove("list", "target", timeout=100))
     note("bzpopmin", lambda ours: ours.bzpopmin("scores", timeout=100))
@@ -317,7 +326,9 @@ def test_a_watched_key_that_changes_ends_the_transaction(simulation: Simulation)
 
 def test_scripts_run(simulation: Simulation) -> None:
     ours = client()
-    script = ours.register_script("return {redis.call('INCRBY', KEYS[1], ARGV[1]), redis.call('GET', KEYS[1])}")
+    script = ours.register_script(
+        "return {redis.call('INCRBY', KEYS[1], ARGV[1]), redis.call('GET', KEYS[1])}"
+    )
 
     assert script(keys=["n"], args=[5]) == [5, b"5"]
     assert script(keys=["n"], args=[5]) == [10, b"10"]
@@ -444,7 +455,7 @@ def test_the_parser_makes_no_difference(simulation: Simulation, parser: str) -> 
 
 
 def test_bytes_that_somebody_packed_himself_are_understood(open_simulation: Open) -> None:
-    pool = redis.ConnectionPool()
+    pool: Any = redis.ConnectionPool()
     packed = pool.make_connection().pack_command("SET", "name", b"\r\n")
 
     with open_simulation():

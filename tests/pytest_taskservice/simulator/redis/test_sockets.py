@@ -26,7 +26,7 @@ def ask(port: int) -> None:
     "reach",
     [
         lambda port: socket.create_connection(("localhost", port)).close(),
-        lambda port: asyncio.run(asyncio.open_connection("127.0.0.1", port)),  # type: ignore[arg-type]
+        lambda port: asyncio.run(asyncio.open_connection("127.0.0.1", port)),
         ask,
     ],
 )
@@ -53,7 +53,10 @@ def test_a_connection_that_is_allowed_is_made(open_simulation: Open, allowed: bo
 
 
 def test_another_port_than_the_allowed_one_is_refused(open_simulation: Open) -> None:
-    with open_simulation(allow_sockets=["localhost:1", "[::1]:9", "nowhere.invalid"]), pytest.raises(SocketRefusedError):
+    with (
+        open_simulation(allow_sockets=["localhost:1", "[::1]:9", "nowhere.invalid"]),
+        pytest.raises(SocketRefusedError),
+    ):
         socket.create_connection(("127.0.0.1", 9))
 
 

@@ -13,14 +13,26 @@ from hypothesis import strategies as st
 
 from pytest_taskservice.redis import RedisRequest, RedisServer, acquire
 from pytest_taskservice.simulator.core.simulation import Simulation
-from pytest_taskservice.simulator.redis import SimulatedRedis
 
 Open = Callable[..., AbstractContextManager[Simulation]]
 
 KEYS = st.sampled_from([b"a", b"b", b"c"])
-VALUES = st.sampled_from([b"", b"0", b"7", b"-3", b"+1", b"007", b" 1", b"9223372036854775807", b"text", b"\x00\xff"])
+VALUES = st.sampled_from(
+    [b"", b"0", b"7", b"-3", b"+1", b"007", b" 1", b"9223372036854775807", b"text", b"\x00\xff"]
+)
 TIMES = st.sampled_from([b"100", b"1000", b"0", b"-1", b"x", b""])
-OPTIONS = st.sampled_from([(), (b"EX", b"100"), (b"px", b"90000"), (b"NX",), (b"XX", b"EX", b"50"), (b"GET",), (b"EX",), (b"KEEPTTL",)])
+OPTIONS = st.sampled_from(
+    [
+        (),
+        (b"EX", b"100"),
+        (b"px", b"90000"),
+        (b"NX",),
+        (b"XX", b"EX", b"50"),
+        (b"GET",),
+        (b"EX",),
+        (b"KEEPTTL",),
+    ]
+)
 
 PLAIN = st.one_of(
     st.tuples(st.just(b"GET"), KEYS),
@@ -78,7 +90,9 @@ def without_wording(reply: Any) -> Any:
     return reply.partition("(")[0] if isinstance(reply, str) else reply
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck), database=None, derandomize=True)
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=list(HealthCheck), database=None, derandomize=True
+)
 @given(script=SCRIPTS, protocol=st.sampled_from([2, 3]))
 def test_quick_and_slow_and_real_servers_answer_alike(
     open_simulation: Open, real: RedisServer, script: list[Any], protocol: int
@@ -88,11 +102,10 @@ def test_quick_and_slow_and_real_servers_answer_alike(
     truth = history(there, script)
     pool.disconnect()
 
-    with open_simulation() as simulation:
-        quick = redis.Connection(protocol=protocol)
-        slow = redis.Connection(port=2, protocol=protocol)
+    with open_simulation():
+        connect: Any = redis.Connection
+        quick, slow = connect(protocol=protocol), connect(port=2, protocol=protocol)
         slow.connect()
-        assert isinstance(simulation, Simulation)
         slow._sock._server.slow = True
         answers = history(quick, script), history(slow, script)
 
