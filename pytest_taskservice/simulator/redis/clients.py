@@ -1,8 +1,8 @@
 """redis-py's connections, led to simulated servers: every place of redis-py we reach into, and why.
 
 Cut in at the connection, so that everything above it is redis-py's own: clients made before the
-simulation opened, pools, pipelines, transactions, scripts, locks, pub/sub. While a simulation is open
-these methods of ``AbstractConnection``, in ``redis.connection`` and in ``redis.asyncio.connection``, are ours:
+simulation opened, pools, pipelines, transactions, scripts, locks, pub/sub. While a simulation is open,
+these methods of ``redis.connection.AbstractConnection``, and of asyncio's, are ours:
 
 - ``connect``, ``on_connect``, ``disconnect``; if any, ``connect_check_health``, ``on_connect_check_health``
 - ``send_command``, ``send_packed_command``, ``pack_command``, ``pack_commands``

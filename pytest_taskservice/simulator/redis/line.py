@@ -232,15 +232,9 @@ class Line(MendedSocket):
 
     def _transact(self, requests: list[list[bytes]]) -> bool:
         """Run a whole transaction at once; return whether it is one that can be queued without a fault."""
-        store = self._server
-        if (
-            requests[0] != _MULTI
-            or requests[-1] != _EXEC
-            or self._transaction is not None
-            or self._retry is not None
-        ):
+        if requests[0] != _MULTI or requests[-1] != _EXEC or self._server.slow or self._pubsub:
             return False
-        if self._pubsub or store.slow or self._muted():
+        if self._transaction is not None or self._retry is not None or self._muted():
             return False
         commands = []
         for words in requests[1:-1]:

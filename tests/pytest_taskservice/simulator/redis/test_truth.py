@@ -98,7 +98,7 @@ def test_quick_and_slow_and_real_servers_answer_alike(
     open_simulation: Open, real: RedisServer, script: list[Any], protocol: int
 ) -> None:
     pool = redis.ConnectionPool.from_url(real.url, protocol=protocol)
-    there = pool.get_connection()
+    there = pool.make_connection()
     truth = history(there, script)
     pool.disconnect()
 
