@@ -8,6 +8,8 @@ these methods of ``redis.connection.AbstractConnection``, and of asyncio's, are 
 - ``send_command``, ``send_packed_command``, ``pack_command``, ``pack_commands``
 - ``read_response``, ``can_read``, and asyncio's ``can_read_destructive``
 
+and ``ConnectionPool.get_connection``, with ``_available_connections``, ``_in_use_connections`` and ``_lock``.
+
 A :class:`.Line` stands where the socket would: in ``_sock``, or in ``_reader`` and ``_writer``. What was
 there, of a connection that was really connected, is put back afterwards. A class with a ``_connect`` of its
 own, fakeredis's for one, is let alone. Besides, read: ``encoder``, ``_parser.parse_error``,
@@ -188,6 +190,12 @@ def check_seams() -> None:
         ]
         if not hasattr(connection._parser, "parse_error"):
             gone.append(f"{module.__name__}: _parser.parse_error")
+    pool = redis.ConnectionPool()
+    gone += [
+        f"ConnectionPool.{name}"
+        for name in ("_available_connections", "_in_use_connections", "_lock")
+        if not hasattr(pool, name)
+    ]
     if gone:
         raise SimulationError(
             f"redis-py {redis.__version__} has changed at {', '.join(gone)}: "

@@ -218,6 +218,8 @@ class Line(MendedSocket):
             if reply is not SLOW:
                 self.inbox.append(reply)
                 return
+        elif self._listens(words):
+            return
         name, arguments = extract_command(words)
         try:
             reply = self._dispatch(name, arguments, words)
@@ -229,6 +231,18 @@ class Line(MendedSocket):
         elif name.startswith(("acl", "client reply")):
             store.slow = True
         self._deliver(reply)
+
+    def _listens(self, words: list[bytes]) -> bool:
+        """Subscribe or unsubscribe, if that is all there is to it; return whether it was done."""
+        if len(words) < 2 or self._transaction is not None or self._server.slow or self._muted():
+            return False
+        if words[0] == b"SUBSCRIBE":
+            self._subscribe(words[1:], self._server.subscribers, b"subscribe")
+        elif words[0] == b"UNSUBSCRIBE":
+            self._unsubscribe(words[1:], self._server.subscribers, b"unsubscribe")
+        else:
+            return False
+        return True
 
     def _transact(self, requests: list[list[bytes]]) -> bool:
         """Run a whole transaction at once; return whether it is one that can be queued without a fault."""
