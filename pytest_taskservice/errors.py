@@ -8,6 +8,7 @@ __all__ = [
     "HarnessTimeoutError",
     "RedisProviderError",
     "ScenarioError",
+    "SocketRefusedError",
     "UnknownNameError",
     "WorkerStartError",
 ]
@@ -87,6 +88,24 @@ class SimulationBudgetError(SimulationError):
             "an endless retry or schedule? The bound is --taskservice-events"
         )
         return _listed(text, self.waiting)
+
+
+class SocketRefusedError(SimulationError):
+    """A simulated task reached for the network.
+
+    No ``OSError``: whoever tries again after one would do so for ever.
+    """
+
+    def __init__(self, address: str, caller: str) -> None:
+        super().__init__(address, caller)
+        self.address = address
+        self.caller = caller
+
+    def __str__(self) -> str:
+        return (
+            f"no real connections in a simulation: {self.address} was wanted at {self.caller}; allow it with "
+            f'@pytest.mark.taskservice(allow_sockets=["{self.address}"]), or put a fake in its place'
+        )
 
 
 def _listed(text: str, lines: tuple[str, ...]) -> str:

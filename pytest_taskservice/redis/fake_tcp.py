@@ -13,13 +13,8 @@ from typing import TYPE_CHECKING, cast
 
 from fakeredis import FakeServer
 
-from pytest_taskservice.redis.fake_socket import (
-    REDIS_VERSION,
-    FakeTcpSocket,
-    WaitingRoom,
-    check_seams,
-    failure,
-)
+from pytest_taskservice.redis.fake_socket import FakeTcpSocket
+from pytest_taskservice.redis.mended import REDIS_VERSION, WaitingRoom, check_seams, failure
 from pytest_taskservice.redis.resp import ProtocolError, RequestParser, encode_reply
 from pytest_taskservice.redis.wire import LOOPBACK
 

@@ -96,7 +96,9 @@ class Fibers:
         # Bodies see the context of whoever runs the simulation, as a call would.
         fiber.gr_context = copy_context()
         fiber.parent = getcurrent()
-        fiber.switch(due.action, due.args)
+        # An event that runs is over for the agenda: what it wakes may cancel it, and it would be counted twice.
+        action, due.action = due.action, None
+        fiber.switch(action, due.args)
 
     def enter(self, fiber: Fiber, value: Any) -> None:
         """Continue a parked fiber."""

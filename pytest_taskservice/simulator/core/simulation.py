@@ -287,7 +287,6 @@ class Simulation:
             self._move(due.at)
         self.events += 1
         self._fibers.perform(due)
-        due.action = None
         if self._parked:
             self._wake_parked()
         if self.outsiders is not None and self.outsiders.waiting():

@@ -1,0 +1,135 @@
+"""Every Redis that a client of redis-py can reach, simulated: which server, when, and for whom.
+
+    redis = SimulatedRedis(simulation)
+    redis.install(patches)      # every connection, whenever it was made, leads to a store in this process
+    ...
+    redis.close()               # connections are as they were, and the stores are gone
+
+Servers are told apart by host and port, or by the path of a Unix socket; all names of the own machine mean
+the same.
+"""
+
+from __future__ import annotations
+
+import gc
+import threading
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from pytest_taskservice.errors import SimulationError
+from pytest_taskservice.simulator.redis import async_clients, clients, sync_clients
+from pytest_taskservice.simulator.redis.clients import Clients
+from pytest_taskservice.simulator.redis.quick import check_seams
+from pytest_taskservice.simulator.redis.sockets import SocketGuard
+from pytest_taskservice.simulator.redis.store import Store
+
+if TYPE_CHECKING:
+    from pytest_taskservice.simulator.core.simulation import Simulation
+    from pytest_taskservice.simulator.redis.line import Line
+    from pytest_taskservice.simulator.substitutes import Patches
+
+__all__ = ["ROUND_TRIP", "SimulatedRedis"]
+
+ROUND_TRIP = (0.0001, 0.0005)
+"""Virtual seconds between which a request and its reply take, however many commands it holds."""
+_HERE = frozenset({"", "localhost", "127.0.0.1", "::1", "0.0.0.0", "ip6-localhost"})  # noqa: S104 - an alias
+_MOMENT = 1e-9
+
+Address = tuple[str, int]
+
+
+class SimulatedRedis:
+    """The Redis servers of one simulation; belongs to the thread that made it.
+
+    ``allow_sockets`` lets real connections be made: all of them, or those to ``"host"`` or ``"host:port"``.
+    """
+
+    def __init__(self, simulation: Simulation, *, allow_sockets: bool | Sequence[str] = False) -> None:
+        self.simulation = simulation
+        self.closed = False
+        self.stores: dict[Address, Store] = {}
+        self.guard = SocketGuard(allow_sockets)
+        self._owner = threading.get_ident()
+        self._collecting: set[int] = set()
+        self._sync = Clients(self, "sync")
+        self._asyncio = Clients(self, "asyncio")
+
+    def install(self, patches: Patches) -> None:
+        """Take all clients over, sync and asyncio, until ``patches`` are undone."""
+        _check_once()
+        sync_clients.install(self._sync, patches)
+        async_clients.install(self._asyncio, patches)
+        self.guard.install(patches)
+        gc.callbacks.append(self._note_collection)
+
+    def close(self) -> None:
+        """Give every connection back what it had before; they connect again when they are used."""
+        if not self.closed:
+            self.closed = True
+            if self._note_collection in gc.callbacks:
+                gc.callbacks.remove(self._note_collection)
+            self._sync.give_back()
+            self._asyncio.give_back()
+            self.stores.clear()
+
+    def store(self, host: str, port: int = 0) -> Store:
+        """Return the server at an address, or at a Unix socket's path, which has no port."""
+        if port:
+            host = "localhost" if host.lower() in _HERE else host.lower()
+        address = (host, port)
+        found = self.stores.get(address)
+        if found is None:
+            found = self.stores[address] = Store(self.simulation)
+        return found
+
+    def may_wait(self) -> bool:
+        """Return whether time may pass: never inside the garbage collector, whose work cannot be parked."""
+        return not self._collecting or threading.get_ident() not in self._collecting
+
+    def owned(self) -> bool:
+        """Return whether the caller is on the simulation's own thread."""
+        return threading.get_ident() == self._owner
+
+    def latency(self) -> float:
+        """Draw how long a round trip takes, in virtual seconds."""
+        return self.simulation.random.between("redis", ROUND_TRIP)
+
+    def travel(self) -> None:
+        """Let a round trip's time pass, and others come in between; a thread of its own takes none."""
+        if threading.get_ident() == self._owner and not self.closed and self.may_wait():
+            self.simulation.spend(self.simulation.random.between("redis", ROUND_TRIP))
+
+    def wait(self, line: Line, timeout: float | None) -> bool:
+        """Wait until there is something to read, for ``timeout`` virtual seconds; return whether there is."""
+        simulation = self.simulation
+        end = None if timeout is None else simulation.monotonic() + timeout
+        while not line.ready():
+            if not self.may_wait():
+                raise SimulationError(f"a finalizer waited for {line.asked}: what it waits for cannot come")
+            ends = [instant for instant in (end, line.deadline) if instant is not None]
+            left = max(0.0, min(ends) - simulation.monotonic()) if ends else None
+            if simulation.wait(line.ready, timeout=left, what=f"Redis to answer {line.asked}"):
+                break
+            now = simulation.monotonic() + _MOMENT
+            if line.deadline is not None and now >= line.deadline:
+                line.end_wait()
+            elif end is not None and now >= end:
+                return False
+        return True
+
+    def _note_collection(self, phase: str, _: dict[str, int]) -> None:
+        if phase == "start":
+            self._collecting.add(threading.get_ident())
+        else:
+            self._collecting.discard(threading.get_ident())
+
+
+_checked = False
+
+
+def _check_once() -> None:
+    global _checked  # noqa: PLW0603 - an installed version does not change while we run
+    if not _checked:
+        check_seams()
+        clients.check_seams()
+        _checked = True
