@@ -17,8 +17,9 @@ from celery.app.trace import trace_task
 from celery.exceptions import NotRegistered, Reject
 
 from taskservice.backends.definitions import QueuedTask
-from taskservice.backends.packed_results import ResultBuffer, is_plain_redis, send_off
+from taskservice.backends.packed_results import ResultBuffer, send_off
 from taskservice.backends.seams import execution_options
+from taskservice.backends.storing import is_plain_redis
 from taskservice.errors import ConfigurationError
 
 if TYPE_CHECKING:
