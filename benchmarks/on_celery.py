@@ -27,7 +27,7 @@ TRIPS: Final = 300
 class OnCelery:
     """Everything that is measured against one app and the worker behind it.
 
-    ``single``, ``packed`` and ``raw`` are what was collected a second in the last round.
+    ``single`` and ``packed`` are what was collected a second in the last round.
     """
 
     def __init__(self, app: Celery) -> None:
@@ -40,25 +40,22 @@ class OnCelery:
         self._one = Comparison(
             name="sent one after another", ours="launch_task", theirs="task.delay", aim=0.95
         )
-        self._single = Comparison(
-            name=f"{COLLECTED:,} sent and collected", ours="launch_many", theirs="delay and get", aim=1.4
-        )
         self._trips = {
             percent: Comparison(
                 name=f"round trip p{percent}", ours="result()", theirs="get()", aim=1.05, unit="ms"
             )
             for percent in (50, 99)
         }
-        self.single = self.packed = self.raw = 0.0
+        self.single = self.packed = 0.0
 
     def comparisons(self) -> list[Comparison]:
-        return [self._one, *self._trips.values(), self._many, self._single]
+        return [self._one, *self._trips.values(), self._many]
 
     async def round(self, number: int) -> None:
         """Measure every way once; who goes first changes from round to round."""
         async with TaskService(CeleryBackend(self._app)) as service:
             await self._send(service.backend, first=number % 2 == 0)
-            await self._collect(service, first=number % 2 == 0)
+            await self._collect(service)
             await self._travel(service.backend)
 
     async def _send(self, backend: TaskBackend, *, first: bool) -> None:
@@ -77,22 +74,14 @@ class OnCelery:
         self._many.add(many, delayed)
         self._one.add(single, delayed)
 
-    async def _collect(self, service: TaskService, *, first: bool) -> None:
-        def raw() -> None:
-            results = [self._noop.delay() for _ in range(COLLECTED)]
-            for result in results:
-                result.get(timeout=WAIT)
-
+    async def _collect(self, service: TaskService) -> None:
         async def ours(per_message: int) -> None:
             handles = await service.launch_many(noop, [()] * COLLECTED, per_message=per_message)
             async for handle in service.as_completed(handles):
                 await handle.result(WAIT)
 
-        before = clocked(COLLECTED, raw) if first else 0.0
         self.single = await clocked_async(COLLECTED, lambda: ours(1))
         self.packed = await clocked_async(COLLECTED, lambda: ours(PACK))
-        self.raw = before or clocked(COLLECTED, raw)
-        self._single.add(self.single, self.raw)
 
     async def _travel(self, backend: TaskBackend) -> None:
         ours: list[float] = []

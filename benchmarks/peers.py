@@ -1,4 +1,4 @@
-"""Other task queues on the same Redis, each sending no-ops, running them in workers, collecting results.
+"""Celery by hand and other task queues on the same Redis: no-ops sent, run in workers, results collected.
 
 Each one has two worker processes and is used as its documentation shows it; where a setting of its own
 makes it faster at this, it has that setting, named in its module. Its workers run while it is measured
@@ -24,7 +24,12 @@ REDIS_URL: Final = "BENCHMARK_REDIS_URL"
 """The environment variable that tells clients and workers of all peers where Redis is."""
 CHUNK: Final = 100
 """How many messages an asynchronous client sends at once."""
-_MODULES: Final = {"taskiq": "peer_taskiq", "dramatiq": "peer_dramatiq", "arq": "peer_arq"}
+_MODULES: Final = {
+    "Celery": "peer_celery",
+    "taskiq": "peer_taskiq",
+    "dramatiq": "peer_dramatiq",
+    "arq": "peer_arq",
+}
 
 
 class Peer(Protocol):

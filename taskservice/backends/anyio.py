@@ -32,6 +32,7 @@ from taskservice.backends.groups import RunGroup, open_group
 from taskservice.backends.idempotency import LocalKeys, key_of
 from taskservice.backends.letters import MemoryLetters, StoredDeadLetters, letter_of
 from taskservice.backends.records import AnyIOHandle, RunRecord
+from taskservice.backends.turns import Turn, Turns
 from taskservice.errors import RunCancelledError, RunExpiredError, RunNotFoundError, TimeLimitError
 from taskservice.health import WorkerHealth, pool_state
 from taskservice.payloads import PAYLOAD_LIMIT, wire_value
@@ -109,6 +110,7 @@ class AnyIOBackend:
         self._slots = anyio.Semaphore(self._threads)
         self._unlimited = anyio.CapacityLimiter(math.inf)
         self._group = await open_group()
+        self._turns = Turns(self._group)
         self._open = True
         return self
 
@@ -203,9 +205,9 @@ class AnyIOBackend:
     def _start_record(
         self, record: RunRecord, attempt: Attempt, arguments: Arguments, plan: LaunchPlan
     ) -> None:
-        assert self._group is not None
         self._tell(RunEventKind.SENT, record)
-        record.cancel = self._group.start(self._drive(record, attempt, arguments, plan))
+        record.turn = Turn(self._drive, record, attempt, arguments, plan)
+        self._turns.add(record.turn)
 
     async def get_task(self, task_id: str) -> TaskHandle:
         require_open(self._open, "AnyIO back end")
@@ -252,6 +254,8 @@ class AnyIOBackend:
         self, record: RunRecord, attempt: Attempt, arguments: Arguments, plan: LaunchPlan
     ) -> None:
         try:
+            if record.stopped:  # before its turn came
+                return
             if plan.delay > 0:
                 await anyio.sleep(plan.delay)
             await self._repeat(record, attempt, arguments, plan)

@@ -28,34 +28,47 @@ BATCH_BYTES: Final = 4_000_000
 
 
 def publish_all(
-    app: Celery, task: Task[..., Any], messages: Sequence[Message], options: Mapping[str, Any]
+    app: Celery,
+    task: Task[..., Any],
+    messages: Sequence[Message],
+    options: Mapping[str, Any],
+    *,
+    batch: int = BATCH,
 ) -> None:
-    """Send ``messages``, in order; it blocks. ``options`` are those of ``apply_async``.
+    """Send ``messages``, in order, ``batch`` in a round trip; it blocks.
 
-    If the broker goes away in between, some may have been sent, and none is sent twice.
+    ``options`` are those of ``apply_async``. If the broker goes away in between, some may have been sent,
+    and none is sent twice.
     """
     with quiet_results(app), app.producer_or_acquire() as producer:
         if not publishes_plainly(app, task, QueuedTask) or not _publish_alike(
-            app, producer, task, messages, options
+            app, producer, task, messages, options, size=batch
         ):
-            _publish_each(keep_expired(producer), task, messages, options)
+            _publish_each(keep_expired(producer), task, messages, options, size=batch)
 
 
 def _publish_each(
-    producer: Any, task: Task[..., Any], messages: Sequence[Message], options: Mapping[str, Any]
+    producer: Any,
+    task: Task[..., Any],
+    messages: Sequence[Message],
+    options: Mapping[str, Any],
+    *,
+    size: int,
 ) -> None:
     # kombu holds them back for a pipeline where the transport has one, and sends them at once elsewhere.
-    with producer.batch(max_size=BATCH):
+    with producer.batch(max_size=size):
         for message in messages:
             apply_message(producer, task, message, {**options, **publishing_time()})
 
 
-def _publish_alike(
+def _publish_alike(  # noqa: PLR0913 - one launch, and all of it
     app: Celery,
     producer: Any,
     task: Task[..., Any],
     messages: Sequence[Message],
     options: Mapping[str, Any],
+    *,
+    size: int,
 ) -> bool:
     """Send them all as variations of the first one, or none of them and return False."""
     timed = {**options, **publishing_time()}
@@ -68,7 +81,7 @@ def _publish_alike(
     for entity in template.envelope.declare:
         producer.maybe_declare(entity, retry=bool(app.conf.task_publish_retry), **policy)
     channel = producer.channel
-    batch = batch_of(channel, BATCH)
+    batch = batch_of(channel, size)
     if batch is None:
         return False
 

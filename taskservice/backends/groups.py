@@ -1,13 +1,13 @@
 """Groups of tasks: what runs in process runs in one, and whoever opened it waits for all of them.
 
-AnyIO's own task group is one, and the one on trio. On asyncio it costs more than a short run itself, and
-much of it is for tasks that fail, which runs do not: they keep their errors.
+On trio it is a nursery. AnyIO's own task group makes a handle and a scope for each task, which costs more
+than a short run itself, and much of it is for tasks that fail, which runs do not: they keep their errors.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import anyio
 
@@ -15,17 +15,16 @@ from taskservice.backends.loops import on_trio
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
-
-    from anyio.abc import TaskGroup
+    from contextvars import Context
 
 __all__ = ["RunGroup", "open_group"]
 
 
 class RunGroup(Protocol):
-    """Tasks that end on their own or are cancelled one by one, and never raise."""
+    """Tasks that end on their own, and never raise."""
 
-    def start(self, run: Coroutine[Any, Any, None]) -> Callable[[], None]:
-        """Run it beside the caller; what is returned cancels it."""
+    def start(self, run: Callable[[], Coroutine[Any, Any, None]], *, context: Context | None = None) -> None:
+        """Run it beside the caller, in ``context``, without one in a copy of the caller's."""
 
     async def join(self) -> None:
         """Wait for all of them, whoever wants to be gone meanwhile."""
@@ -34,20 +33,31 @@ class RunGroup(Protocol):
 async def open_group() -> RunGroup:
     """Return a group for the running event loop, to be joined in the same task."""
     if on_trio():
-        return _AnyIOGroup(await anyio.create_task_group().__aenter__())
+        return await _TrioGroup.open()
 
     return _AsyncioGroup(asyncio.get_running_loop())
 
 
-class _AnyIOGroup:
-    def __init__(self, group: TaskGroup) -> None:
-        self._group = group
+class _TrioGroup:
+    def __init__(self, manager: Any, nursery: Any) -> None:
+        self._manager = manager
+        self._nursery = nursery
 
-    def start(self, run: Coroutine[Any, Any, None]) -> Callable[[], None]:
-        return self._group.create_task(run).cancel
+    @classmethod
+    async def open(cls) -> Self:
+        import trio
+
+        manager = trio.open_nursery()
+        return cls(manager, await manager.__aenter__())
+
+    def start(self, run: Callable[[], Coroutine[Any, Any, None]], *, context: Context | None = None) -> None:
+        if context is None:
+            self._nursery.start_soon(run)
+        else:
+            context.run(self._nursery.start_soon, run)
 
     async def join(self) -> None:
-        await self._group.__aexit__(None, None, None)
+        await self._manager.__aexit__(None, None, None)
 
 
 class _AsyncioGroup:
@@ -55,12 +65,10 @@ class _AsyncioGroup:
         self._loop = loop
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def start(self, run: Coroutine[Any, Any, None]) -> Callable[[], None]:
-        scope = anyio.CancelScope()
-        task = self._loop.create_task(_within(scope, run))
+    def start(self, run: Callable[[], Coroutine[Any, Any, None]], *, context: Context | None = None) -> None:
+        task = self._loop.create_task(run(), context=context)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        return scope.cancel
 
     async def join(self) -> None:
         cancelled: asyncio.CancelledError | None = None
@@ -72,8 +80,3 @@ class _AsyncioGroup:
                     cancelled = error
         if cancelled is not None:
             raise cancelled
-
-
-async def _within(scope: anyio.CancelScope, run: Coroutine[Any, Any, None]) -> None:
-    with scope:
-        await run

@@ -84,19 +84,12 @@ class CeleryHandle:
             watcher(None)
             return _nothing
 
-        told: list[object] = []
-
         def take(meta: Mapping[str, Any] | None, error: Exception | None) -> None:
-            # The run's own end and its pack's are told one after the other.
-            if told:
-                return
-            told.append(meta)
             if meta is not None:
                 self._keep_told(meta)
             watcher(error)
 
-        others = () if self._pack_id is None else (self._pack_id,)
-        return self._listener.watch(self._id, take, *others)
+        return self._listener.watch(self._id, take, self._pack_id)
 
     def seen(self) -> RemoteOutcome:
         """See `Member`."""
@@ -165,15 +158,7 @@ class CeleryHandle:
         return self._keep(outcome)
 
     async def _await_final(self) -> None:
-        if self._pack_id is None:
-            self._keep(read_outcome(await self._listener.wait(self._id), self._id))
-            return
-
-        meta = await self._listener.wait(self._id, self._pack_id)
-        if meta.get("task_id") == self._pack_id:
-            await self._outcome()
-        else:
-            self._keep(read_outcome(meta, self._id))
+        self._keep_told(await self._listener.wait(self._id, self._pack_id))
 
     def _keep_told(self, meta: Mapping[str, Any]) -> None:
         of_pack = self._pack_id is not None and meta.get("task_id") == self._pack_id

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 
-__all__ = ["LoopNotifier", "current_notifier", "on_trio"]
+__all__ = ["LoopNotifier", "LoopNotifiers", "current_notifier", "on_trio"]
 
 LoopNotifier = Callable[[Callable[[], object]], None]
 """Has the loop call a function soon. A loop that is gone is ignored: nobody waits there."""
@@ -19,13 +19,23 @@ def current_notifier() -> LoopNotifier:
     ``anyio.from_thread`` would make the thread wait until the loop has run the function, so one
     busy loop would hold up every other.
     """
-    schedule = _trio_scheduler() or asyncio.get_running_loop().call_soon_threadsafe
+    return _notifier(_scheduler())
 
-    def notify(function: Callable[[], object]) -> None:
-        with suppress(RuntimeError):
-            schedule(function)
 
-    return notify
+class LoopNotifiers:
+    """Notifiers that are the same object for as long as the same loop asks for one."""
+
+    def __init__(self) -> None:
+        self._last: tuple[_Scheduler | None, LoopNotifier] = (None, _notify_nobody)
+
+    def current(self) -> LoopNotifier:
+        """Return a notifier for the running loop; see `current_notifier`."""
+        schedule = _scheduler()
+        known, notify = self._last
+        if schedule != known:
+            notify = _notifier(schedule)
+            self._last = (schedule, notify)
+        return notify
 
 
 def on_trio() -> bool:
@@ -34,14 +44,33 @@ def on_trio() -> bool:
     return trio is not None and bool(trio.lowlevel.in_trio_run())
 
 
-def _trio_scheduler() -> Callable[[Callable[[], object]], object] | None:
+_Scheduler = Callable[[Callable[[], object]], object]
+
+
+def _notify_nobody(_: Callable[[], object]) -> None:
+    """Nobody has asked yet."""
+
+
+def _notifier(schedule: _Scheduler) -> LoopNotifier:
+    def notify(function: Callable[[], object]) -> None:
+        with suppress(RuntimeError):
+            schedule(function)
+
+    return notify
+
+
+def _scheduler() -> _Scheduler:
+    return _trio_scheduler() or asyncio.get_running_loop().call_soon_threadsafe
+
+
+def _trio_scheduler() -> _Scheduler | None:
     # Nobody runs trio who has not imported it.
     trio = sys.modules.get("trio")
     if trio is None:
         return None
 
     try:
-        scheduler: Callable[[Callable[[], object]], object] = trio.lowlevel.current_trio_token().run_sync_soon
+        scheduler: _Scheduler = trio.lowlevel.current_trio_token().run_sync_soon
     except RuntimeError:
         return None
     return scheduler

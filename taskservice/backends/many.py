@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from taskservice.backends.bulk import Message, publish_all
+from taskservice.backends.bulk import BATCH, Message, publish_all
 from taskservice.backends.calls_many import checked_per_message
 from taskservice.backends.packed import pack_arguments, packed_options, packed_task, refuse_unpackable
 from taskservice.runs import new_run_id
@@ -51,7 +51,9 @@ class ManyLaunch:
         packs = {new_run_id(): calls[start : start + self._per_message] for start in starts}
         messages = [Message(pack_id, self._packed(runs), {}) for pack_id, runs in packs.items()]
         packed = packed_task(self._app, self.task)
-        publish_all(self._app, packed, messages, packed_options(self._app, self.task))
+        # As many calls at once as would go alone: workers begin while the rest is still being made.
+        batch = max(1, BATCH // self._per_message)
+        publish_all(self._app, packed, messages, packed_options(self._app, self.task), batch=batch)
         self._packs.update({run.id: pack_id for pack_id, runs in packs.items() for run in runs})
 
     def pack_of(self, run_id: str) -> str | None:

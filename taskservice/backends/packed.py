@@ -17,7 +17,9 @@ from celery.app.trace import trace_task
 from celery.exceptions import NotRegistered, Reject
 
 from taskservice.backends.definitions import QueuedTask
-from taskservice.backends.seams import ResultBuffer, execution_options, is_plain_redis
+from taskservice.backends.packed_results import ResultBuffer, send_off
+from taskservice.backends.seams import execution_options
+from taskservice.backends.storing import is_plain_redis
 from taskservice.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -125,21 +127,24 @@ def unfinished_calls(app: Celery, calls: list[list[Any]]) -> list[list[Any]]:
 def _run(self: Task[..., Any], name: str, calls: list[list[Any]]) -> None:
     app = self.app
     request = self.request
+    pack_id = str(request.id)
     task = app.tasks.get(name)
     left = unfinished_calls(app, calls) if (request.delivery_info or {}).get("redelivered") else calls
     if task is None:
         for run_id, args, kwargs in left:
             context = type(request)(_request_of(request, name, run_id, args, kwargs))
             app.backend.mark_as_failure(run_id, NotRegistered(name), request=context)
+        send_off(app.backend, pack_id, [call[0] for call in left])
         return
 
     backend: Any = task.backend
     if not is_plain_redis(backend):
+        send_off(backend, pack_id, [call[0] for call in left])
         for call in left:
             _trace(app, task, request, call)
         return
 
-    with ResultBuffer(backend) as buffer:
+    with ResultBuffer(backend, pack_id) as buffer:
         flushed = monotonic()
         for call in left:
             _trace(app, task, request, call)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
 
+    from taskservice.backends.turns import Turn
     from taskservice.runs import RunWatcher
 
 __all__ = ["AnyIOHandle", "RunRecord"]
@@ -29,14 +30,15 @@ class RunRecord:
     __slots__ = (
         "_done",
         "attempts",
-        "cancel",
         "error",
         "id",
         "in_thread",
         "over",
         "state",
+        "stopped",
         "task",
         "traceback",
+        "turn",
         "value",
         "watchers",
         "withdraw",
@@ -52,7 +54,8 @@ class RunRecord:
         self.error: BaseException | None = None
         self.traceback: TracebackType | None = None
         self.over = False
-        self.cancel: Callable[[], None] = _nothing
+        self.stopped = False
+        self.turn: Turn | None = None
         self._done: anyio.Event | None = None
         self.watchers: list[Callable[[], object]] = []
         self.withdraw: Callable[[], None] | None = None
@@ -75,15 +78,16 @@ class RunRecord:
 
     def stop(self) -> None:
         """Have it end as REVOKED: at its next await, or at once if it still waits for its turn."""
+        self.stopped = True
         if self.withdraw is not None:
             self.withdraw()
-        else:
-            self.cancel()
+        elif self.turn is not None:
+            self.turn.cancel()
 
     def wake(self) -> None:
         """Tell everybody who waits that it is over."""
         self.over = True
-        self.cancel = _nothing
+        self.turn = None
         if self._done is not None:
             self._done.set()
         watchers, self.watchers = self.watchers, []
@@ -166,7 +170,3 @@ class AnyIOHandle:
         record.stop()
         await record.done.wait()
         return record.state is TaskState.REVOKED
-
-
-def _nothing() -> None:
-    """Cancel nothing: it has not been started, or is over."""

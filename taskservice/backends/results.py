@@ -1,7 +1,8 @@
 """Results of Celery runs, awaited: one thread per back end, however many wait.
 
 On Redis a waiter's channel is followed, and once the server has confirmed that, the stored result
-is read, so none is missed in between. Other result backends are polled.
+is read, so none is missed in between. A run of a packed message is told on the channel of its pack,
+see `packed_results`, until it goes on alone. Other result backends are polled.
 """
 
 # ruff: noqa: D102 - ChannelFollower documents what it is to the listening thread
@@ -10,25 +11,26 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Collection, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 from celery.backends.redis import RedisBackend
+from kombu.utils.json import loads
 
 from taskservice.backends.listening import LAST_DELAY, ListeningThread, follow_channels
-from taskservice.backends.loops import LoopNotifier, current_notifier
+from taskservice.backends.loops import LoopNotifiers
+from taskservice.backends.waiting import Waiter, Waiters
 from taskservice.errors import ServiceClosedError
 from taskservice.runs import TaskState
 
 if TYPE_CHECKING:
     from celery.backends.base import Backend
 
-__all__ = ["ResultListener", "read_meta", "read_metas"]
+    from taskservice.backends.waiting import ResultTaker
 
-ResultTaker = Callable[[Mapping[str, Any] | None, Exception | None], object]
-"""Gets the stored result, or the error for which there will be none."""
+__all__ = ["ResultListener", "read_meta", "read_metas"]
 
 READ_BATCH: Final = 500
 CROWD: Final = 100
@@ -62,14 +64,6 @@ def read_metas(backend: Backend, run_ids: Sequence[str]) -> list[Mapping[str, An
     return found
 
 
-class _Waiter:
-    __slots__ = ("notify", "take")
-
-    def __init__(self, notify: LoopNotifier, take: ResultTaker) -> None:
-        self.notify = notify
-        self.take = take
-
-
 class ResultListener:
     """Hands final results to whoever awaits them. The thread starts with the first waiter.
 
@@ -80,17 +74,18 @@ class ResultListener:
         self._backend: Any = backend
         self._on_redis = isinstance(backend, RedisBackend)
         self._poll_interval = poll_interval
-        self._lock = threading.Lock()
-        self._waiters: dict[bytes, set[_Waiter]] = {}
-        self._changed: deque[bytes] = deque()
-        self._leaving: deque[tuple[list[bytes], _Waiter]] = deque()
+        self._waiters = Waiters()
+        self._leaving: deque[Waiter] = deque()
+        self._notifiers = LoopNotifiers()
+        # The runs of a pack come one after another.
+        self._key = lru_cache(maxsize=8)(self._make_key)
         serve = self._listen if self._on_redis else self._poll
         self._thread = ListeningThread("taskservice-results", serve, failed=self._fail_all)
 
-    async def wait(self, run_id: str, *others: str) -> Mapping[str, Any]:
+    async def wait(self, run_id: str, pack_id: str | None = None) -> Mapping[str, Any]:
         """Return the stored result once it is final; a wait costs no thread.
 
-        With ``others``, whichever of the results comes first; its ``task_id`` says whose it is.
+        Of a run that its pack took along it is the result of the pack; its ``task_id`` says whose it is.
         """
         event = anyio.Event()
         found: list[tuple[Mapping[str, Any] | None, Exception | None]] = []
@@ -99,147 +94,163 @@ class ResultListener:
             found.append((meta, error))
             event.set()
 
-        keys, waiter = self._enter((run_id, *others), take)
+        waiter = self._enter(run_id, take, pack_id)
         try:
             await event.wait()
         finally:
-            self._remove(keys, waiter)
+            if self._waiters.remove(waiter):
+                self._thread.wake()
 
         meta, error = found[0]
         if meta is None:
             raise error or ServiceClosedError("Celery back end")
         return meta
 
-    def watch(self, run_id: str, take: ResultTaker, *others: str) -> Callable[[], None]:
+    def watch(self, run_id: str, take: ResultTaker, pack_id: str | None = None) -> Callable[[], None]:
         """Have ``take`` called in this event loop once the stored result is final, or never will be.
 
         What is returned takes that back; it locks nothing, so a finalizer may call it anywhere.
         """
-        keys, waiter = self._enter((run_id, *others), take)
-
-        def leave() -> None:
-            self._leaving.append((keys, waiter))
-            self._thread.wake()
-
-        return leave
+        return partial(self._leave, self._enter(run_id, take, pack_id))
 
     def close(self) -> None:
         """Stop the thread; whoever waits gets `ServiceClosedError`. It blocks for a moment."""
         if self._thread.close():
             self._fail_all(ServiceClosedError("Celery back end"))
 
-    def _enter(self, run_ids: Sequence[str], take: ResultTaker) -> tuple[list[bytes], _Waiter]:
-        keys, waiter = [self._key(each) for each in run_ids], _Waiter(current_notifier(), take)
-        self._add(keys, waiter)
-        return keys, waiter
-
-    def _key(self, run_id: str) -> bytes:
-        key = self._backend.get_key_for_task(run_id) if self._on_redis else run_id
-        return key.encode() if isinstance(key, str) else bytes(key)
-
-    def _add(self, keys: Sequence[bytes], waiter: _Waiter) -> None:
-        with self._lock:
-            for key in keys:
-                self._waiters.setdefault(key, set()).add(waiter)
-            self._changed.extend(keys)
+    def _enter(self, run_id: str, take: ResultTaker, pack_id: str | None) -> Waiter:
+        channel = self._key(run_id if pack_id is None else pack_id)
+        waiter = Waiter(channel, run_id, self._notifiers.current(), take)
+        self._waiters.add(waiter, pack_id)
         if self._thread.closed:
             # Looked at after it was added: closing fails whoever it finds, and may have looked before.
-            self._remove(keys, waiter)
+            self._waiters.remove(waiter)
             raise ServiceClosedError("Celery back end")
         self._thread.start()
         self._thread.wake()
+        return waiter
 
-    def _remove(self, keys: Sequence[bytes], waiter: _Waiter) -> None:
-        left: list[bytes] = []
-        with self._lock:
-            for key in keys:
-                waiters = self._waiters.get(key, set())
-                waiters.discard(waiter)
-                if key in self._waiters and not waiters:
-                    del self._waiters[key]
-                    left.append(key)
-            self._changed.extend(left)
-        if left:
-            self._thread.wake()
+    def _leave(self, waiter: Waiter) -> None:
+        self._leaving.append(waiter)
+        self._thread.wake()
+
+    def _make_key(self, run_id: str) -> bytes:
+        key = self._backend.get_key_for_task(run_id) if self._on_redis else run_id
+        return key.encode() if isinstance(key, str) else bytes(key)
 
     def _let_leave(self) -> None:
         while self._leaving:
-            self._remove(*self._leaving.popleft())
-
-    def _deliver(
-        self, key: bytes, *, meta: Mapping[str, Any] | None = None, error: Exception | None = None
-    ) -> None:
-        with self._lock:
-            waiters = self._waiters.pop(key, set())
-            self._changed.append(key)
-        for waiter in waiters:
-            waiter.notify(partial(waiter.take, meta, error))
+            self._waiters.remove(self._leaving.popleft())
 
     def _fail_all(self, error: Exception) -> None:
-        for key in tuple(self._waiters):
-            self._deliver(key, error=error)
+        for channel in tuple(self._waiters.wanted):
+            self._waiters.deliver(channel, self._waiters.runs(channel), error=error)
+        self._waiters.tell()
 
     def _listen(self) -> None:
         follow_channels(self._thread, self._backend.client, self, pause=self._let_gather)
 
     @property
     def wanted(self) -> Mapping[bytes, object]:
-        return self._waiters
+        return self._waiters.wanted
 
     def touched(self) -> Collection[bytes]:
         self._let_leave()
-        with self._lock:
-            changed = set(self._changed)
-            self._changed.clear()
-        return changed
+        return self._waiters.touched()
 
     def known(self, channels: Collection[bytes]) -> None:
-        self._read_stored(channels)
+        self._read_stored((channel, self._waiters.unread(channel)) for channel in channels)
 
     def followed(self, channels: Collection[bytes]) -> None:
-        self._read_stored(channels)
+        self._read_stored((channel, self._waiters.runs(channel)) for channel in channels)
 
     def take(self, payloads: Sequence[tuple[bytes, bytes]]) -> None:
-        for key, payload in payloads:
-            self._take(key, payload)
+        for channel, payload in payloads:
+            pack_id = self._waiters.pack_of(channel)
+            if pack_id is None:
+                for run_id in self._waiters.runs(channel):
+                    self._take(channel, run_id, payload)
+            elif payload.startswith(b"["):
+                self._take_list(channel, payload)
+            else:
+                # The end of the message: of some of its runs there may be more to say.
+                self._read_stored([(channel, self._waiters.runs(channel))])
+        self._waiters.tell()
 
     def _let_gather(self) -> None:
-        if len(self._waiters) > CROWD:
+        if len(self._waiters.wanted) > CROWD:
             threading.Event().wait(CROWD_DELAY)
 
-    def _read_stored(self, keys: Collection[bytes]) -> None:
-        found = [key for key in keys if key in self._waiters]
+    def _read_stored(self, asked: Iterable[tuple[bytes, Sequence[str]]]) -> None:
+        """Look at what is stored of these runs; of a pack itself after its runs."""
+        found: list[tuple[bytes, str]] = []
+        for channel, run_ids in asked:
+            found += [(channel, run_id) for run_id in run_ids]
+            if run_ids and (pack_id := self._waiters.pack_of(channel)) is not None:
+                found.append((channel, pack_id))
         for start in range(0, len(found), READ_BATCH):
             batch = found[start : start + READ_BATCH]
-            payloads: Sequence[bytes | None] = self._backend.client.mget(batch)
-            for key, payload in zip(batch, payloads, strict=True):
+            keys = [self._make_key(run_id) for _, run_id in batch]
+            payloads: Sequence[bytes | None] = self._backend.client.mget(keys)
+            for (channel, run_id), payload in zip(batch, payloads, strict=True):
                 if payload is not None:
-                    self._take(key, payload)
+                    self._take(channel, run_id, payload)
+        self._waiters.tell()
 
-    def _take(self, key: bytes, payload: bytes) -> None:
-        if isinstance(payload, bytes) and payload.startswith(UNFINISHED):
+    def _take(self, channel: bytes, run_id: str, payload: bytes) -> None:
+        pack_id = self._waiters.pack_of(channel)
+        if pack_id is None and isinstance(payload, bytes) and payload.startswith(UNFINISHED):
             return
         try:
             meta = self._backend.decode(payload)
         except Exception as error:  # noqa: BLE001 - whatever the content, its waiter must hear of it
-            self._deliver(key, error=error)
+            self._waiters.deliver(channel, [run_id], error=error)
             return
 
+        if run_id == pack_id:
+            self._take_pack(channel, meta)
+        else:
+            self._take_meta(channel, run_id, meta, packed=pack_id is not None)
+
+    def _take_meta(self, channel: bytes, run_id: str, meta: Mapping[str, Any], *, packed: bool) -> None:
         if meta["status"] in FINAL_STATES:
-            self._deliver(key, meta=meta)
+            self._waiters.deliver(channel, [run_id], meta=meta)
+        elif packed:
+            self._waiters.move(channel, run_id, self._make_key(run_id))
+            self._thread.wake()
+
+    def _take_pack(self, channel: bytes, meta: Mapping[str, Any]) -> None:
+        # If all went well it says nothing about its runs.
+        if meta["status"] in FINAL_STATES and meta["status"] != TaskState.SUCCESS:
+            self._waiters.deliver(channel, self._waiters.runs(channel), meta=meta)
+
+    def _take_list(self, channel: bytes, payload: bytes) -> None:
+        for meta in loads(payload):
+            if meta is None:
+                self._read_stored([(channel, self._waiters.runs(channel))])
+            else:
+                self._take_meta(channel, meta["task_id"], meta, packed=True)
 
     def _poll(self) -> None:
         """Ask a result backend that cannot tell, for each waiter, once per interval."""
         while not self._thread.closed:
             self._let_leave()
-            for key in tuple(self._waiters):
-                meta = read_meta(self._backend, key.decode())
-                if meta is not None and meta["status"] in FINAL_STATES:
-                    self._deliver(key, meta=meta)
-            if self._waiters:
+            for channel in tuple(self._waiters.wanted):
+                self._ask(channel)
+            self._waiters.tell()
+            if self._waiters.wanted:
                 self._tick()
             else:
                 self._thread.sleep(LAST_DELAY)
+
+    def _ask(self, channel: bytes) -> None:
+        pack_id = self._waiters.pack_of(channel)
+        for run_id in self._waiters.runs(channel):
+            meta = read_meta(self._backend, run_id)
+            if meta is not None:
+                self._take_meta(channel, run_id, meta, packed=False)
+        if pack_id is not None and (meta := read_meta(self._backend, pack_id)) is not None:
+            self._take_pack(channel, meta)
 
     def _tick(self) -> None:
         # Not woken by newcomers: they are in the next round anyway.

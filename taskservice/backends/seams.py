@@ -6,21 +6,18 @@
 - ``Channel.create_publish_batch`` (kombu/transport/redis.py): the pipeline behind ``Producer.batch``.
   Where a channel has none, or says that it is not safe, messages are published one by one.
 - ``Task._get_exec_options`` (celery/app/task.py): a task's own options, for `execution_options`.
-- ``Backend._store_result``, ``_get_result_meta`` and ``_set`` (celery/backends/base.py and redis.py):
-  `ResultBuffer` writes what they would have written, in one round trip. Without them it is an error.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from types import FunctionType
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final
 
-from celery import Task, signals, states
+from celery import Task, signals
 from celery.app.amqp import AMQP
 from celery.app.base import Celery
 from celery.app.routes import MapRoute
-from celery.backends.redis import RedisBackend
 from kombu import Producer
 from kombu.compression import compress
 from kombu.serialization import dumps
@@ -33,10 +30,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Envelope",
-    "ResultBuffer",
     "batch_of",
     "execution_options",
-    "is_plain_redis",
     "publishes_plainly",
     "record_message",
 ]
@@ -186,95 +181,3 @@ def _is_from(function: object, module: str) -> bool:
 
 def _above(kind: type) -> set[str]:
     return {name for base in kind.__mro__[: kind.__mro__.index(Celery)] for name in vars(base)}
-
-
-def is_plain_redis(backend: Any) -> bool:
-    """Return whether `ResultBuffer` may be used: on Redis, and with a result backend for each thread.
-
-    One that threads share would hold back the results of other messages too.
-    """
-    return type(backend) is RedisBackend and not getattr(backend, "thread_safe", True)
-
-
-_RESULT_SEAMS: Final = (
-    "_MAX_STR_VALUE_SIZE",
-    "_get_result_meta",
-    "_set",
-    "_store_result",
-    "decode_result",
-    "ensure",
-    "expires",
-    "failure_expires",
-    "get_key_for_task",
-)
-
-
-class ResultBuffer:
-    """Collects the results that a Redis backend is given, and writes them in one round trip.
-
-    Used as a context manager, by the thread that ``backend`` belongs to. A retry is written at once:
-    its next attempt may be over before this one's buffer. STARTED is not written at all.
-    """
-
-    def __init__(self, backend: RedisBackend) -> None:
-        self._backend: Any = backend
-        self._pending: dict[str, tuple[Any, str]] = {}
-        for name in _RESULT_SEAMS:
-            if not hasattr(backend, name):
-                raise ConfigurationError(
-                    f"RedisBackend.{name} is gone; taskservice.backends.seams must follow"
-                )
-
-    def __enter__(self) -> Self:
-        self._original = self._backend._store_result  # noqa: SLF001 - listed above
-        self._backend._store_result = self._store  # noqa: SLF001 - listed above
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        del self._backend._store_result  # noqa: SLF001 - listed above
-        self.flush()
-
-    def flush(self) -> None:
-        """Write what has been collected; a run that already succeeded keeps its result."""
-        pending, self._pending = self._pending, {}
-        if pending:
-            self._backend.ensure(self._write, (pending,))
-
-    def _store(
-        self,
-        task_id: str,
-        result: Any,
-        state: str,
-        traceback: Any = None,
-        request: Any = None,
-        **options: Any,
-    ) -> Any:
-        if state == states.STARTED:
-            return result
-        if state not in {states.SUCCESS, states.FAILURE} or options:
-            return self._original(task_id, result, state, traceback, request=request, **options)
-
-        backend = self._backend
-        meta = backend._get_result_meta(  # noqa: SLF001 - listed above
-            result=result, state=state, traceback=traceback, request=request
-        )
-        meta["task_id"] = task_id
-        encoded = backend.encode(meta)
-        if len(encoded) > backend._MAX_STR_VALUE_SIZE:  # noqa: SLF001 - Celery's own error tells of it
-            return self._original(task_id, result, state, traceback, request=request)
-        self._pending[task_id] = (encoded, state)
-        return result
-
-    def _write(self, pending: dict[str, tuple[Any, str]]) -> None:
-        backend = self._backend
-        keys = {task_id: backend.get_key_for_task(task_id) for task_id in pending}
-        stored = backend.client.mget(list(keys.values()))
-        with backend.client.pipeline() as pipe:
-            for (task_id, (encoded, state)), before in zip(pending.items(), stored, strict=True):
-                if before is not None and backend.decode_result(before)["status"] == states.SUCCESS:
-                    continue
-                failed = state == states.FAILURE and backend.failure_expires is not None
-                expires = backend.failure_expires if failed else backend.expires
-                pipe.set(keys[task_id], encoded, ex=expires or None)
-                pipe.publish(keys[task_id], encoded)
-            pipe.execute()

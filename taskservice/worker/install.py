@@ -10,6 +10,7 @@ from taskservice.backends.definitions import register_definitions
 from taskservice.backends.packed import register_packed
 from taskservice.backends.probing import refuse_outlasting
 from taskservice.backends.storage import locate_storage
+from taskservice.backends.storing import install_storing
 from taskservice.tasks import default_registry
 from taskservice.worker.cancel import install_cancel
 from taskservice.worker.deadletters import install_dead_letters
@@ -29,15 +30,17 @@ __all__ = ["install_worker"]
 def install_worker(app: Celery, settings: Settings) -> None:
     """Have workers of ``app`` do all that ours do; a second call does nothing.
 
-    They know packed messages and every `task` of the modules that the app imports, keep what fails for
-    good, beat, stop a run that is cancelled while it runs, take messages safely, stop within a bound, do
-    not start with a task that Redis would deliver again while it runs, write traces if the settings ask
-    for them, and do what the modules that the app imports have added, see `add_installer`.
+    They know packed messages and every `task` of the modules that the app imports, store results in one
+    round trip, keep what fails for good, beat, stop a run that is cancelled while it runs, take messages
+    safely, stop within a bound, do not start with a task that Redis would deliver again while it runs, write
+    traces if the settings ask for them, and do what the modules that the app imports have added, see
+    `add_installer`.
     """
     locate_storage(app, settings)
     app.steps["worker"].add(_RefuseOutlasting)
     _register_at_start(app, settings)
     register_packed(app)
+    install_storing(app)
     install_dead_letters(app, settings)
     install_heartbeat(app, settings)
     install_cancel(app)

@@ -146,6 +146,21 @@ async def test_a_running_async_function_is_cancelled() -> None:
             await handle.result(WAIT)
 
 
+async def test_an_async_run_that_is_cancelled_before_its_turn_never_starts() -> None:
+    called: list[int] = []
+
+    async def note() -> None:
+        called.append(1)
+
+    async with AnyIOBackend() as backend:
+        handle = await backend.launch_task(note)
+
+        assert await handle.cancel()
+
+        assert await handle.attempts() == 0
+        assert not called
+
+
 async def test_a_run_that_waits_for_a_thread_is_cancelled_without_starting() -> None:
     gate = threading.Event()
     async with AnyIOBackend(threads=1) as backend:

@@ -27,48 +27,13 @@ async def test_what_a_run_starts_is_waited_for_as_well() -> None:
 
     async def first() -> None:
         await anyio.lowlevel.checkpoint()
-        group.start(second())
+        group.start(second)
         ended.append("first")
 
-    group.start(first())
+    group.start(first)
     await group.join()
 
     assert ended == ["first", "second"]
-
-
-async def test_one_run_is_cancelled_and_its_neighbour_goes_on() -> None:
-    ended: list[str] = []
-    group = await open_group()
-
-    async def run(name: str, until: anyio.Event) -> None:
-        await until.wait()
-        ended.append(name)
-
-    done = anyio.Event()
-    cancel = group.start(run("cancelled", anyio.Event()))
-    group.start(run("neighbour", done))
-    await anyio.wait_all_tasks_blocked()
-    cancel()
-    done.set()
-    await group.join()
-
-    assert ended == ["neighbour"]
-
-
-async def test_a_run_that_shields_itself_is_waited_for() -> None:
-    ended: list[str] = []
-    group = await open_group()
-
-    async def run() -> None:
-        with anyio.CancelScope(shield=True):
-            await anyio.lowlevel.checkpoint()
-            ended.append("shielded")
-        await anyio.sleep_forever()
-
-    group.start(run())()
-    await group.join()
-
-    assert ended == ["shielded"]
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
@@ -82,7 +47,7 @@ async def test_a_cancelled_task_waits_for_its_runs_before_it_goes(anyio_backend:
 
     async def host() -> None:
         group = await open_group()
-        group.start(run())
+        group.start(run)
         try:
             await group.join()
         finally:

@@ -36,7 +36,7 @@ from taskservice import (
 from taskservice.backends import bulk
 from taskservice.backends.bulk import Message, publish_all
 from taskservice.backends.packed import packed_task, register_packed
-from taskservice.backends.seams import ResultBuffer
+from taskservice.backends.packed_results import ResultBuffer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -279,7 +279,7 @@ def test_a_result_seam_that_is_gone_is_told(
     monkeypatch.delattr("celery.backends.base.Backend._store_result", raising=False)
 
     with pytest.raises(ConfigurationError, match=r"RedisBackend\._store_result is gone"):
-        ResultBuffer(backend)
+        ResultBuffer(backend, "pack")
 
 
 @pytest.mark.anyio
@@ -520,7 +520,7 @@ def test_a_task_that_the_worker_does_not_know_fails_each_call(redis_process: Red
 def test_a_success_is_never_written_over(redis_process: RedisProcess) -> None:
     app = app_on(redis_process)
     backend: Any = app.backend
-    with ResultBuffer(backend):
+    with ResultBuffer(backend, "pack"):
         backend.mark_as_failure("a", ValueError("late"))
         with app.connection_for_write():
             client_of(app).set("celery-task-meta-a", json.dumps({"status": "SUCCESS", "result": 1}))

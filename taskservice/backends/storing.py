@@ -1,0 +1,172 @@
+"""Storing results in Redis in one round trip, where Celery takes two and two more commands.
+
+Celery reads what is stored, so that a run that succeeded keeps its result, and then sets and publishes in a
+transaction. A script does all of it at once, for one result or for many.
+
+Leaned on, with a check by whoever stores: ``Backend._store_result``, ``_get_result_meta``, ``ensure``
+and what they use (celery/backends/base.py and redis.py); and that a stored result begins with its status,
+without which the script reads all of it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from celery import states
+from celery.backends.redis import RedisBackend
+from redis.exceptions import ResponseError
+
+from taskservice.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from celery import Celery
+
+__all__ = [
+    "OneTripRedisBackend",
+    "StoredResult",
+    "install_storing",
+    "is_plain_redis",
+    "require_storing",
+    "seconds_to_live",
+    "stores_in_json",
+    "write_results",
+]
+
+# ARGV[1] is a channel that gets a list of all that was written, or empty. Of each key follow the value, its
+# seconds to live, and the states that must not be written over.
+_WRITE: Final = """
+local told = {}
+for at = 1, #KEYS do
+    local value, seconds, kept = ARGV[3 * at - 1], ARGV[3 * at], ARGV[3 * at + 1]
+    local before = redis.call('GET', KEYS[at])
+    local status = before and string.match(before, '^{"status": "(%u+)"')
+    if before and not status then
+        local read, meta = pcall(cjson.decode, before)
+        status = read and type(meta) == 'table' and meta.status
+    end
+    if not (type(status) == 'string' and string.find(kept, '|' .. status .. '|', 1, true)) then
+        if seconds == '0' then
+            redis.call('SET', KEYS[at], value)
+        else
+            redis.call('SET', KEYS[at], value, 'EX', seconds)
+        end
+        redis.call('PUBLISH', KEYS[at], value)
+        told[#told + 1] = value
+    end
+end
+if ARGV[1] ~= '' and #told > 0 then
+    redis.call('PUBLISH', ARGV[1], '[' .. table.concat(told, ',') .. ']')
+end
+"""
+_KEPT_BY_RETRY: Final = "|SUCCESS|FAILURE|REVOKED|"
+_KEPT: Final = "|SUCCESS|"
+_SEAMS: Final = (
+    "_MAX_STR_VALUE_SIZE",
+    "_get_result_meta",
+    "_set",
+    "_store_result",
+    "decode_result",
+    "encode",
+    "ensure",
+    "get_key_for_task",
+)
+_INSTANCE_SEAMS: Final = ("compression", "expires", "failure_expires", "serializer")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StoredResult:
+    """A result as Celery encodes it; ``firm`` says that a retry is not to be written over any end."""
+
+    run_id: str
+    state: str
+    encoded: str | bytes
+    firm: bool = False
+
+
+def require_storing(backend: Any) -> None:
+    """Raise `ConfigurationError` if a place of Celery is gone that this needs."""
+    missing = [name for name in _SEAMS if not hasattr(RedisBackend, name)]
+    missing += [name for name in _INSTANCE_SEAMS if not hasattr(backend, name)]
+    if missing:
+        raise ConfigurationError(
+            f"RedisBackend.{missing[0]} is gone; taskservice.backends.storing must follow"
+        )
+
+
+def stores_in_json(backend: Any) -> bool:
+    """Return whether a script can read what is stored, and put it into a list."""
+    return backend.serializer == "json" and not backend.compression
+
+
+def is_plain_redis(backend: Any) -> bool:
+    """Return whether it stores as Celery's own does, with a result backend for each thread."""
+    return type(backend) in {RedisBackend, OneTripRedisBackend} and not getattr(backend, "thread_safe", True)
+
+
+def seconds_to_live(backend: Any, state: str) -> int:
+    """Return how long a result is kept, 0 for ever."""
+    failed = state == states.FAILURE and backend.failure_expires is not None
+    return int((backend.failure_expires if failed else backend.expires) or 0)
+
+
+def write_results(backend: Any, results: Sequence[StoredResult], *, channel: str | bytes = "") -> None:
+    """Write and publish results, each unless its run succeeded already, and all together on ``channel``.
+
+    One round trip; ``redis.exceptions.ResponseError`` where there are no scripts.
+    """
+    values: list[Any] = []
+    for each in results:
+        kept = _KEPT_BY_RETRY if each.firm and each.state == states.RETRY else _KEPT
+        values += [each.encoded, seconds_to_live(backend, each.state), kept]
+    keys = [backend.get_key_for_task(each.run_id) for each in results]
+    backend.client.eval(_WRITE, len(keys), *keys, channel, *values)
+
+
+class OneTripRedisBackend(RedisBackend):
+    """Celery's result backend on Redis; what it stores is the same."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        require_storing(self)
+
+    def _store_result(
+        self,
+        task_id: str,
+        result: Any,
+        state: str,
+        traceback: Any = None,
+        request: Any = None,
+        **options: Any,
+    ) -> Any:
+        own: Any = self
+        if options or not stores_in_json(own):
+            return self._store_plainly(task_id, result, state, traceback, request, **options)
+
+        meta = own._get_result_meta(  # noqa: SLF001 - listed above
+            result=result, state=state, traceback=traceback, request=request
+        )
+        meta["task_id"] = task_id
+        encoded = own.encode(meta)
+        if len(encoded) > own._MAX_STR_VALUE_SIZE:  # noqa: SLF001 - Celery's own error tells of it
+            return self._store_plainly(task_id, result, state, traceback, request)
+
+        stored = StoredResult(run_id=task_id, state=state, encoded=encoded)
+        try:
+            own.ensure(write_results, (own, [stored]))
+        except ResponseError:  # there may be no scripts here; any other refusal comes again
+            return self._store_plainly(task_id, result, state, traceback, request)
+        return result
+
+    def _store_plainly(self, *args: Any, **options: Any) -> Any:
+        plain: Any = super()
+        return plain._store_result(*args, **options)  # noqa: SLF001 - Celery's own, listed above
+
+
+def install_storing(app: Celery) -> None:
+    """Have ``app`` store in Redis in one round trip, unless it has a result backend of its own making."""
+    loader: Any = app.loader
+    own = f"{OneTripRedisBackend.__module__}:{OneTripRedisBackend.__qualname__}"
+    loader.override_backends = {"redis": own, "rediss": own, **loader.override_backends}

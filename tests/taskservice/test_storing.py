@@ -1,0 +1,142 @@
+"""Storing results in one round trip: what is stored and published is what Celery stores and publishes."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from celery.app.task import Context
+from celery.backends.redis import RedisBackend
+from redis.exceptions import ResponseError
+
+from taskservice import ConfigurationError, Settings, create_app
+from taskservice.backends.app import build_bare_app
+from taskservice.backends.storing import OneTripRedisBackend
+from taskservice.worker.install import install_worker
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+    from tests.taskservice.conftest import RedisProcess
+
+INSTANT = re.compile(r"\d{4}-\d\d-\d\dT[0-9:.]+\+00:00")
+REQUEST = {"id": "a", "task": "some.task", "args": [1], "kwargs": {"n": 2}, "retries": 1, "hostname": "w1"}
+
+
+def app_on(redis: RedisProcess, **conf: Any) -> Celery:
+    app = create_app(Settings(redis_url=redis.url))
+    app.conf.update(conf)
+    return app
+
+
+def kept(backend: Any, run_id: str) -> tuple[str, int]:
+    """What is stored of a run, and for about how long."""
+    key = backend.get_key_for_task(run_id)
+    return INSTANT.sub("<instant>", backend.client.get(key).decode()), round(backend.client.ttl(key), -1)
+
+
+def stored_by(backend: Any, state: str, value: object) -> tuple[str, int]:
+    backend.client.flushall()
+    backend.store_result("a", value, state, request=Context(REQUEST))
+    return kept(backend, "a")
+
+
+@pytest.mark.parametrize(
+    ("state", "value"),
+    [
+        ("STARTED", {"pid": 7, "hostname": "w1"}),
+        ("SUCCESS", {"zwölf": [1, None]}),
+        ("FAILURE", ValueError("no")),
+        ("RETRY", ValueError("again")),
+        ("PROGRESS", {"done": 3}),
+    ],
+)
+@pytest.mark.parametrize("conf", [{}, {"result_expires": None}, {"result_failure_expires": 60}])
+def test_it_stores_what_celery_stores(
+    redis_process: RedisProcess, conf: dict[str, Any], state: str, value: object
+) -> None:
+    app = app_on(redis_process, **conf)
+    backend: Any = app.backend
+
+    assert type(backend) is OneTripRedisBackend
+    assert stored_by(backend, state, value) == stored_by(
+        RedisBackend(app=app, url=redis_process.url), state, value
+    )
+
+
+def test_what_is_compressed_goes_celerys_way(redis_process: RedisProcess) -> None:
+    app = app_on(redis_process, result_compression="gzip")
+    backend: Any = app.backend
+    backend.store_result("a", 1, "SUCCESS")
+
+    assert backend.get_task_meta("a")["result"] == 1
+
+
+@pytest.mark.parametrize("before", ["SUCCESS", "STARTED"])
+def test_a_run_that_succeeded_keeps_its_result(redis_process: RedisProcess, before: str) -> None:
+    backend: Any = app_on(redis_process).backend
+    backend.store_result("a", "first", before)
+
+    backend.store_result("a", "second", "SUCCESS")
+
+    expected = "first" if before == "SUCCESS" else "second"
+    assert json.loads(backend.client.get("celery-task-meta-a"))["result"] == expected
+
+
+def test_it_knows_a_success_that_somebody_else_wrote(redis_process: RedisProcess) -> None:
+    backend: Any = app_on(redis_process).backend
+    backend.client.set("celery-task-meta-a", '{"result": 1, "status": "SUCCESS"}')
+
+    backend.store_result("a", None, "STARTED")
+
+    assert json.loads(backend.client.get("celery-task-meta-a"))["result"] == 1
+
+
+def test_who_follows_the_run_is_told_once(redis_process: RedisProcess) -> None:
+    backend: Any = app_on(redis_process).backend
+    with backend.client.pubsub(ignore_subscribe_messages=True) as channel:
+        channel.subscribe("celery-task-meta-a")
+        channel.get_message(timeout=15)
+        backend.store_result("a", 1, "SUCCESS")
+        backend.store_result("a", 2, "SUCCESS")
+        backend.client.publish("celery-task-meta-a", "last")
+        heard: list[bytes] = []
+        while not heard or heard[-1] != b"last":
+            message = channel.get_message(timeout=15)
+            assert message is not None
+            heard.append(message["data"])
+
+    assert heard == [backend.client.get("celery-task-meta-a"), b"last"]
+
+
+def test_a_redis_without_scripts_is_written_to_as_celery_does(
+    redis_process: RedisProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend: Any = app_on(redis_process).backend
+
+    def refuse(*_: object) -> None:
+        raise ResponseError("unknown command 'EVAL'")
+
+    monkeypatch.setattr(type(backend.client), "eval", refuse)
+    backend.store_result("a", 1, "SUCCESS")
+
+    assert backend.get_task_meta("a")["result"] == 1
+
+
+def test_a_result_backend_of_ones_own_making_stays(redis_process: RedisProcess) -> None:
+    settings = Settings(redis_url=redis_process.url)
+    app = build_bare_app(settings)
+    app.loader.override_backends = {"redis": "celery.backends.redis:RedisBackend"}
+    install_worker(app, settings)
+
+    assert type(app.backend) is RedisBackend
+
+
+def test_a_seam_that_is_gone_is_told(redis_process: RedisProcess, monkeypatch: pytest.MonkeyPatch) -> None:
+    app = app_on(redis_process)
+    monkeypatch.delattr("celery.backends.base.Backend._get_result_meta")
+
+    with pytest.raises(ConfigurationError, match=r"RedisBackend\._get_result_meta is gone"):
+        _ = app.backend
