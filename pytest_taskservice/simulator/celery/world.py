@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from celery.exceptions import WorkerShutdown
 from kombu.serialization import prepare_accept_content
 from kombu.transport.virtual import BrokerState
 
@@ -89,6 +90,11 @@ class CeleryWorld:
     ) -> SimulatedWorker:
         """Start a worker of ``app`` and wait until it consumes; ``options`` are ``WorkController``'s."""
         worker = self.new_worker(app, hostname=hostname, concurrency=concurrency, **options)
+        self.wait_ready(worker)
+        return worker
+
+    def wait_ready(self, worker: SimulatedWorker) -> None:
+        """Wait until ``worker`` consumes."""
         self.simulation.wait(lambda: worker.ready, timeout=_READY_WITHIN, what="a worker to start")
         if not worker.ready:
             raise SimulationError(
@@ -96,7 +102,16 @@ class CeleryWorld:
             )
         # A worker takes its time to start: whatever follows does not happen on the stroke of a second.
         self.simulation.spend(self.simulation.random.between("boot", self.latency.boot))
-        return worker
+
+    def stop(self, worker: SimulatedWorker) -> None:
+        """End a worker warmly: what it has begun ends first, the rest goes back to its queue."""
+        worker.process.post(_shut_down)
+        self.simulation.wait(
+            lambda: not worker.process.alive, timeout=_READY_WITHIN, what=f"{worker.hostname} to stop"
+        )
+        process = worker.process
+        for broker in self._brokers.values():
+            broker.lost(lambda channel: channel.process() is process)
 
     def new_worker(
         self, app: Celery, *, hostname: str | None = None, concurrency: int = 2, **options: Any
@@ -233,6 +248,10 @@ def _address(client: Any) -> tuple[str, int, str]:
 def _named(raw: Mapping[str, Any]) -> str:
     headers = raw.get("headers") or {}
     return f"{headers.get('task', 'a message')}[{headers.get('id', '')}]"
+
+
+def _shut_down() -> None:
+    raise WorkerShutdown(0)
 
 
 def _ignore(job: Job) -> None:
