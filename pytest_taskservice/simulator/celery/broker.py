@@ -184,11 +184,11 @@ class Broker:
         self._put(unacked.queue, again, next(self._front))
         self.kick()
 
-    def lost(self, gone: Callable[[Any], bool]) -> None:
-        """Consumers are gone without a word: give their messages to others, at once or in time."""
+    def lost(self, gone: Callable[[Any], bool], *, at_once: bool = False) -> None:
+        """Consumers are gone: give their messages to others, ``at_once`` if they said goodbye, or in time."""
         for consumers in self._consumers.values():
             consumers[:] = [consumer for consumer in consumers if not gone(consumer)]
-        if self.rules.visibility_timeout is None:
+        if at_once or self.rules.visibility_timeout is None:
             # The last delivered first, so that the first one ends up at the head.
             for tag in [tag for tag, unacked in self._unacked.items() if gone(unacked.consumer)][::-1]:
                 self.restore(tag)

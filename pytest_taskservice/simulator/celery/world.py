@@ -111,7 +111,7 @@ class CeleryWorld:
         )
         process = worker.process
         for broker in self._brokers.values():
-            broker.lost(lambda channel: channel.process() is process)
+            broker.lost(lambda channel: channel.process() is process, at_once=True)
 
     def new_worker(
         self, app: Celery, *, hostname: str | None = None, concurrency: int = 2, **options: Any
