@@ -76,6 +76,7 @@ class SimulatedChannel(virtual.Channel):
     def __init__(self, connection: Any, **kwargs: Any) -> None:
         self.broker: Broker = connection.broker
         self._on_the_way = 0
+        self._process = connection.process
         super().__init__(connection, **kwargs)
 
     def free(self) -> bool:
@@ -100,8 +101,8 @@ class SimulatedChannel(virtual.Channel):
         return self.connection is not None and (self.connection.process is None or self.connection.process.alive)
 
     def process(self) -> Any:
-        """Return the worker that the channel belongs to, if any."""
-        return None if self.connection is None else self.connection.process
+        """Return the worker that the channel belongs to, or did until it was closed, if any."""
+        return self._process
 
     def basic_consume(self, queue: str, no_ack: bool, callback: Any, consumer_tag: str, **kwargs: Any) -> Any:  # noqa: FBT001 - kombu's signature
         """Consume from ``queue``."""
