@@ -1,11 +1,4 @@
-"""The asyncio connections of redis-py in a simulation: what ``clients`` lists, method by method.
-
-A loop that keeps virtual time waits by its own timers. In a loop in real time, on the simulation's own
-thread, the simulation goes on while the loop has nothing to do. A loop on another thread waits for real.
-
-Of asyncio, besides: ``_set_running_loop``, ``_enter_task`` and ``_leave_task``, which are made for other
-loops; ``_ready`` and ``_scheduled`` of its own loop, without which it passes for idle.
-"""
+"""The asyncio connections of redis-py in a simulation: what ``clients`` lists, method by method."""
 # ruff: noqa: SLF001 - these private parts are listed in clients.py, and checked there
 
 from __future__ import annotations
@@ -13,9 +6,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import math
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import redis
@@ -30,10 +21,10 @@ from pytest_taskservice.simulator.redis.clients import (
     taken_over,
 )
 from pytest_taskservice.simulator.redis.line import Line, Push
+from pytest_taskservice.simulator.redis.loops import travel, wait
 from pytest_taskservice.simulator.redis.words import packed, requests_of, words_of
 
 if TYPE_CHECKING:
-    from pytest_taskservice.simulator.redis.simulated import SimulatedRedis
     from pytest_taskservice.simulator.substitutes import Patches
 
 __all__ = ["install"]
@@ -41,9 +32,6 @@ __all__ = ["install"]
 Method = Callable[..., Any]
 
 _BROKEN = "Error 32 while writing to socket. Broken pipe."
-_PACE = 0.001
-"""Real seconds between two looks at the simulation, while a loop in real time has something else to do."""
-_STRIDE = 3600.0
 
 
 def install(clients: Clients, patches: Patches) -> None:
@@ -65,7 +53,7 @@ def _connect(clients: Clients, before: Method) -> Method:
 
 
 async def _open(clients: Clients, connection: Any) -> Line:
-    await _travel(clients.home)
+    await travel(clients.home)
     line = clients.line(connection)
     line.loop = asyncio.get_running_loop()
     if connection.redis_connect_func is not None:
@@ -133,7 +121,7 @@ async def _send(
         await connection.check_health()
         line = connection._reader
     try:
-        await _travel(clients.home)
+        await travel(clients.home)
     except BaseException:
         await connection.disconnect(nowait=True)
         raise
@@ -236,7 +224,7 @@ async def _await_line(
     if line.inbox:
         return True
     try:
-        return await _wait(clients.home, line, None if seconds == math.inf else seconds)
+        return await wait(clients.home, line, None if seconds == math.inf else seconds)
     except BaseException:
         if disconnect:
             await connection.disconnect(nowait=True)
@@ -253,117 +241,6 @@ async def _give_up(connection: Any, disconnect: bool, *, came: bool) -> None:
 
 def _as_it_is(reply: Any) -> Any:
     return reply
-
-
-async def _travel(home: SimulatedRedis) -> None:
-    """Let a round trip's time pass, and the loop's other tasks come in between."""
-    loop = asyncio.get_running_loop()
-    if not home.owned():
-        await asyncio.sleep(0)
-    elif _virtual(home, loop):
-        await asyncio.sleep(home.latency())
-    else:
-        with _outside(loop):
-            home.travel()
-        await asyncio.sleep(0)
-
-
-async def _wait(home: SimulatedRedis, line: Line, seconds: float | None) -> bool:
-    """Wait until there is something to read, for ``seconds`` of the loop's time; return whether there is."""
-    loop = asyncio.get_running_loop()
-    if home.owned() and not _virtual(home, loop):
-        return await _wait_beside(home, line, seconds)
-    end = None if seconds is None else loop.time() + seconds
-    while not line.ready():
-        here = loop.time()
-        blocked = None if line.deadline is None else here + line.deadline - home.simulation.monotonic()
-        ends = [instant for instant in (end, blocked) if instant is not None]
-        if await _notified(line, None if not ends else max(0.0, min(ends) - here)):
-            continue
-        if blocked is not None and blocked <= min(ends):
-            line.end_wait()
-        else:
-            return False
-    return True
-
-
-async def _notified(line: Line, seconds: float | None) -> bool:
-    """Wait until something comes in; return whether it did within ``seconds``."""
-    loop = asyncio.get_running_loop()
-    thread = threading.get_ident()
-    news: asyncio.Future[None] = loop.create_future()
-
-    def tell() -> None:
-        if threading.get_ident() == thread:
-            _settle(news)
-        else:
-            loop.call_soon_threadsafe(_settle, news)
-
-    line.notify = tell
-    try:
-        if line.ready():
-            return True
-        done, _ = await asyncio.wait([news], timeout=seconds)
-        return bool(done)
-    finally:
-        line.notify = None
-
-
-def _settle(news: asyncio.Future[None]) -> None:
-    if not news.done():
-        news.set_result(None)
-
-
-async def _wait_beside(home: SimulatedRedis, line: Line, seconds: float | None) -> bool:
-    """Wait in virtual time, in a loop in real time: fast when it is idle, else in step with it."""
-    loop = asyncio.get_running_loop()
-    simulation = home.simulation
-    end = None if seconds is None else simulation.monotonic() + seconds
-    while not line.ready():
-        now = simulation.monotonic()
-        if end is not None and now >= end:
-            return False
-        if line.deadline is not None and now >= line.deadline:
-            line.end_wait()
-            continue
-        ends = [instant for instant in (end, line.deadline) if instant is not None]
-        left = min(ends) - now if ends else None
-        busy = _busy(loop)
-        begin = loop.time()
-        await asyncio.sleep(_PACE if busy else 0)
-        step = loop.time() - begin if busy else left
-        with _outside(loop):
-            home.wait(line, step if left is None or step is None else min(step, left))
-    return True
-
-
-def _busy(loop: Any) -> bool:
-    """Return whether a loop has anything else to wait for, as far as it can be seen."""
-    return (
-        threading.active_count() > 1
-        or bool(getattr(loop, "_ready", ()))
-        or bool(getattr(loop, "_scheduled", ()))
-    )
-
-
-def _virtual(home: SimulatedRedis, loop: asyncio.AbstractEventLoop) -> bool:
-    # Whatever loop it is: one in virtual time tells the simulation's own.
-    return loop.time() == home.simulation.monotonic()
-
-
-@contextmanager
-def _outside(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
-    """Leave a running loop for a while: what else runs on this thread meanwhile may have one of its own."""
-    task = asyncio.current_task()
-    if task is not None:
-        asyncio.tasks._leave_task(loop, task)
-    asyncio._set_running_loop(None)
-    try:
-        yield
-    finally:
-        asyncio._set_running_loop(loop)
-        if task is not None:
-            asyncio.tasks._enter_task(loop, task)
 
 
 _METHODS: dict[str, Callable[[Clients, Method], Method]] = {

@@ -11,18 +11,20 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from fakeredis._commands import COMMANDS_WITH_SUB, SUPPORTED_COMMANDS, Signature
+from fakeredis._commands import Signature
 from fakeredis._helpers import OK, QUEUED, NoResponse, SimpleError
 from fakeredis._msgs import FLAG_TRANSACTION
 from fakeredis._socket._resp import extract_command
 
-from pytest_taskservice.redis.mended import ADDED, MendedSocket, failure
+from pytest_taskservice.redis.mended import MendedSocket, failure
 from pytest_taskservice.simulator.redis.keyspace import announce
+from pytest_taskservice.simulator.redis.known import known_command
 from pytest_taskservice.simulator.redis.quick import QUICK, SLOW
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
 
+    from pytest_taskservice.simulator.redis.known import Known
     from pytest_taskservice.simulator.redis.store import Store
 
 __all__ = ["Line", "Push"]
@@ -37,45 +39,6 @@ _EXEC = [b"EXEC"]
 _QUICK = {name.upper().encode(): command for name, command in QUICK.items()}
 
 logger = logging.getLogger(__name__)
-
-
-class _Known:
-    """A command that may be part of a transaction without a look at its words first."""
-
-    __slots__ = ("_fixed", "_repeat", "method", "quick", "signature")
-
-    def __init__(self, signature: Signature) -> None:
-        self.signature = signature
-        self.method = signature.func_name
-        self.quick = QUICK.get(signature.name)
-        self._fixed = len(signature.fixed)
-        self._repeat = len(signature.repeat)
-
-    def takes(self, count: int) -> bool:
-        """Return whether the command takes so many arguments."""
-        more = count - self._fixed
-        return not more or (more > 0 and self._repeat > 0 and not more % self._repeat)
-
-
-def _known(word: bytes) -> _Known | None:
-    """Return the command of that name; ``None`` for what has subcommands, or is not to be queued."""
-    try:
-        return _COMMANDS[word]
-    except KeyError:
-        pass
-    name = word.decode("utf-8", "replace").lower()
-    signature = None if name in COMMANDS_WITH_SUB or name in ADDED else SUPPORTED_COMMANDS.get(name)
-    if signature is None or FLAG_TRANSACTION in signature.flags or "redis" not in signature.server_types:
-        found = None
-    else:
-        found = _Known(signature)
-    if len(word) <= _LONGEST:
-        _COMMANDS[word] = found
-    return found
-
-
-_COMMANDS: dict[bytes, _Known | None] = {}
-_LONGEST = 20
 
 
 class Push(list[Any]):
@@ -252,7 +215,7 @@ class Line(MendedSocket):
             return False
         commands = []
         for words in requests[1:-1]:
-            known = _known(words[0]) if words else None
+            known = known_command(words[0]) if words else None
             if known is None or not known.takes(len(words) - 1):
                 return False
             commands.append((known, words[1:]))
@@ -261,7 +224,7 @@ class Line(MendedSocket):
         self.inbox.extend([OK, *[QUEUED] * len(commands), None if outdated else self._results(commands)])
         return True
 
-    def _results(self, commands: list[tuple[_Known, list[bytes]]]) -> list[Any]:
+    def _results(self, commands: list[tuple[Known, list[bytes]]]) -> list[Any]:
         results = []
         self._server.set_time()
         self._in_transaction = True

@@ -347,7 +347,7 @@ def test_some_seed_shows_a_lost_update(open_simulation: Open) -> None:
             simulation.run_until_idle()
             found.append(ours.get("stock"))
 
-    assert set(found) == {b"9"} or b"9" in found
+    assert b"9" in found
 
 
 def test_one_seed_gives_one_history(open_simulation: Open) -> None:
@@ -444,7 +444,8 @@ def test_somebodys_own_fakeredis_is_let_alone(simulation: Simulation) -> None:
 
 @pytest.mark.parametrize("parser", ["_RESP2Parser", "_RESP3Parser", "_HiredisParser"])
 def test_the_parser_makes_no_difference(simulation: Simulation, parser: str) -> None:
-    pytest.importorskip("hiredis")
+    if "Hiredis" in parser:
+        pytest.importorskip("hiredis")
     parser_class = getattr(redis.connection, parser)
     pool = redis.ConnectionPool(parser_class=parser_class, protocol=3 if "3" in parser else 2)
     ours = client(connection_pool=pool)
