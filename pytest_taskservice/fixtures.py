@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_taskservice.errors import HarnessError
+from pytest_taskservice.errors import HarnessError, UnknownNameError
 from pytest_taskservice.session import HarnessSession, check_app, check_settings
 
 if TYPE_CHECKING:
     from celery import Celery
 
+    from pytest_taskservice.clock import Clock
     from pytest_taskservice.drivers.base import Driver, WorldDriver
     from pytest_taskservice.redis import RedisServer
     from taskservice import BlockingTaskService, TaskService
@@ -25,11 +26,13 @@ __all__ = [
     "task_service",
     "taskservice_app",
     "taskservice_backend",
+    "taskservice_clock",
     "taskservice_driver",
     "taskservice_redis",
 ]
 
 HARNESS = pytest.StashKey[HarnessSession]()
+_CLOCKS = ("virtual", "real")
 WORLD: pytest.StashKey[WorldDriver] = pytest.StashKey()
 
 
@@ -59,6 +62,24 @@ def taskservice_driver(request: pytest.FixtureRequest, taskservice_backend: str)
     """Control over the world: launch by name, settle, read the history."""
     driver: Driver = request.node.stash[WORLD]
     return driver
+
+
+@pytest.fixture
+def taskservice_clock(request: pytest.FixtureRequest, taskservice_backend: str) -> Clock:
+    """The world's clock: ``now()``, ``advance(hours=24)``, ``run_until_idle()``, ``await sleep(hours=1)``."""
+    driver = request.node.stash[WORLD]
+    clock, problem = None, ""
+    try:
+        clock = driver.clock()
+    except HarnessError as error:
+        problem = str(error)
+    # Outside of the handler: neither a skip nor a mistake of the user's is told with a traceback of ours.
+    if driver.refused:
+        pytest.skip(problem)
+    if clock is None:
+        pytest.fail(f"taskservice: {problem}", pytrace=False)
+    found: Clock = clock
+    return found
 
 
 @pytest.fixture
@@ -119,7 +140,7 @@ def open_world(request: pytest.FixtureRequest, world: str, *, needs_app: bool = 
     wanted = needs_app or not world.startswith("anyio") or _names_app(request)
     app = _app_of(request) if wanted else None
     request.node.stash[WORLD] = driver
-    driver.begin(app, check_settings(_settings_of(request)))
+    driver.begin(app, check_settings(_settings_of(request)), real_time=_wants_real_time(request))
     return app
 
 
@@ -153,6 +174,17 @@ def _settings_of(request: pytest.FixtureRequest) -> Mapping[str, Any]:
     for key in ("broker_url", "result_backend"):
         settings.pop(key, None)
     return settings
+
+
+def _wants_real_time(request: pytest.FixtureRequest) -> bool:
+    """Return what the nearest marker says of the clock."""
+    for marker in request.node.iter_markers("taskservice"):
+        if "clock" in marker.kwargs:
+            choice = marker.kwargs["clock"]
+            if choice not in _CLOCKS:
+                raise UnknownNameError("clock", str(choice), _CLOCKS)
+            return bool(choice == "real")
+    return False
 
 
 def _has_fixture(request: pytest.FixtureRequest, name: str) -> bool:

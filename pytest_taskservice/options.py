@@ -36,10 +36,10 @@ _OPTIONS = (
     ("pool", "POOL", f"pool of the worker: {', '.join(_POOLS)} (prefork)"),
     ("concurrency", "N", "slots of the worker (2)"),
     ("timeout", "SECONDS", "bound for the worker's start (30)"),
-    ("seed", "N", "celery-sim: the seed that every draw comes from (0)"),
+    ("seed", "N", "celery-sim and anyio: the seed that every draw comes from (0)"),
     ("seeds", "N", "celery-sim: run each test with N seeds, from --taskservice-seed on (1)"),
     ("start", "INSTANT", "celery-sim and anyio: the virtual clock's first instant, in ISO 8601, or now (2026-01-01)"),
-    ("events", "N", "celery-sim: how many events one wait may bring before it is called endless (1000000)"),
+    ("events", "N", "celery-sim, anyio: how many events one wait may bring (1000000)"),
 )
 
 

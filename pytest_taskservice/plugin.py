@@ -17,6 +17,7 @@ from pytest_taskservice.fixtures import (
     task_service,
     taskservice_app,
     taskservice_backend,
+    taskservice_clock,
     taskservice_driver,
     taskservice_redis,
 )
@@ -34,17 +35,18 @@ __all__ = [
     "task_service",
     "taskservice_app",
     "taskservice_backend",
+    "taskservice_clock",
     "taskservice_driver",
     "taskservice_redis",
 ]
 
 _MARKER = (
-    "taskservice(backend=NAMES, config={...}): narrow the worlds a test runs in, "
-    "or change the app's Celery settings for it"
+    "taskservice(backend=NAMES, config={...}, clock='real'): narrow the worlds a test runs in, change the "
+    "app's Celery settings for it, or have it run in real time"
 )
 _SCENARIO_SUFFIX = ".scenario.yaml"
 _FIXTURE = "taskservice_backend"
-_WORLD_FIXTURES = {"task_service", "taskservice_app", _FIXTURE, "taskservice_driver"}
+_WORLD_FIXTURES = {"task_service", "taskservice_app", _FIXTURE, "taskservice_clock", "taskservice_driver"}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

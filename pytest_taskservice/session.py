@@ -103,7 +103,12 @@ class HarnessSession:
             return self._open_simulator()
         from pytest_taskservice.drivers.anyio import AnyIODriver
 
-        return AnyIODriver(loop="trio" if world == "anyio-trio" else "asyncio")
+        return AnyIODriver(
+            loop="trio" if world == "anyio-trio" else "asyncio",
+            seed=self.options.seed,
+            start=self.options.start.timestamp(),
+            events=self.options.events,
+        )
 
     def _open_simulator(self) -> WorldDriver:
         from pytest_taskservice.drivers.celery_sim import CelerySimDriver, SimulatorOptions

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import ExitStack
@@ -10,13 +11,15 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from pytest_taskservice.drivers.base import Capability, CapabilityError, Outcome, TaskCall
-from pytest_taskservice.errors import HarnessTimeoutError
+from pytest_taskservice.errors import HarnessError, HarnessTimeoutError
 from pytest_taskservice.history import Event, EventKind, EventLog
 
 if TYPE_CHECKING:
     from anyio.from_thread import BlockingPortal
     from celery import Celery
 
+    from pytest_taskservice.clock import Clock
+    from pytest_taskservice.simulator.loops.stage import Stage
     from taskservice import BlockingTaskService, RunEvent, TaskHandle
     from taskservice.backends.anyio import AnyIOBackend
     from taskservice.backends.base import TaskBackend
@@ -31,15 +34,35 @@ _CANNOT = {
 }
 
 
+_REAL = "the test is marked clock='real'"
+
+
 class AnyIODriver:
-    """An event loop in a thread for tests without one; an async test brings its own."""
+    """An event loop in a thread for tests without one; an async test brings its own. Both in virtual time.
+
+    ``start`` is the wall clock's first instant, in seconds since the Unix epoch; ``events`` bounds what one
+    wait may bring.
+    """
 
     name = "anyio"
     capabilities = frozenset(Capability) - _CANNOT.keys()
 
-    def __init__(self, *, loop: Literal["asyncio", "trio"]) -> None:
+    def __init__(
+        self,
+        *,
+        loop: Literal["asyncio", "trio"],
+        seed: int = 0,
+        start: float = 1_767_225_600.0,
+        events: int = 1_000_000,
+    ) -> None:
         self.refused: list[CapabilityError] = []
         self._loop = loop
+        self._events_at_most = events
+        self.seed = seed
+        """The seed of the next test."""
+        self._start = start
+        self._stage: Stage | None = None
+        self._why_real = _REAL
         self._app: Celery | None = None
         self._test = ExitStack()
         self._portal: BlockingPortal | None = None
@@ -52,10 +75,18 @@ class AnyIODriver:
         """Return why in-process tasks cannot show ``capability``."""
         return _CANNOT.get(capability)
 
-    def begin(self, app: Celery | None, settings: Mapping[str, Any]) -> None:
+    def begin(self, app: Celery | None, settings: Mapping[str, Any], *, real_time: bool = False) -> None:
         """Keep ``app`` from sending messages; its settings mean nothing here."""
         self._app = app
         self._events, self._handles, self._labels, self.refused = [], {}, {}, []
+        self._why_real = _REAL if real_time else _early_loop()
+        if not self._why_real:
+            from pytest_taskservice.simulator.loops.seats import Limits
+            from pytest_taskservice.simulator.loops.world import open_stage
+
+            limits = Limits(moves=self._events_at_most)
+            stage = open_stage(seed=self.seed, start=self._start, limits=limits)
+            self._stage = self._test.enter_context(stage)
         if app is not None:
             from pytest_taskservice.drivers.app_patch import AppPatch, memory_changes
             from pytest_taskservice.drivers.celery_app import guarded
@@ -63,6 +94,14 @@ class AnyIODriver:
             self._test.enter_context(AppPatch(app, memory_changes(app)).applied())
             refuse = partial(self._refuse, Capability.CELERY_MESSAGES)
             self._test.enter_context(guarded(app, on_apply=lambda _: refuse(), on_send=refuse))
+
+    def clock(self) -> Clock:
+        """Return the clock of the test's event loops."""
+        from pytest_taskservice.clock import Clock
+
+        if self._stage is None:
+            raise HarnessError(f"no virtual time: {self._why_real}")
+        return Clock(self._stage)
 
     def task_backend(self) -> TaskBackend:
         """Return a backend for the event loop that opens it."""
@@ -110,9 +149,10 @@ class AnyIODriver:
     def settle(self, *, timeout: float) -> None:
         """Wait until every run launched by name has ended."""
         portal, _ = self._open()
-        deadline = time.monotonic() + timeout
+        now = time.monotonic if self._stage is None else self._stage.monotonic
+        deadline = now() + timeout
         for run_id, handle in self._handles.items():
-            if not portal.call(_ends, handle, max(0.0, deadline - time.monotonic())):
+            if not portal.call(_ends, handle, max(0.0, deadline - now())):
                 name = self._labels.get(run_id, "run")
                 raise HarnessTimeoutError(f"not settled within {timeout:g} s: {name}[{run_id}]")
 
@@ -126,7 +166,7 @@ class AnyIODriver:
     def reset(self) -> None:
         """Cancel what runs, end the event loop, let the app send again."""
         self._test.close()
-        self._portal = self._backend = None
+        self._portal = self._backend = self._stage = None
 
     def describe(self) -> str:
         """Return what in-process tasks cannot show."""
@@ -209,3 +249,14 @@ async def _ends(handle: TaskHandle, seconds: float) -> bool:
     except Exception:  # noqa: BLE001 - how it ended is asked elsewhere
         return True
     return True
+
+
+def _early_loop() -> str:
+    """Return why the test's event loop is in real time, if AnyIO's plugin made it before the world."""
+    plugin: Any = sys.modules.get("anyio.pytest_plugin")
+    if getattr(plugin, "_current_runner", None) is None:
+        return ""
+    return (
+        "the test's event loop was made before its world, for an async fixture of a wider scope: "
+        "give that fixture the scope of a function"
+    )

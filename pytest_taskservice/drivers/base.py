@@ -12,6 +12,7 @@ from pytest_taskservice.errors import HarnessError
 if TYPE_CHECKING:
     from celery import Celery
 
+    from pytest_taskservice.clock import Clock
     from pytest_taskservice.history import EventLog
     from taskservice import BlockingTaskService
     from taskservice.backends.base import TaskBackend
@@ -31,6 +32,7 @@ class Capability(StrEnum):
     REVOKE = "revoke"
     PRIORITIES = "priorities"
     PROCESSES = "processes"
+    CLOCK = "virtual time"
 
 
 class CapabilityError(HarnessError, RuntimeError):
@@ -126,11 +128,14 @@ class WorldDriver(Driver, Protocol):
     refused: list[CapabilityError]
     """What the current test asked for in vain; its result proves nothing, whatever it says."""
 
-    def begin(self, app: Celery | None, settings: Mapping[str, Any]) -> None:
+    def begin(self, app: Celery | None, settings: Mapping[str, Any], *, real_time: bool = False) -> None:
         """Point ``app`` at this world for one test, with the test's own ``settings``.
 
-        A world of Celery needs an app.
+        A world of Celery needs an app. ``real_time`` has a world with a clock of its own do without.
         """
+
+    def clock(self) -> Clock:
+        """Return the test's clock. Raise :class:`CapabilityError` where time cannot be moved."""
 
     def task_backend(self) -> TaskBackend:
         """Return a new task service backend over this world, for an async test."""

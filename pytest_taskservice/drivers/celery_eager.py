@@ -9,7 +9,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Mapping
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from pytest_taskservice.drivers import celery_app
 from pytest_taskservice.drivers.app_patch import AppPatch, memory_changes
@@ -19,6 +19,7 @@ from pytest_taskservice.history import Event, EventKind, EventLog
 if TYPE_CHECKING:
     from celery import Celery
 
+    from pytest_taskservice.clock import Clock
     from taskservice import BlockingTaskService
     from taskservice.backends.base import TaskBackend
 
@@ -34,6 +35,7 @@ _CANNOT = {
     Capability.REVOKE: "an eager task has ended before it could be revoked",
     Capability.PRIORITIES: "eager mode has no queue",
     Capability.PROCESSES: "eager mode has one process",
+    Capability.CLOCK: "eager mode has nothing that happens later",
 }
 
 # Options of apply_async that mean something only with a clock or a pool.
@@ -63,7 +65,7 @@ class CeleryEagerDriver:
         """Return why eager mode cannot show ``capability``."""
         return _CANNOT.get(capability)
 
-    def begin(self, app: Celery | None, settings: Mapping[str, Any]) -> None:
+    def begin(self, app: Celery | None, settings: Mapping[str, Any], *, real_time: bool = False) -> None:
         """Make ``app`` eager."""
         assert app is not None, "the celery-eager world needs an app"
         self._app = app
@@ -77,6 +79,10 @@ class CeleryEagerDriver:
         self._store_results(app)
         self._guard(app)
         self._listen(app)
+
+    def clock(self) -> Clock:
+        """Refuse."""
+        self._refuse(Capability.CLOCK)
 
     def task_backend(self) -> TaskBackend:
         """Return a backend over the eager app."""
@@ -138,7 +144,7 @@ class CeleryEagerDriver:
         """Restore the app."""
         self._test.close()
 
-    def _refuse(self, capability: Capability) -> None:
+    def _refuse(self, capability: Capability) -> NoReturn:
         error = CapabilityError(self.name, capability, _CANNOT[capability])
         self.refused.append(error)
         raise error

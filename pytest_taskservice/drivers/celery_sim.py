@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from pytest_taskservice.clock import Clock
 from pytest_taskservice.drivers import celery_app
 from pytest_taskservice.drivers.app_patch import AppPatch, simulation_changes
 from pytest_taskservice.drivers.base import Capability, CapabilityError, Outcome, TaskCall
-from pytest_taskservice.errors import HarnessTimeoutError
+from pytest_taskservice.errors import HarnessError, HarnessTimeoutError
 from pytest_taskservice.history import EventLog
 from pytest_taskservice.simulator.celery.world import DEFAULT_START, CeleryWorld
 from pytest_taskservice.simulator.core.simulation import Budget
@@ -70,9 +71,11 @@ class CelerySimDriver:
         """Return why a simulation cannot show ``capability``."""
         return _CANNOT.get(capability)
 
-    def begin(self, app: Celery | None, settings: Mapping[str, Any]) -> None:
+    def begin(self, app: Celery | None, settings: Mapping[str, Any], *, real_time: bool = False) -> None:
         """Open a simulation and point ``app`` at it."""
         assert app is not None, "the celery-sim world needs an app"
+        if real_time:
+            raise HarnessError("a simulation has no real time: leave clock='real' to the anyio world")
         self.refused = []
         stack = ExitStack()
         options = self._options
@@ -87,6 +90,10 @@ class CelerySimDriver:
             stack.enter_context(world)
             world.before_send = self._before_send
             self._test = _Test(world=world, app=app, stack=stack.pop_all())
+
+    def clock(self) -> Clock:
+        """Return the simulation's clock."""
+        return Clock(self.world.simulation)
 
     @property
     def world(self) -> CeleryWorld:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_taskservice.drivers import celery_app, discovery, exchanges, keys
 from pytest_taskservice.drivers.app_patch import AppPatch, broker_changes
 from pytest_taskservice.drivers.base import Capability, CapabilityError, Outcome, TaskCall
+from pytest_taskservice.drivers.frozen import refuse_frozen_launches, refusing_frozen_time
 from pytest_taskservice.drivers.worker_process import WorkerProcess
 from pytest_taskservice.drivers.worker_spec import WorkerSpec
 from pytest_taskservice.errors import HarnessTimeoutError, WorkerStartError
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     import redis
     from celery import Celery
 
+    from pytest_taskservice.clock import Clock
     from pytest_taskservice.reaper import Reaper
     from pytest_taskservice.redis import RedisServer
     from taskservice import BlockingTaskService
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CeleryWorkerDriver", "WorkerOptions"]
 
+_CANNOT = {Capability.CLOCK: "a real worker runs in real time"}
 _SETTLE = 0.05
 _CLEAR = 2.0
 
@@ -50,7 +53,7 @@ class CeleryWorkerDriver:
     """One worker process and one app at a time; both are exchanged only when a test needs other ones."""
 
     name = "celery"
-    capabilities = frozenset(Capability)
+    capabilities = frozenset(Capability) - _CANNOT.keys()
 
     def __init__(
         self, server: RedisServer, *, options: WorkerOptions, reaper: Reaper, prefix: str = ""
@@ -83,10 +86,16 @@ class CeleryWorkerDriver:
             self._warm = WorkerProcess(self._reaper)
 
     def cannot(self, capability: Capability) -> str | None:
-        """Return ``None``: a real worker shows all of it."""
-        return None
+        """Return why: a real worker shows all but a clock that can be moved."""
+        return _CANNOT.get(capability)
 
-    def begin(self, app: Celery | None, settings: Mapping[str, Any]) -> None:
+    def clock(self) -> Clock:
+        """Refuse."""
+        error = CapabilityError(self.name, Capability.CLOCK, _CANNOT[Capability.CLOCK])
+        self.refused.append(error)
+        raise error
+
+    def begin(self, app: Celery | None, settings: Mapping[str, Any], *, real_time: bool = False) -> None:
         """Point ``app`` at the worker; start or exchange the worker where this test needs it."""
         assert app is not None, "the celery world needs an app"
         self._hints, self.refused = [], []
@@ -107,6 +116,7 @@ class CeleryWorkerDriver:
         if key not in self._patches:
             self._patches[key] = AppPatch(app, self._world(app) | dict(settings))
         self._test.enter_context(self._patches[key].applied())
+        self._test.enter_context(refusing_frozen_time(app))
         self._test.callback(exchanges.teach(self._spec.exchanges))
         self._listen()
         assert self._worker is not None
@@ -118,7 +128,7 @@ class CeleryWorkerDriver:
         from taskservice.backends.celery import CeleryBackend
 
         assert self._app is not None
-        return CeleryBackend(self._app)
+        return refuse_frozen_launches(CeleryBackend(self._app))
 
     def blocking_service(self) -> BlockingTaskService:
         """Return the same service for a test without an event loop."""

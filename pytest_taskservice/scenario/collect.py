@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_taskservice.drivers.base import Capability
 from pytest_taskservice.drivers.synthetic import SYNTHETIC, register
 from pytest_taskservice.errors import HarnessError, ScenarioError
 from pytest_taskservice.fixtures import HARNESS, WORLD, open_world
 from pytest_taskservice.report.text import render_verdict
-from pytest_taskservice.scenario.engine import Verdict, run
+from pytest_taskservice.scenario.engine import REAL_TIME, Clock, Verdict, run
 from pytest_taskservice.scenario.load import load
 from pytest_taskservice.scenario.model import Scenario, Skip
 from pytest_taskservice.scenario.needs import needs
@@ -20,6 +21,8 @@ from pytest_taskservice.scenario.words import format_duration
 
 if TYPE_CHECKING:
     from os import PathLike
+
+    from pytest_taskservice.drivers.base import WorldDriver
 
 __all__ = ["ScenarioFile", "ScenarioItem"]
 
@@ -89,7 +92,7 @@ class ScenarioItem(pytest.Item):
             if reason := driver.cannot(capability):
                 raise _skipped(f"{self._backend} cannot: {capability} ({why}; {reason})")
         length = story_length(self._scenario)
-        if length > _PATIENCE:
+        if length > _PATIENCE and driver.cannot(Capability.CLOCK):
             raise _skipped(
                 f"{self._backend} runs in real time; this story needs {format_duration(length)}, "
                 f"the bound is {format_duration(_PATIENCE)}"
@@ -102,7 +105,8 @@ class ScenarioItem(pytest.Item):
 
     def runtest(self) -> None:
         """Play the scenario."""
-        verdict: Verdict = run(self._scenario, self.stash[WORLD])
+        driver = self.stash[WORLD]
+        verdict: Verdict = run(self._scenario, driver, clock=_clock_of(driver))
         if verdict.mismatches:
             raise ScenarioFailedError(render_verdict(self._scenario, verdict, replay=self._replay()))
 
@@ -118,6 +122,19 @@ class ScenarioItem(pytest.Item):
 
     def _replay(self) -> str:
         return f"pytest '{self.nodeid}' --taskservice-backend={self._backend}"
+
+
+def _clock_of(driver: WorldDriver) -> Clock:
+    """Return what paces the story: the world's own clock where it has one."""
+    if driver.cannot(Capability.CLOCK):
+        return REAL_TIME
+    clock = driver.clock()
+    return Clock(
+        monotonic=clock.monotonic,
+        wall=lambda: clock.now().timestamp(),
+        # What is finer than its resolution would never pass.
+        pause=lambda seconds: clock.advance(seconds=max(seconds, 1e-6)),
+    )
 
 
 def _skipped(reason: str) -> BaseException:

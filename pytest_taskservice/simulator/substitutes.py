@@ -16,14 +16,27 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pytest_taskservice.errors import SimulationError
 
 if TYPE_CHECKING:
-    from pytest_taskservice.simulator.core.simulation import Simulation
+    from pytest_taskservice.simulator.core.randomness import Randomness
 
-__all__ = ["Patches", "real_sleep", "replaced", "substitute"]
+__all__ = ["Patches", "Sleeper", "real_sleep", "replaced", "substitute"]
+
+
+class Sleeper(Protocol):
+    """Whose time and chance the stand-ins take: a simulation, or a stage of event loops."""
+
+    random: Randomness
+
+    def monotonic(self) -> float:
+        """Return the virtual monotonic clock, in seconds."""
+
+    def sleep(self, seconds: float) -> None:
+        """Do nothing for ``seconds`` of virtual time; others go on."""
+
 
 real_sleep = time.sleep
 _real_monotonic = time.monotonic
@@ -42,12 +55,18 @@ _REAL_TIME = frozenset(
     }
 )  # fmt: skip
 # These call a function that somebody else has handed to them.
-_ON_BEHALF = frozenset({"concurrent.futures.thread", "functools", "threading", "unittest.mock", "contextlib"})
+_ON_BEHALF = frozenset(
+    {
+        "anyio._backends._asyncio", "anyio._backends._trio", "concurrent.futures.thread", "contextlib", "functools",
+        "pytest_taskservice.drivers.synthetic", "pytest_taskservice.simulator.loops.flights", "threading", "trio._threads",
+        "unittest.mock",
+    }
+)  # fmt: skip
 
 # It draws an id for the whole process when it is first asked: whoever is first would draw one more than others.
 _ONCE = frozenset({"kombu.common"})
 
-_open: Simulation | None = None
+_open: Sleeper | None = None
 _exempt: dict[str, bool] = {}
 
 
@@ -163,8 +182,12 @@ class _Sites:
     """Where modules hold one of the replaced functions under a name of their own."""
 
     def __init__(self) -> None:
-        self._seen: set[str] = set()
-        self._found: list[tuple[dict[str, Any], str, Any]] = []
+        # Named, not looked for: who freezes time has other functions there just now.
+        self._seen = {"time", "uuid"}
+        self._found: list[tuple[dict[str, Any], str, Any]] = [
+            (vars(uuid if original is _real_uuid4 else time), original.__name__, original)
+            for original in _SUBSTITUTES
+        ]
 
     def enter(self) -> None:
         self._look()
@@ -184,7 +207,7 @@ class _Sites:
             self._seen.add(key)
             module = sys.modules.get(key)
             root = key.partition(".")[0]
-            if isinstance(module, ModuleType) and (root not in _REAL_TIME or root in ("time", "uuid")):
+            if isinstance(module, ModuleType) and root not in _REAL_TIME:
                 self._look_into(module)
 
     def _look_into(self, module: ModuleType) -> None:
@@ -203,7 +226,7 @@ _sites = _Sites()
 
 
 @contextmanager
-def replaced(simulation: Simulation) -> Iterator[None]:
+def replaced(simulation: Sleeper) -> Iterator[None]:
     """Put the stand-ins of ``simulation`` in place; one simulation at a time."""
     global _open  # noqa: PLW0603 - the functions of a module have no object to ask
     if _open is not None:

@@ -1,0 +1,54 @@
+"""The process's wall clock, in our hands for a while: ``datetime.now()``, ``time.time()`` and the like.
+
+time-machine replaces them in C, so names bound earlier are covered too. It does not touch monotonic clocks or
+sleep: see ``substitutes``.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+__all__ = ["wall_clock"]
+
+
+@contextmanager
+def wall_clock(start: float) -> Iterator[Callable[[float], None]]:
+    """Hold the wall clock at ``start``, in seconds since the Unix epoch; yield what moves it elsewhere."""
+    import time_machine
+
+    travel = time_machine.travel(0, tick=False)
+    stands = 0
+
+    def move(instant: float) -> None:
+        nonlocal stands
+        # In whole microseconds: datetime cuts off what is finer, and 0.1 s would be shown as 0.099999.
+        then = round(instant * 1e6)
+        traveller.shift(dt.timedelta(microseconds=then - stands))
+        stands = then
+
+    with _unfrozen():
+        traveller = travel.start()
+    try:
+        move(start)
+        yield move
+    finally:
+        travel.stop()
+
+
+@contextmanager
+def _unfrozen() -> Iterator[None]:
+    """Let time-machine start while freezegun is at work: ours is the clock that freezegun is coupled to."""
+    freezegun: Any = sys.modules.get("freezegun.api")
+    frozen = dt.datetime
+    if freezegun is None or frozen is freezegun.real_datetime:
+        yield
+        return
+    dt.datetime = freezegun.real_datetime  # type: ignore[misc] # as freezegun itself does
+    try:
+        yield
+    finally:
+        dt.datetime = frozen  # type: ignore[misc] # as above
