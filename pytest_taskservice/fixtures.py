@@ -140,7 +140,12 @@ def open_world(request: pytest.FixtureRequest, world: str, *, needs_app: bool = 
     wanted = needs_app or not world.startswith("anyio") or _names_app(request)
     app = _app_of(request) if wanted else None
     request.node.stash[WORLD] = driver
-    driver.begin(app, check_settings(_settings_of(request)), real_time=_wants_real_time(request))
+    driver.begin(
+        app,
+        check_settings(_settings_of(request)),
+        real_time=_wants_real_time(request),
+        loops="anyio_backend" in request.fixturenames,
+    )
     return app
 
 

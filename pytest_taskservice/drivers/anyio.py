@@ -75,7 +75,14 @@ class AnyIODriver:
         """Return why in-process tasks cannot show ``capability``."""
         return _CANNOT.get(capability)
 
-    def begin(self, app: Celery | None, settings: Mapping[str, Any], *, real_time: bool = False) -> None:
+    def begin(
+        self,
+        app: Celery | None,
+        settings: Mapping[str, Any],
+        *,
+        real_time: bool = False,
+        loops: bool = False,
+    ) -> None:
         """Keep ``app`` from sending messages; its settings mean nothing here."""
         self._app = app
         self._events, self._handles, self._labels, self.refused = [], {}, {}, []

@@ -128,10 +128,18 @@ class WorldDriver(Driver, Protocol):
     refused: list[CapabilityError]
     """What the current test asked for in vain; its result proves nothing, whatever it says."""
 
-    def begin(self, app: Celery | None, settings: Mapping[str, Any], *, real_time: bool = False) -> None:
+    def begin(
+        self,
+        app: Celery | None,
+        settings: Mapping[str, Any],
+        *,
+        real_time: bool = False,
+        loops: bool = False,
+    ) -> None:
         """Point ``app`` at this world for one test, with the test's own ``settings``.
 
-        A world of Celery needs an app. ``real_time`` has a world with a clock of its own do without.
+        A world of Celery needs an app. ``real_time`` has a world with a clock of its own do without;
+        ``loops`` says that the test runs in an event loop.
         """
 
     def clock(self) -> Clock:

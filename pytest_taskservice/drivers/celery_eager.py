@@ -65,7 +65,14 @@ class CeleryEagerDriver:
         """Return why eager mode cannot show ``capability``."""
         return _CANNOT.get(capability)
 
-    def begin(self, app: Celery | None, settings: Mapping[str, Any], *, real_time: bool = False) -> None:
+    def begin(
+        self,
+        app: Celery | None,
+        settings: Mapping[str, Any],
+        *,
+        real_time: bool = False,
+        loops: bool = False,
+    ) -> None:
         """Make ``app`` eager."""
         assert app is not None, "the celery-eager world needs an app"
         self._app = app

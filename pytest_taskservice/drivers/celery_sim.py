@@ -16,6 +16,7 @@ from pytest_taskservice.errors import HarnessError, HarnessTimeoutError
 from pytest_taskservice.history import EventLog
 from pytest_taskservice.simulator.celery.world import DEFAULT_START, CeleryWorld
 from pytest_taskservice.simulator.core.simulation import Budget
+from pytest_taskservice.simulator.freezing import coupled
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -71,7 +72,14 @@ class CelerySimDriver:
         """Return why a simulation cannot show ``capability``."""
         return _CANNOT.get(capability)
 
-    def begin(self, app: Celery | None, settings: Mapping[str, Any], *, real_time: bool = False) -> None:
+    def begin(
+        self,
+        app: Celery | None,
+        settings: Mapping[str, Any],
+        *,
+        real_time: bool = False,
+        loops: bool = False,
+    ) -> None:
         """Open a simulation and point ``app`` at it."""
         assert app is not None, "the celery-sim world needs an app"
         if real_time:
@@ -87,7 +95,11 @@ class CelerySimDriver:
         )
         with stack:
             stack.enter_context(AppPatch(app, simulation_changes(app) | dict(settings)).applied())
+            # First, for it reads the functions that are replaced next.
+            stack.enter_context(coupled(Clock(world.simulation)))
             stack.enter_context(world)
+            if loops:
+                world.open_loops()
             world.before_send = self._before_send
             self._test = _Test(world=world, app=app, stack=stack.pop_all())
 
@@ -115,6 +127,7 @@ class CelerySimDriver:
         """Return the same service for a test without an event loop."""
         from taskservice import BlockingTaskService
 
+        self.world.open_loops()
         return BlockingTaskService(self.task_backend())
 
     def launch(self, call: TaskCall) -> str:

@@ -95,7 +95,14 @@ class CeleryWorkerDriver:
         self.refused.append(error)
         raise error
 
-    def begin(self, app: Celery | None, settings: Mapping[str, Any], *, real_time: bool = False) -> None:
+    def begin(
+        self,
+        app: Celery | None,
+        settings: Mapping[str, Any],
+        *,
+        real_time: bool = False,
+        loops: bool = False,
+    ) -> None:
         """Point ``app`` at the worker; start or exchange the worker where this test needs it."""
         assert app is not None, "the celery world needs an app"
         self._hints, self.refused = [], []

@@ -53,7 +53,8 @@ class Threads:
         self._owner = threading.get_ident()
         self._waiters: list[_Waiter] = []
         self._impatience = 0.0
-        self._nudge: Callable[[], Any] | None = None
+        self.nudge: Callable[[], Any] | None = None
+        """Called when a thread begins to wait, where the owner may wait in another way than by a condition."""
         self._going = 0
 
     def install(self, patches: Patches) -> None:
@@ -87,8 +88,8 @@ class Threads:
             return True
         waiter = _Waiter(ready, deadline, what)
         self._waiters.append(waiter)
-        if self._nudge is not None:
-            self._nudge()
+        if self.nudge is not None:
+            self.nudge()
         end = _now() + _SERVED_WITHIN
         while not waiter.over.acquire(timeout=1.0):
             if self._simulation.closed:
@@ -136,6 +137,12 @@ class Threads:
         real_sleep(_TICK)
         self._impatience += _TICK
         return True
+
+    def help(self) -> bool:
+        """Take a step for threads that wait; return whether any still does."""
+        if self._waiters:
+            self._simulation.serve_outsiders(None)
+        return bool(self._waiters)
 
     def explain(self) -> Iterable[str]:
         """Say what each thread waits for."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from pytest_taskservice.simulator.celery.quick_results import QuickClient
 from taskservice.backends.results import ResultListener
 
 if TYPE_CHECKING:
@@ -21,36 +21,65 @@ _celery_backend: Any = import_module("taskservice.backends.celery")
 def install_listener(patches: Patches, simulation: Simulation, threads: Threads) -> None:
     """Let back ends that are opened from now on hear of results in ``simulation``."""
 
-    class SimulatedListener(ResultListener):
-        """Has a fiber follow all results, instead of a thread."""
+    def make(backend: Any, **options: Any) -> ResultListener:
+        listener = ResultListener(backend, **options)
+        if isinstance(backend.__dict__.get("client", getattr(backend, "client", None)), QuickClient):
+            unthreaded: Any = listener
+            unthreaded._thread = _Ear(listener, backend.client, simulation, threads)  # noqa: SLF001 - its own
+        return listener
 
-        _following = False
+    patches.set(_celery_backend, "ResultListener", make)
 
-        def _add(self, keys: Sequence[bytes], waiter: Any) -> None:
-            with self._lock:
-                for key in keys:
-                    self._waiters.setdefault(key, set()).add(waiter)
-            if not self._following:
-                self._following = True
-                simulation.after(0.0, self._follow)
-            self._read_stored(keys)
 
-        def _remove(self, keys: Sequence[bytes], waiter: Any) -> None:
-            with self._lock:
-                for key in keys:
-                    waiters = self._waiters.get(key, set())
-                    waiters.discard(waiter)
-                    if not waiters:
-                        self._waiters.pop(key, None)
+class _Ear:
+    """Stands for the listener's thread: a fiber that follows every channel."""
 
-        def _follow(self) -> None:
-            pubsub = self._backend.client.pubsub(ignore_subscribe_messages=True)
-            pubsub.psubscribe("*")
-            while True:
-                message = pubsub.get_message(timeout=None)
-                if message is not None:
-                    threads.touch()
-                    self._let_leave()
-                    self.take([(message["channel"], message["data"])])
+    def __init__(
+        self, listener: ResultListener, client: QuickClient, simulation: Simulation, threads: Threads
+    ) -> None:
+        self.closed = False
+        self._listener = listener
+        self._client = client
+        self._simulation = simulation
+        self._threads = threads
+        self._started = False
+        self._woken = False
 
-    patches.set(_celery_backend, "ResultListener", SimulatedListener)
+    def start(self) -> None:
+        """Begin to listen."""
+        if not self._started:
+            self._started = True
+            self._simulation.after(0.0, self._listen)
+
+    def wake(self) -> None:
+        """Look what has changed; callable from any thread."""
+        self._woken = True
+        if not self.closed:
+            # What waits is asked after an event: this is one.
+            self._simulation.after(0.0, _nothing)
+
+    def close(self) -> bool:
+        """Stop listening; return whether that was news."""
+        first, self.closed = not self.closed, True
+        return first
+
+    def _listen(self) -> None:
+        line = self._client.open_line()
+        line.send([[b"PSUBSCRIBE", b"*"]])
+        line.inbox.clear()
+        while not self.closed:
+            self._simulation.wait(lambda: self._woken or bool(line.inbox), timeout=None, what="results")
+            if self._woken:
+                self._woken = False
+                wanted = self._listener.wanted
+                self._listener.followed([each for each in self._listener.touched() if each in wanted])
+            if line.inbox:
+                heard = [(each[2], each[3]) for each in line.inbox]
+                line.inbox.clear()
+                self._listener.take(heard)
+            self._threads.touch()
+        line.close()
+
+
+def _nothing() -> None:
+    """Be an event."""

@@ -16,6 +16,7 @@ from pytest_taskservice.errors import SimulationError
 from pytest_taskservice.simulator.celery import transport
 from pytest_taskservice.simulator.celery.beat import SimulatedBeat
 from pytest_taskservice.simulator.celery.broker import Broker, Latency, rules_for
+from pytest_taskservice.simulator.celery.listener import install_listener
 from pytest_taskservice.simulator.celery.processes import ModuleState
 from pytest_taskservice.simulator.celery.record import Record
 from pytest_taskservice.simulator.celery.seams import install_seams
@@ -68,6 +69,7 @@ class CeleryWorld:
         self._numbers: dict[str, int] = {}
         self._traveller: Any = None
         self._wall = start.timestamp()
+        self._stage: Any = None
         self._stack = ExitStack()
 
     def __enter__(self) -> CeleryWorld:
@@ -84,6 +86,17 @@ class CeleryWorld:
         self._stack.close()
 
     # What tests do.
+
+    def open_loops(self) -> None:
+        """Put event loops that are made from now on into this world's time."""
+        from pytest_taskservice.simulator.loops.stage import Stage
+        from pytest_taskservice.simulator.loops.world import virtual_loops
+
+        if self._stage is None:
+            self._stage = stage = Stage(self.simulation, seed=self.simulation.seed, moved_by_owner=True)
+            stage.help = self.threads.help
+            self.threads.nudge = stage.ask_owner
+            self._stack.enter_context(virtual_loops(stage))
 
     def start_worker(
         self, app: Celery, *, hostname: str | None = None, concurrency: int = 2, **options: Any
@@ -202,10 +215,11 @@ class CeleryWorld:
         stack.enter_context(replaced(simulation))
         patches = Patches()
         stack.callback(patches.undo)
-        threads = Threads(simulation)
-        simulation.outsiders = threads
-        threads.install(patches)
+        self.threads = Threads(simulation)
+        simulation.outsiders = self.threads
+        self.threads.install(patches)
         install_seams(patches, simulation, self.record.of_request)
+        install_listener(patches, simulation, self.threads)
         self._open_redis(stack, patches)
         transport.attach(self)
         stack.callback(transport.attach, None)

@@ -119,7 +119,13 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def _nudge(self) -> None:
         # Nobody waits in a loop that is closed.
         with suppress(RuntimeError):
-            self.call_soon_threadsafe(_nothing)
+            self.call_soon_threadsafe(self._help if self.seat.asked else _nothing)
+
+    def _help(self) -> None:
+        self.seat.asked = False
+        if self.stage.help is not None and self.stage.help():
+            self.seat.asked = True
+            self.call_soon(self._help)
 
     def _fail(self, error: Exception) -> None:
         self.call_soon_threadsafe(self._deliver, error)

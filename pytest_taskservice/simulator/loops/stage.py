@@ -39,7 +39,12 @@ class SteppedTimeline(Protocol):
 class Stage:
     """The seats of one world over one timeline. Whoever makes it has the first seat, and is at work."""
 
-    def __init__(self, timeline: Timeline, *, seed: int = 0, limits: Limits | None = None) -> None:
+    def __init__(
+        self, timeline: Timeline, *, seed: int = 0, limits: Limits | None = None, moved_by_owner: bool = False
+    ) -> None:
+        self.help: Callable[[], bool] | None = None
+        """Takes a step for threads that wait for the timeline by themselves; returns whether more is to do."""
+        self._moved_by_owner = moved_by_owner
         self.timeline = timeline
         self.random = Randomness(seed)
         self.seed = seed
@@ -224,11 +229,34 @@ class Stage:
         if self.closed:
             raise SimulationError(f"waited for {what} when the world was closed")
         gate = self._gates[seat]
-        if self.begin(seat, deadline, ready=ready):
+        while self.begin(seat, deadline, ready=ready):
             since = self.progress, _real_monotonic()
             while not gate.acquire(timeout=PATIENCE):
                 since = self.check(since, what)
+            if not self._was_asked(seat):
+                break
         self.end(seat)
+
+    def ask_owner(self) -> None:
+        """Have the owner's thread, where it waits, look what it can do for others."""
+        with self._lock:
+            seat = self._owners_seat()
+        if seat is not None:
+            seat.wake()
+
+    def _owners_seat(self) -> Seat | None:
+        """Return the seat in which the owner's thread waits, asked to look up."""
+        for seat in self._seats:
+            if seat.thread == self.owner and seat.waiting and not seat.covered:
+                seat.waiting, seat.asked = False, True
+                return seat
+        return None
+
+    def _was_asked(self, seat: Seat) -> bool:
+        asked, seat.asked = seat.asked, False
+        while asked and self.help is not None and self.help():
+            continue
+        return asked
 
     def poll(
         self, seat: Seat, deadline: float, over: Callable[[], bool], *, pending: Callable[[], bool]
@@ -317,7 +345,13 @@ class Stage:
                 instant = self._next_instant()
                 if instant is None:
                     return
-                self._moving = True
+                away = self._moved_by_owner and threading.get_ident() != self.owner
+                mover = self._owners_seat() if away else None
+                self._moving = not away
+            if away:
+                if mover is not None:
+                    mover.wake()
+                return
             try:
                 self.timeline.run_until(instant)
             finally:

@@ -17,6 +17,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from pytest_taskservice.errors import SimulationError
+from pytest_taskservice.simulator.core.fibers import current_fiber
 from pytest_taskservice.simulator.loops.flights import Flight
 
 if TYPE_CHECKING:
@@ -57,11 +58,13 @@ class Waits:
 
     def _waiting(self) -> Callable[..., bool]:
         waits, stage = self, self._stage
+        # In a simulation of Celery this is its own, for what no loop is waited for by.
+        before = threading.Condition.wait
 
         def wait(condition: Any, timeout: float | None = None) -> bool:
-            seat = waits.blocking_seat()
+            seat = None if current_fiber() is not None else waits.blocking_seat()
             if seat is None or (timeout is not None and timeout <= 0):
-                return bool(_condition_wait(condition, timeout))
+                return bool(before(condition, timeout))
             gate = _Gate(stage, seat)
             condition._waiters.append(gate)
             saved = condition._release_save()
