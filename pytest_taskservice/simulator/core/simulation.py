@@ -121,6 +121,10 @@ class Simulation:
         if due is not None:
             self._agenda.cancel(due)
 
+    def arguments_of(self, action: Callable[..., Any]) -> list[Any]:
+        """Return the arguments of every event to come that is ``action``, in their order."""
+        return [due.args for due in self._agenda if due.action == action]
+
     def next_event(self) -> float | None:
         """Return the monotonic instant of the next event."""
         at = self._agenda.next_at()
