@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = [
     "AppNotFoundError",
+    "FaultError",
     "HarnessError",
     "HarnessTimeoutError",
     "RedisProviderError",
@@ -53,6 +54,10 @@ class HarnessTimeoutError(HarnessError, TimeoutError):
 
 class ScenarioError(HarnessError, ValueError):
     """A scenario file is wrong; the message starts with ``file:line:column``."""
+
+
+class FaultError(HarnessError, ValueError):
+    """A fault that cannot be: an option that means nothing for it, or nobody it could strike."""
 
 
 class SimulationError(HarnessError, RuntimeError):

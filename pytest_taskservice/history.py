@@ -21,6 +21,10 @@ class EventKind(StrEnum):
     FAILED = "failed"
     REVOKED = "revoked"
     REJECTED = "rejected"
+    FAULT = "fault"
+    """Something was broken on purpose; of no run, ``detail`` says what."""
+    HEALED = "healed"
+    """That is over."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

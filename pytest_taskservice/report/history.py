@@ -26,6 +26,6 @@ def _line(event: Event, start: float) -> str:
     detail = ", ".join(f"{key}={value}" for key, value in event.detail.items())
     attempt = f" attempt {event.attempt}" if event.attempt > 1 else ""
     where = f" on {event.worker}" if event.worker else ""
-    what = f"{event.task or '?'}[{event.run[:8]}]"
+    what = f"{event.task or '?'}[{event.run[:8]}]" if event.run else "-"
     told = f"  ({detail})" if detail else ""
     return f"{event.at - start:8.3f} s  {event.kind:<9} {what}{attempt}{where}{told}"

@@ -86,7 +86,7 @@ def _names(verdict: Verdict, events: Sequence[Event]) -> dict[str, str]:
     names = {run: label for name in verdict.runs for label, run in labels(name, verdict.runs[name])}
     others: dict[str, list[str]] = {}
     for event in events:
-        if event.run not in names and event.run not in others.setdefault(event.task, []):
+        if event.run and event.run not in names and event.run not in others.setdefault(event.task, []):
             others[event.task].append(event.run)
     for task, runs in others.items():
         names |= {run: f"{task}#{number}" for number, run in enumerate(runs, start=1)}
@@ -94,6 +94,9 @@ def _names(verdict: Verdict, events: Sequence[Event]) -> dict[str, str]:
 
 
 def _told(event: Event, names: Mapping[str, str], endings: Mapping[str, Outcome]) -> str:
+    if not event.run:
+        return f"{event.kind}: {event.detail.get('fault', '')}"
+
     text = f"{names[event.run]} {event.kind}"
     if event.attempt > 1:
         text += f", attempt {event.attempt}"

@@ -33,7 +33,8 @@ def check_invariants(record: Record, *, mark: Mark) -> list[Mismatch]:
     """Return every broken invariant, at ``mark``."""
     names = {run: label for name, runs in record.runs.items() for label, run in labels(name, runs)}
     found: list[Mismatch] = []
-    known = dict.fromkeys([*record.accepted, *(event.run for event in record.log)])
+    # A fault is an event of no run.
+    known = dict.fromkeys([*record.accepted, *(event.run for event in record.log if event.run)])
     for run in known:
         events = told(record.log, run)
         label = names.get(run) or (f"{events[0].task} ({run})" if events else run)

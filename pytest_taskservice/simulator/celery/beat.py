@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -30,9 +31,11 @@ class SimulatedBeat:
     weight = Weight.RECURRING
     main = None
     joins_block = False
+    held_up: list[tuple[Callable[..., Any], tuple[Any, ...]]] | None = None
 
     def __init__(self, simulation: Simulation, app: Celery, **options: Any) -> None:
         self.app = app
+        self.options = dict(options)
         self.alive = True
         self._simulation = simulation
         self._fiber: Fiber | None = None
@@ -45,11 +48,31 @@ class SimulatedBeat:
         """Start ticking, in a fiber of its own."""
         self._simulation.after(0.0, self._live)
 
+    def remember(self, earlier: SimulatedBeat) -> None:
+        """Know when ``earlier`` had sent each entry last, as a schedule kept in a file would."""
+        known = earlier.service.scheduler.schedule
+        if isinstance(self.service.scheduler, _beat.Scheduler) and self.options.get("scheduler_cls") is None:
+            for name, entry in self.service.scheduler.schedule.items():
+                if name in known:
+                    entry.last_run_at = known[name].last_run_at
+                    entry.total_run_count = known[name].total_run_count
+
     def crash(self) -> None:
         """End it as SIGKILL would."""
         self.alive = False
         if self._fiber is not None:
             self._simulation.abandon(self._fiber)
+
+    def pause(self) -> None:
+        """Stop as SIGSTOP would."""
+        if self.held_up is None:
+            self.held_up = []
+
+    def go_on(self) -> None:
+        """Go on, as SIGCONT would have it."""
+        held_up, self.held_up = self.held_up, None
+        for action, args in held_up or ():
+            self._simulation.after(0.0, action, *args)
 
     def enter(self) -> None:
         """Have no state of its own in a module."""

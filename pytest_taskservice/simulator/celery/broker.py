@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from itertools import count
 from typing import TYPE_CHECKING, Any, Protocol
 
+from kombu.utils.uuid import uuid
+
 if TYPE_CHECKING:
     from pytest_taskservice.simulator.core.agenda import Due
     from pytest_taskservice.simulator.core.simulation import Simulation
@@ -64,8 +66,8 @@ class Consumer(Protocol):
     def take(self, raw: Raw, queue: str) -> None:
         """Take a message."""
 
-    def alive(self) -> bool:
-        """Return whether somebody is still behind it."""
+    def on_the_way(self) -> list[tuple[str, Raw]]:
+        """Return what was handed over and not looked at yet, with its queue."""
 
 
 class _Unacked:
@@ -85,9 +87,11 @@ class Broker:
         self.rules = rules
         self.latency = latency
         self.down = False
+        self.slower = 0.0
+        """Seconds that each message takes on top; a fault's."""
         self.fate: Callable[[str, Raw], Iterable[float]] | None = None
-        """Says for a message when its copies arrive, in seconds on top; a fault's hook."""
-        self.keeps: Callable[[str, Raw], bool] | None = None
+        """Says for a message when it and its copies arrive, in seconds on top; a fault's hook."""
+        self.keeps: Callable[[str, Raw, Any], bool] | None = None
         """Says whether an acknowledgement is lost; a fault's hook."""
         self._simulation = simulation
         self._ready: dict[str, list[tuple[int, int, Raw]]] = {}
@@ -115,11 +119,15 @@ class Broker:
     def publish(self, queue: str, raw: Raw) -> None:
         """Accept a message; it arrives a little later, never before one that was sent earlier."""
         simulation = self._simulation
-        delay = simulation.random.between("message", self.latency.message)
+        delay = simulation.random.between("message", self.latency.message) + self.slower
         arrival = max(simulation.elapsed + delay, self._last_arrival)
         self._last_arrival = arrival
-        for more in (0.0,) if self.fate is None else self.fate(queue, raw):
-            simulation.after(arrival + more - simulation.elapsed, self._arrive, queue, raw)
+        if self.fate is None:
+            simulation.after(arrival - simulation.elapsed, self._arrive, queue, raw)
+            return
+        for number, more in enumerate(self.fate(queue, raw)):
+            copy = raw if not number else {**raw, "properties": {**raw["properties"], "delivery_tag": uuid()}}
+            simulation.after(arrival + more - simulation.elapsed, self._arrive, queue, copy)
 
     def get(self, queue: str) -> Raw | None:
         """Take the first message of ``queue``, if there is one."""
@@ -163,14 +171,14 @@ class Broker:
         unacked = self._unacked.get(tag)
         if unacked is None:
             return
-        if self.keeps is not None and self.keeps(unacked.queue, unacked.raw):
+        if self.keeps is not None and self.keeps(unacked.queue, unacked.raw, unacked.consumer):
             return
         del self._unacked[tag]
         self._simulation.cancel(unacked.due)
         self.kick()
 
-    def restore(self, tag: str) -> None:
-        """Put a delivery back at the head of its queue."""
+    def restore(self, tag: str, *, behind: bool = False) -> None:
+        """Put a delivery back at the head of its queue, or ``behind`` all that waits there."""
         unacked = self._unacked.pop(tag, None)
         if unacked is None:
             return
@@ -181,21 +189,44 @@ class Broker:
             **raw,
             "properties": {**properties, "delivery_info": {**properties["delivery_info"], "redelivered": True}},
         }
-        self._put(unacked.queue, again, next(self._front))
+        self._put(unacked.queue, again, next(self._orders if behind else self._front))
         self.kick()
 
-    def lost(self, gone: Callable[[Any], bool], *, at_once: bool = False) -> None:
-        """Consumers are gone: give their messages to others, ``at_once`` if they said goodbye, or in time."""
+    def lost(self, gone: Callable[[Any], bool]) -> None:
+        """Consumers are gone without a word: give their messages to others, at once or in time."""
         for consumers in self._consumers.values():
             consumers[:] = [consumer for consumer in consumers if not gone(consumer)]
-        if at_once or self.rules.visibility_timeout is None:
+        if self.rules.visibility_timeout is None:
             # The last delivered first, so that the first one ends up at the head.
             for tag in [tag for tag, unacked in self._unacked.items() if gone(unacked.consumer)][::-1]:
+                self.restore(tag)
+
+    def closed(self, consumer: Any, tags: list[str]) -> None:
+        """Take back the deliveries ``tags`` of a channel that is closed.
+
+        RabbitMQ does so itself. With Redis it is kombu that writes them back, one in front of the other, which it
+        cannot during an outage: then they come back after the visibility timeout.
+        """
+        if self.rules.visibility_timeout is None:
+            self.lost(lambda one: one is consumer)
+        elif not self.down:
+            for tag in tags:
                 self.restore(tag)
 
     def unacked(self) -> list[tuple[str, Raw]]:
         """Return what is delivered and not acknowledged, with its queue."""
         return [(unacked.queue, unacked.raw) for unacked in self._unacked.values()]
+
+    def held(self) -> list[tuple[Raw, Any, float | None]]:
+        """Return what is delivered and not acknowledged: message, consumer, when it goes to somebody else."""
+        return [
+            (held.raw, held.consumer, None if held.due is None else held.due.at)
+            for held in self._unacked.values()
+        ]
+
+    def coming(self) -> list[tuple[str, Raw]]:
+        """Return what was sent and has not arrived, with its queue."""
+        return self._simulation.arguments_of(self._arrive)
 
     def waiting(self) -> list[tuple[str, Raw]]:
         """Return what waits in queues."""

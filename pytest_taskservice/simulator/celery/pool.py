@@ -7,6 +7,7 @@ pool would call, in the order of ``billiard.pool``.
 from __future__ import annotations
 
 import signal
+from collections import deque
 from collections.abc import Callable
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -46,6 +47,7 @@ class SimulatedPool(BasePool):
         self.jobs: dict[Job, None] = {}
         self._pids = list(range(_FIRST_PID, _FIRST_PID + (self.limit or 1)))
         self._taken: set[int] = set()
+        self._backlog: deque[Job] = deque()
         # Handlers are shared by all that is simulated: one process' start stands for those of all.
         signals.worker_process_init.send(sender=self.process.name)
 
@@ -59,7 +61,14 @@ class SimulatedPool(BasePool):
 
     def on_stop(self) -> None:
         """Let what runs end."""
-        self.world.simulation.wait(lambda: not self.jobs, timeout=None, what=f"the tasks of {self.process.name}")
+        process = self.process
+        if process.is_current():
+            # What their ends bring is done as well: a late acknowledgement is one of these things.
+            process.serve(lambda: bool(self.jobs or process.undone()))
+        else:
+            self.world.simulation.wait(
+                lambda: not self.jobs, timeout=None, what=f"the tasks of {process.name}"
+            )
         signals.worker_process_shutdown.send(sender=self.process.name, pid=_FIRST_PID, exitcode=0)
 
     def on_terminate(self) -> None:
@@ -93,17 +102,24 @@ class SimulatedPool(BasePool):
         """Return the number of slots."""
         return int(self.limit)
 
-    def take_pid(self) -> int:
-        """Return the process that runs the next body."""
-        for pid in self._pids:
+    def take_pid(self, job: Job) -> int | None:
+        """Return a free process for the body of ``job``; without one, it runs as soon as there is one."""
+        for pid in self._pids[: self.limit]:
             if pid not in self._taken:
                 self._taken.add(pid)
                 return pid
-        return self._pids[-1]
+        # Celery counts free slots anew when its connection is lost, and sends more than there are.
+        self._backlog.append(job)
+        return None
 
     def give_pid(self, pid: int) -> None:
         """Say that the process is free."""
         self._taken.discard(pid)
+        while self._backlog:
+            job = self._backlog.popleft()
+            if not job.done:
+                self.world.simulation.after(0.0, job.run)
+                return
 
     def _get_info(self) -> dict[str, Any]:
         info: dict[str, Any] = super()._get_info()  # type: ignore[misc] # the stubs lack it
@@ -128,6 +144,8 @@ class Job:
         self.id: str = args[1]
         self.pid = 0
         self.done = False
+        self.returned: Any = None
+        """What the tracer gave back, when the result was stored."""
         self._target = target
         self._args = args
         self._options = options
@@ -135,14 +153,25 @@ class Job:
         self._dues: list[Due] = []
         self._terminated: int | None = None
 
+    @property
+    def request(self) -> Any:
+        """Return the message's headers."""
+        return self._args[2]
+
     def run(self) -> None:
         """Run the body; an event's action."""
         main, world = self.pool.process, self.pool.world
         if self.done or not main.alive:
             return
+        if main.held_up is not None:
+            main.held_up.append((self.run, ()))
+            return
+        pid = self.pool.take_pid(self)
+        if pid is None:
+            return
+        self.pid = pid
         self._fiber = fiber = current_fiber()
         assert fiber is not None
-        self.pid = self.pool.take_pid()
         fiber.process = ChildProcess(main, pid=self.pid)
         self._limit("soft_timeout", self._reach_soft_limit)
         self._limit("timeout", self._reach_hard_limit)
@@ -150,6 +179,8 @@ class Job:
         world.at_body(self)
         if self._terminated is not None:
             self.kill(self._terminated)
+        if self.done:
+            return
         world.simulation.spend(world.body_cost(self))
         try:
             found = self._call()
@@ -158,6 +189,8 @@ class Job:
         except BaseException as error:  # noqa: BLE001 - whatever ends a process
             self._lose(f"Worker exited prematurely: {error!r}")
             return
+        self.returned = found
+        world.at_end(self)
         self.finish("callback", found)
 
     def finish(self, callback: str, *args: Any) -> None:
@@ -215,7 +248,8 @@ class Job:
         for due in self._dues:
             self.pool.world.simulation.cancel(due)
         self.pool.jobs.pop(self, None)
-        self.pool.give_pid(self.pid)
+        if self.pid:
+            self.pool.give_pid(self.pid)
 
     def _tell(self, callback: str, args: tuple[Any, ...]) -> None:
         pool = self.pool
@@ -231,14 +265,24 @@ class Job:
             self._dues.append(self.pool.world.simulation.after(seconds, action, seconds))
 
     def _reach_soft_limit(self, seconds: float) -> None:
-        if not self.done and self.pool.process.alive:
+        if not self._is_over(self._reach_soft_limit, seconds):
             self.pool.process.post(self._options["timeout_callback"], True, seconds)  # noqa: FBT003 - billiard's
             self._interrupt(SoftTimeLimitExceeded(seconds))
 
     def _reach_hard_limit(self, seconds: float) -> None:
-        if not self.done and self.pool.process.alive:
+        if not self._is_over(self._reach_hard_limit, seconds):
             self.abandon()
             self.pool.process.post(self._time_out, seconds)
+
+    def _is_over(self, action: Callable[[float], None], seconds: float) -> bool:
+        """Return whether a limit means nothing now; a process that is stopped comes back to it."""
+        main = self.pool.process
+        if self.done or not main.alive:
+            return True
+        if main.held_up is not None:
+            main.held_up.append((action, (seconds,)))
+            return True
+        return False
 
     def _time_out(self, seconds: float) -> None:
         self.pool.world.release(self.pool.process)

@@ -104,11 +104,16 @@ class MainProcess:
         self.alive = True
         self.ready = False
         self.joins_block = False
+        self.at_end: Callable[[], None] | None = None
+        """Called when it has ended by itself."""
         self._simulation = simulation
         self._state = state
         self._inbox: deque[tuple[Callable[..., Any], tuple[Any, ...]]] = deque()
         self._fiber: Fiber | None = None
         self._waits_for: int | None = None
+        self._if_listening: dict[Callable[[], None], None] = {}
+        self.held_up: list[tuple[Callable[..., Any], tuple[Any, ...]]] | None = None
+        """What happens when it goes on; ``None`` unless it is stopped."""
 
     @property
     def main(self) -> MainProcess:
@@ -127,6 +132,8 @@ class MainProcess:
                 action()
             finally:
                 self.alive = self.ready = False
+                if self.at_end is not None and not self._simulation.closed:
+                    self.at_end()
 
         self._simulation.after(0.0, live)
 
@@ -146,6 +153,13 @@ class MainProcess:
             else:
                 self._fiber.resume(turn)
 
+    def listens(self, otherwise: Callable[[], None]) -> bool:
+        """Return whether it waits for something to do; if not, call ``otherwise`` as soon as it does."""
+        if self._waits_for is not None and self.held_up is None:
+            return True
+        self._if_listening[otherwise] = None
+        return False
+
     def serve(self, go_on: Callable[[], bool]) -> None:
         """Do what is posted, in order, as long as ``go_on()``; called on the process's own fiber."""
         inbox, fiber = self._inbox, self._fiber
@@ -156,13 +170,41 @@ class MainProcess:
                 action(*args)
                 continue
             self._waits_for = fiber.turn + 1
+            self._tell_listeners()
             fiber.park()
 
     def kill(self) -> None:
         """End it as SIGKILL would: nothing of it happens any more."""
         self.alive = self.ready = False
+        self.held_up = None
         if self._fiber is not None:
             self._simulation.abandon(self._fiber)
+
+    def pause(self) -> None:
+        """Stop as SIGSTOP would: nothing of it happens, until it goes on."""
+        if self.held_up is None:
+            self.held_up = []
+
+    def go_on(self) -> None:
+        """Go on, as SIGCONT would have it."""
+        held_up, self.held_up = self.held_up, None
+        for action, args in held_up or ():
+            self._simulation.after(0.0, action, *args)
+        if self._waits_for is not None:
+            self._tell_listeners()
+
+    def is_current(self) -> bool:
+        """Return whether the caller is the process itself."""
+        return self._fiber is not None and current_fiber() is self._fiber
+
+    def undone(self) -> list[Callable[..., Any]]:
+        """Return what was posted and has not been done."""
+        return [action for action, _ in self._inbox]
+
+    def _tell_listeners(self) -> None:
+        waiting, self._if_listening = self._if_listening, {}
+        for action in waiting:
+            action()
 
 
 class ChildProcess:
@@ -176,6 +218,11 @@ class ChildProcess:
         self.pid = pid
         self.app = parent.app
         self.joins_block = True
+
+    @property
+    def held_up(self) -> list[tuple[Callable[..., Any], tuple[Any, ...]]] | None:
+        """Return what happens when it goes on: it is stopped together with its parent."""
+        return self.parent.held_up
 
     def enter(self) -> None:
         """Leave the module's state as it is: a child has no requests of its own."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
+from billiard.einfo import ExceptionWithTraceback  # type: ignore[attr-defined] # the stubs lack it
+
 from pytest_taskservice.history import Event, EventKind, EventLog
 
 if TYPE_CHECKING:
@@ -12,7 +14,7 @@ if TYPE_CHECKING:
 
     from pytest_taskservice.simulator.core.simulation import Simulation
 
-__all__ = ["Record"]
+__all__ = ["Record", "state_of"]
 
 _KINDS = {
     "task-started": EventKind.STARTED,
@@ -21,7 +23,9 @@ _KINDS = {
     "task-revoked": EventKind.REVOKED,
     "task-rejected": EventKind.REJECTED,
 }
-_DETAILS = ("parent_id", "result", "exception", "runtime", "eta", "expires", "terminated", "expired", "signum")
+_DETAILS = (
+    "parent_id", "result", "exception", "runtime", "eta", "expires", "terminated", "expired", "signum", "requeue",
+)  # fmt: skip
 
 _Note = tuple[float, str, str, str, int, str, dict[str, Any]]
 
@@ -43,8 +47,10 @@ class Record:
         worker: str = "",
         detail: dict[str, Any] | None = None,
     ) -> None:
-        """Note that something happened now."""
-        self._notes.append((self._simulation.now(), kind, run, task, attempt, worker, detail or {}))
+        """Note that something happened now: by a clock that nobody sets, so that the order holds."""
+        simulation = self._simulation
+        at = simulation.start + simulation.elapsed
+        self._notes.append((at, kind, run, task, attempt, worker, detail or {}))
 
     def sent(self, headers: Mapping[str, Any], queue: str) -> None:
         """Note a task's message."""
@@ -78,9 +84,24 @@ class Record:
             detail={"result": _brief(result), "runtime": runtime},
         )
 
+    def stored(self, request: Mapping[str, Any], worker: str, returned: Any) -> None:
+        """Note that a body had stored its result when its worker died, which tells nobody."""
+        state = state_of(returned)
+        self.note(
+            "stored",
+            run=request["id"],
+            task=request.get("shadow") or request["task"],
+            attempt=int(request.get("retries") or 0) + 1,
+            worker=worker,
+            detail={"state": state},
+        )
+
     def of_request(self, request: Any, type: str, fields: Mapping[str, Any]) -> None:  # noqa: A002 - Celery's word
         """Note what became of a request."""
         kind = _KINDS.get(type)
+        if type == "task-succeeded" and fields.get("runtime") is None:
+            # Told by Celery alone where the child died after it had stored the result.
+            kind = EventKind.SUCCEEDED
         if kind is not None:
             self.note(
                 kind,
@@ -108,9 +129,24 @@ class Record:
             digest.update(repr(line).encode())
         return digest.hexdigest()
 
+    def notes(self) -> list[_Note]:
+        """Return everything, in order."""
+        return self._notes
+
     def clear(self) -> None:
         """Forget what has happened so far."""
         self._notes.clear()
+
+
+def state_of(returned: Any) -> str:
+    """Return the state that a body was traced to, as Celery names it; ``IGNORED`` where it asked for none."""
+    failed, found = returned[:2]
+    if not failed:
+        return "SUCCESS"
+    error = getattr(found, "exception", found)
+    # Not by "exc" alone: a Retry has one too.
+    name = type(error.exc if isinstance(error, ExceptionWithTraceback) else error).__name__
+    return {"Retry": "RETRY", "Ignore": "IGNORED", "Reject": "REJECTED"}.get(name, "FAILURE")
 
 
 def _brief(value: Any) -> Any:

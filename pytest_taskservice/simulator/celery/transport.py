@@ -34,7 +34,11 @@ def attach(world: CeleryWorld | None) -> None:
 class SimulatedQoS(virtual.QoS):
     """Deliveries that the broker keeps until they are acknowledged."""
 
-    restore_at_shutdown = False
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        itself: Any = self
+        # Kept for the exit of the process, it would keep the simulation too.
+        itself._on_collect.cancel()  # noqa: SLF001 - the stubs lack it
 
     def append(self, message: Any, delivery_tag: str) -> None:
         """Note a delivery."""
@@ -44,18 +48,36 @@ class SimulatedQoS(virtual.QoS):
 
     def ack(self, delivery_tag: str) -> None:
         """Acknowledge it."""
-        self.channel.broker.check()
+        self._check()
         super().ack(delivery_tag)
         self.channel.broker.acknowledge(delivery_tag)
 
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:  # noqa: FBT001, FBT002 - kombu's signature
         """Give it back, or drop it."""
-        self.channel.broker.check()
+        self._check()
         super().ack(delivery_tag)
+        channel: Any = self.channel
+        broker: Broker = channel.broker
         if requeue:
-            self.channel.broker.restore(delivery_tag)
+            # kombu puts it at the far end of a Redis list.
+            broker.restore(delivery_tag, behind=broker.rules.kind == "redis")
         else:
-            self.channel.broker.acknowledge(delivery_tag)
+            broker.acknowledge(delivery_tag)
+
+    def restore_unacked_once(self, stderr: Any = None) -> None:
+        """Give back what was delivered to a channel that closes."""
+        itself: Any = self
+        itself._flush()  # noqa: SLF001 - the stubs lack it
+        tags = list(itself._delivered)  # noqa: SLF001 - they allow None
+        itself._delivered.clear()  # noqa: SLF001 - as above
+        itself.channel.give_back(tags)
+
+    def _check(self) -> None:
+        channel: Any = self.channel
+        channel.broker.check()
+        # Redis knows no channels: whoever has the tag may acknowledge it, as kombu does, connected once more.
+        if channel.closed and channel.broker.rules.kind == "amqp":
+            raise ConnectionResetError(104, "the delivery's channel is closed")
 
 
 class SimulatedMessage(virtual.Message):
@@ -69,21 +91,29 @@ class SimulatedChannel(virtual.Channel):
 
     QoS = SimulatedQoS
     Message = SimulatedMessage
-    do_restore = False
     supports_fanout = True
     body_encoding = None
 
     def __init__(self, connection: Any, **kwargs: Any) -> None:
         self.broker: Broker = connection.broker
-        self._on_the_way = 0
+        self._on_the_way: list[tuple[str, dict[str, Any]]] = []
+        self._no_ack_queues: set[str] = set()
         self._process = connection.process
         super().__init__(connection, **kwargs)
 
     def free(self) -> bool:
         """Return whether the prefetch count leaves room for one more."""
+        process = self.process()
+        if (
+            process is not None
+            and self.broker.rules.kind == "redis"
+            and not process.listens(self.broker.kick)
+        ):
+            # A Redis hands out what is asked for, and a process that is busy or stopped asks for nothing.
+            return False
         qos = self.qos
         limit = qos.prefetch_count
-        return not limit or len(qos._delivered) - len(qos._dirty) + self._on_the_way < limit  # noqa: SLF001 - as kombu
+        return not limit or len(qos._delivered) - len(qos._dirty) + len(self._on_the_way) < limit  # noqa: SLF001 - as kombu
 
     def take(self, raw: dict[str, Any], queue: str) -> None:
         """Hand a message to the process behind the connection."""
@@ -93,12 +123,20 @@ class SimulatedChannel(virtual.Channel):
         if connection.process is None:
             connection.inbox.append((raw, queue))
             return
-        self._on_the_way += 1
+        self._on_the_way.append((queue, raw))
+        if self.broker.rules.kind == "amqp" and queue not in self._no_ack_queues:
+            self.broker.delivered(raw["properties"]["delivery_tag"], queue, raw, self)
         connection.process.post(self._receive, raw, queue)
 
-    def alive(self) -> bool:
-        """Return whether the connection's process lives."""
-        return self.connection is not None and (self.connection.process is None or self.connection.process.alive)
+    def on_the_way(self) -> list[tuple[str, dict[str, Any]]]:
+        """Return what the process was handed and has not looked at."""
+        return self._on_the_way
+
+    def give_back(self, tags: list[str]) -> None:
+        """Let the broker have the deliveries ``tags`` again."""
+        assert _world is not None
+        if not _world.simulation.closed:
+            self.broker.closed(self, tags)
 
     def process(self) -> Any:
         """Return the worker that the channel belongs to, or did until it was closed, if any."""
@@ -108,6 +146,8 @@ class SimulatedChannel(virtual.Channel):
         """Consume from ``queue``."""
         self._tag_to_queue[consumer_tag] = queue
         self._active_queues.append(queue)
+        if no_ack:
+            self._no_ack_queues.add(queue)
 
         def received(raw: dict[str, Any]) -> Any:
             message = self.Message(raw, channel=self)
@@ -140,10 +180,13 @@ class SimulatedChannel(virtual.Channel):
         return message
 
     def _receive(self, raw: dict[str, Any], queue: str) -> None:
-        self._on_the_way -= 1
+        self._on_the_way.pop(0)
         connection = self.connection
         if connection is None or queue not in connection._callbacks:  # noqa: SLF001 - as virtual.Transport does
             tag = raw["properties"]["delivery_tag"]
+            if self.closed and self.broker.rules.kind == "amqp":
+                # The broker took it back when the channel closed.
+                return
             self.broker.delivered(tag, queue, raw, self)
             self.broker.restore(tag)
             return
@@ -152,7 +195,8 @@ class SimulatedChannel(virtual.Channel):
     def _talk(self) -> None:
         self.broker.check()
         assert _world is not None
-        _world.simulation.spend(_world.simulation.random.between("publish", self.broker.latency.publish))
+        cost = _world.simulation.random.between("publish", self.broker.latency.publish)
+        _world.simulation.spend(cost + self.broker.slower)
         self.broker.check()
 
     def _put(self, queue: str, message: dict[str, Any], **kwargs: Any) -> None:

@@ -13,7 +13,7 @@ from celery.worker.worker import WorkController
 from kombu.asynchronous import set_event_loop
 from kombu.asynchronous.timer import Entry, Timer, scheduled
 
-from pytest_taskservice.simulator.celery.pool import SimulatedPool
+from pytest_taskservice.simulator.celery.pool import Job, SimulatedPool
 from pytest_taskservice.simulator.celery.processes import MainProcess
 from pytest_taskservice.simulator.core.agenda import Weight
 from pytest_taskservice.simulator.core.simulation import MONOTONIC_START
@@ -159,6 +159,9 @@ class SimulatedConsumer(Consumer):
             if "task" in headers:
                 again = bool((message.delivery_info or {}).get("redelivered"))
                 record.received(headers, name, again=again)
+                found = handle(message)
+                obj.controller.world.at_received(obj.controller, headers)
+                return found
             return handle(message)
 
         consumer.on_message = received
@@ -168,6 +171,9 @@ class SimulatedConsumer(Consumer):
         obj.on_ready()
         process = obj.controller.process
         process.ready = True
+        if obj.controller.when_ready is not None:
+            process.post(obj.controller.when_ready)
+            obj.controller.when_ready = None
 
         def go_on() -> bool:
             if blueprint.state != 1 or not obj.connection:
@@ -177,7 +183,10 @@ class SimulatedConsumer(Consumer):
                 qos.update()
             return True
 
-        process.serve(go_on)
+        try:
+            process.serve(go_on)
+        finally:
+            process.ready = False
 
 
 class SimulatedWorker(WorkController):
@@ -187,7 +196,16 @@ class SimulatedWorker(WorkController):
         self, world: CeleryWorld, app: Celery, *, hostname: str, concurrency: int, **options: Any
     ) -> None:
         simulation = world.simulation
+        self.world = world
         self.record = world.record
+        self.when_ready: Callable[[], None] | None = None
+        """Called once, as soon as it consumes."""
+        self.successor: SimulatedWorker | None = None
+        """Who took its place when it had ended."""
+        self.queues_then: list[str] = []
+        """The queues that it consumed when it was last asked to end."""
+        self.given = {"hostname": hostname, "concurrency": concurrency, **options}
+        """What a worker that takes its place is made of."""
         self.process = MainProcess(simulation, world.state, app, name=hostname)
         hub = _Hub()
         hub.serve(self.process)
@@ -224,14 +242,44 @@ class SimulatedWorker(WorkController):
 
     def crash(self) -> None:
         """End it as SIGKILL to all its processes would."""
+        self.queues_then = self._queues()
         for job in list(self.simulated_pool.jobs):
             job.abandon()
         self.process.kill()
+        timer: Any = self.timer
+        for scheduled_entry in timer.queue:
+            scheduled_entry.entry.cancel()
+
+    def shut_down(self) -> None:
+        """End it as SIGTERM would: what runs may end, nothing else is begun."""
+        self.queues_then = self._queues()
+        self.process.enter()
+        _state.should_stop = 0
+        self.process.post(_look)
 
     def disconnect(self, error: Exception) -> None:
         """Let its connection to the broker break."""
-        self.process.post(_raise, error)
+        consumer: Any = getattr(self, "consumer", None)
+        if consumer is not None and consumer.connection is not None:
+            self.process.post(_break, consumer, consumer.connection, error)
+
+    def untold(self) -> list[Job]:
+        """Return what has stored a result that the main process knows nothing of."""
+        posted = [getattr(action, "__self__", None) for action in self.process.undone()]
+        jobs = [*self.simulated_pool.jobs, *(job for job in posted if isinstance(job, Job))]
+        return [job for job in jobs if job.returned is not None]
+
+    def _queues(self) -> list[str]:
+        consumer: Any = getattr(self, "consumer", None)
+        tasks = getattr(consumer, "task_consumer", None)
+        return [queue.name for queue in tasks.queues] if tasks else self.queues_then
 
 
-def _raise(error: Exception) -> None:
-    raise error
+def _break(consumer: Any, connection: Any, error: Exception) -> None:
+    # It may have another one by now.
+    if consumer.connection is connection:
+        raise error
+
+
+def _look() -> None:
+    """Come to look whether to stop."""

@@ -8,18 +8,20 @@ from contextlib import ExitStack
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from celery.exceptions import WorkerShutdown
 from kombu.serialization import prepare_accept_content
 from kombu.transport.virtual import BrokerState
 
 from pytest_taskservice.errors import SimulationError
 from pytest_taskservice.simulator.celery import transport
+from pytest_taskservice.simulator.celery.accounts import Accounts, take_stock
 from pytest_taskservice.simulator.celery.beat import SimulatedBeat
 from pytest_taskservice.simulator.celery.broker import Broker, Latency, rules_for
+from pytest_taskservice.simulator.celery.faults import Faults
 from pytest_taskservice.simulator.celery.listener import install_listener
 from pytest_taskservice.simulator.celery.processes import ModuleState
 from pytest_taskservice.simulator.celery.record import Record
 from pytest_taskservice.simulator.celery.seams import install_seams
+from pytest_taskservice.simulator.celery.traps import ignore, no_time
 from pytest_taskservice.simulator.celery.worker import SimulatedWorker
 from pytest_taskservice.simulator.core.simulation import Budget, Simulation
 from pytest_taskservice.simulator.substitutes import Patches, replaced
@@ -56,9 +58,14 @@ class CeleryWorld:
         self.record = Record(self.simulation)
         self.workers: list[SimulatedWorker] = []
         self.beats: list[SimulatedBeat] = []
-        self.at_body: Callable[[Job], None] = _ignore
+        self.faults = Faults(self)
+        self.at_received: Callable[[SimulatedWorker, Mapping[str, Any]], None] = ignore
+        """Called with its headers when a worker has a task's message; a fault's hook."""
+        self.at_body: Callable[[Job], None] = ignore
         """Called when a body is about to run; a fault's hook."""
-        self.slowness: Callable[[Job], float] = _no_time
+        self.at_end: Callable[[Job], None] = ignore
+        """Called when a body's result is stored and nobody has been told; a fault's hook."""
+        self.slowness: Callable[[Job], float] = no_time
         """Returns seconds that a body takes on top; a fault's hook."""
         self.before_send: Callable[[list[str], Mapping[str, Any]], None] | None = None
         """Called with queues and headers before a message of a test's own leaves."""
@@ -118,13 +125,10 @@ class CeleryWorld:
 
     def stop(self, worker: SimulatedWorker) -> None:
         """End a worker warmly: what it has begun ends first, the rest goes back to its queue."""
-        worker.process.post(_shut_down)
+        worker.shut_down()
         self.simulation.wait(
             lambda: not worker.process.alive, timeout=_READY_WITHIN, what=f"{worker.hostname} to stop"
         )
-        process = worker.process
-        for broker in self._brokers.values():
-            broker.lost(lambda channel: channel.process() is process, at_once=True)
 
     def new_worker(
         self, app: Celery, *, hostname: str | None = None, concurrency: int = 2, **options: Any
@@ -146,10 +150,30 @@ class CeleryWorld:
     def crash(self, worker: SimulatedWorker) -> None:
         """End a worker as SIGKILL would: its messages are the broker's to give to others."""
         self.record.note("crashed", worker=worker.process.name)
+        for job in worker.untold():
+            self.record.stored(job.request, worker.process.name, job.returned)
         worker.crash()
         process = worker.process
         for broker in self._brokers.values():
             broker.lost(lambda channel: channel.process() is process)
+
+    def replace(self, gone: SimulatedWorker) -> SimulatedWorker:
+        """Start a worker of the same name, options and queues where one is ``gone``; do not wait for it."""
+        queues = gone.queues_then
+        self.workers.remove(gone)
+        worker = self.new_worker(gone.app, **gone.given)
+        worker.queues_then = queues
+        worker.when_ready = lambda: _listen(worker, queues)
+        gone.successor = worker
+        return worker
+
+    def living(self) -> list[SimulatedWorker]:
+        """Return the workers that have not ended."""
+        return [worker for worker in self.workers if worker.process.alive]
+
+    def accounts(self) -> Accounts:
+        """Say for every run that was accepted what became of it, or where it is."""
+        return take_stock(self)
 
     def brokers(self) -> Iterable[Broker]:
         """Return every broker that was connected to."""
@@ -157,6 +181,8 @@ class CeleryWorld:
 
     def teach(self, worker: SimulatedWorker, queues: list[str], headers: Mapping[str, Any]) -> None:
         """Let ``worker`` listen where a task's message goes."""
+        while worker.successor is not None:
+            worker = worker.successor
         consumer: Any = worker.consumer
         if "task" not in headers or not worker.ready:
             return
@@ -172,6 +198,7 @@ class CeleryWorld:
         if key not in self._brokers:
             rules = rules_for(str(client.transport_cls), client.transport_options or {})
             self._brokers[key] = Broker(self.simulation, rules, self.latency)
+            self.faults.reach(self._brokers[key])
         return self._brokers[key]
 
     def exchanges_of(self, client: Any) -> BrokerState:
@@ -246,13 +273,23 @@ class CeleryWorld:
             name = worker.process.name
             if not worker.process.alive:
                 yield f"{name} is dead"
+            elif worker.process.held_up is not None:
+                yield f"{name} is paused"
             for job in worker.simulated_pool.jobs:
                 yield f"{name} runs {job.name}[{job.id}]"
+        yield from self.faults.explain()
         for broker in self._brokers.values():
             for queue, raw in broker.waiting()[:10]:
                 yield f"queue {queue!r} holds {_named(raw)}"
             for queue, raw in broker.unacked()[:10]:
                 yield f"not acknowledged, from {queue!r}: {_named(raw)}"
+
+
+def _listen(worker: SimulatedWorker, queues: list[str]) -> None:
+    consumer: Any = getattr(worker, "consumer", None)
+    for queue in queues:
+        if not consumer.task_consumer.consuming_from(queue):
+            consumer.add_task_queue(queue)
 
 
 def _address(client: Any) -> tuple[str, int, str]:
@@ -262,15 +299,3 @@ def _address(client: Any) -> tuple[str, int, str]:
 def _named(raw: Mapping[str, Any]) -> str:
     headers = raw.get("headers") or {}
     return f"{headers.get('task', 'a message')}[{headers.get('id', '')}]"
-
-
-def _shut_down() -> None:
-    raise WorkerShutdown(0)
-
-
-def _ignore(job: Job) -> None:
-    """Let it run."""
-
-
-def _no_time(job: Job) -> float:
-    return 0.0

@@ -25,6 +25,10 @@ class Process(Protocol):
     weight: Weight
     """What its sleeping means for whether the world is idle."""
 
+    @property
+    def held_up(self) -> list[tuple[Callable[..., Any], tuple[Any, ...]]] | None:
+        """What happens when it goes on; ``None`` unless it is stopped."""
+
     def enter(self) -> None:
         """Make the process's own state the current one: its fiber goes on."""
 
@@ -69,8 +73,13 @@ class Fiber(greenlet):
 
     def resume(self, turn: int, value: Any = None) -> None:
         """Go on with the fiber where it parked for the ``turn``-th time; nothing if that is over."""
-        if self.turn == turn and self in self._home.parked:
+        if self.turn != turn or self not in self._home.parked:
+            return
+        held_up = None if self.process is None else self.process.held_up
+        if held_up is None:
             self._home.enter(self, value)
+        else:
+            held_up.append((self.resume, (turn, value)))
 
     def interrupt(self, error: BaseException) -> None:
         """Go on with a parked fiber by raising ``error`` where it waits."""

@@ -23,6 +23,9 @@ MONOTONIC_START = 10_000.0
 """What the monotonic clock says when a simulation opens: no real one starts at zero either."""
 
 
+_LAST_DIGIT = 1e-9
+
+
 class Outsiders(Protocol):
     """Threads that are not the owner's, and wait for what happens in here."""
 
@@ -121,6 +124,10 @@ class Simulation:
         if due is not None:
             self._agenda.cancel(due)
 
+    def arguments_of(self, action: Callable[..., Any]) -> list[Any]:
+        """Return the arguments of every event to come that is ``action``, in their order."""
+        return [due.args for due in self._agenda if due.action == action]
+
     def next_event(self) -> float | None:
         """Return the monotonic instant of the next event."""
         at = self._agenda.next_at()
@@ -128,7 +135,8 @@ class Simulation:
 
     def run_until(self, instant: float) -> None:
         """Run what is due up to the monotonic ``instant``, and stand there."""
-        self._pump(_never, instant - MONOTONIC_START, "", idle_ends=False)
+        # The sum that next_event() returns may have lost what is behind its last digit.
+        self._pump(_never, instant - MONOTONIC_START + _LAST_DIGIT, "", idle_ends=False)
 
     def idle(self) -> bool:
         """Return whether nothing is left to be done, schedules apart."""
