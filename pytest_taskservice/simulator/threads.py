@@ -117,7 +117,9 @@ class Threads:
         woken = False
         for waiter in list(self._waiters):
             result = bool(waiter.ready())
-            if result or (waiter.deadline is not None and now >= waiter.deadline):
+            over = result or (waiter.deadline is not None and now >= waiter.deadline)
+            # Asking may have let events happen, and them wake it.
+            if over and waiter in self._waiters:
                 self._waiters.remove(waiter)
                 waiter.result = result
                 waiter.over.release()

@@ -147,10 +147,19 @@ class VirtualRun(trio.abc.Instrument):
         queue = self._runner.entry_queue
         return bool(queue.queue or queue.idempotent_queue)
 
+    def _help(self) -> None:
+        self.seat.asked = False
+        if self.stage.help is not None and self.stage.help():
+            self.seat.asked = True
+            self._token.run_sync_soon(self._help)
+
     def _nudge(self) -> None:
         assert self._token is not None
         try:
-            self._token.run_sync_soon(_nothing, idempotent=True)
+            if self.seat.asked:
+                self._token.run_sync_soon(self._help)
+            else:
+                self._token.run_sync_soon(_nothing, idempotent=True)
         except trio.RunFinishedError:
             return
 
