@@ -11,6 +11,7 @@ __all__ = [
     "ScenarioError",
     "SocketRefusedError",
     "UnknownNameError",
+    "WorkerElsewhereError",
     "WorkerStartError",
 ]
 
@@ -46,6 +47,21 @@ class AppNotFoundError(HarnessError, ImportError):
 
 class WorkerStartError(HarnessError, RuntimeError):
     """The worker process did not come up."""
+
+
+class WorkerElsewhereError(HarnessError, AttributeError):
+    """A test looked into a worker that is not in its process."""
+
+    def __init__(self, attribute: str, pid: int) -> None:
+        super().__init__(attribute, pid)
+        self.attribute = attribute
+        self.pid = pid
+
+    def __str__(self) -> str:
+        return (
+            f"the worker has no {self.attribute!r} here: it is process {self.pid}; ask it by "
+            "app.control.inspect(), or see docs/compat.md for what another process cannot give"
+        )
 
 
 class HarnessTimeoutError(HarnessError, TimeoutError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +47,7 @@ _MARKER = (
 )
 _SCENARIO_SUFFIX = ".scenario.yaml"
 _FIXTURE = "taskservice_backend"
+_COMPAT = "pytest_taskservice.celery_compat"
 _WORLD_FIXTURES = {"task_service", "taskservice_app", _FIXTURE, "taskservice_clock", "taskservice_driver"}
 
 
@@ -61,6 +63,12 @@ def pytest_configure(config: pytest.Config) -> None:
     harness = HarnessSession(read_options(config), root=config.rootpath, worker_id=worker_id)
     config.stash[HARNESS] = harness
     config.add_cleanup(harness.close)
+
+
+def pytest_plugin_registered(manager: pytest.PytestPluginManager) -> None:
+    """Whoever imports one of Celery's fixtures from us gets the others that it depends on."""
+    if _COMPAT in sys.modules and not (manager.has_plugin(_COMPAT) or manager.is_blocked(_COMPAT)):
+        manager.register(sys.modules[_COMPAT], _COMPAT)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -92,6 +100,7 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
 @pytest.hookimpl(tryfirst=True)
 def pytest_pycollect_makeitem(collector: pytest.Collector, name: str, obj: object) -> None:
     """A test that asks for one of our fixtures is in a world before its other fixtures are built."""
+    pytest_plugin_registered(collector.config.pluginmanager)
     if not inspect.isfunction(obj) or not getattr(collector, "istestfunction", None):
         return
     if not collector.istestfunction(obj, name):  # type: ignore[attr-defined] # a Python collector

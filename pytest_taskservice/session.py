@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from pytest_taskservice.drivers.base import WorldDriver
     from pytest_taskservice.drivers.celery_worker import CeleryWorkerDriver
+    from pytest_taskservice.drivers.worker_process import WorkerProcess
     from pytest_taskservice.options import HarnessOptions
     from pytest_taskservice.redis import RedisServer
 
@@ -32,7 +33,8 @@ class HarnessSession:
     def __init__(self, options: HarnessOptions, *, root: Path, worker_id: str = "main") -> None:
         self.options = options
         self.root = root
-        self._namespace = f"taskservice-test:{os.getpid()}-{secrets.token_hex(4)}:{worker_id}:"
+        self.namespace = f"taskservice-test:{os.getpid()}-{secrets.token_hex(4)}:{worker_id}:"
+        self._shared = False
         self._server: RedisServer | None = None
         self._drivers: dict[str, WorldDriver] = {}
         self._app: Celery | None = None
@@ -47,7 +49,7 @@ class HarnessSession:
             request = RedisRequest(choice=self.options.redis, image=self.options.redis_image)
             self._server = acquire(request, reaper=shared_reaper())
             if not self._server.owned:
-                self._release_keys = shared_reaper().watch_keys(self._server.url, self._namespace)
+                self._release_keys = shared_reaper().watch_keys(self._server.url, self.namespace)
         return self._server
 
     def driver(self, world: str) -> WorldDriver:
@@ -64,6 +66,22 @@ class HarnessSession:
         """Start Redis and a worker process, which gets ready while tests are collected."""
         driver: Any = self.driver("celery")
         driver.warm()
+
+    def share(self) -> None:
+        """Keep to our namespace on a Redis of our own too: others put their messages beside ours."""
+        self._shared = True
+        driver: Any = self._drivers.get("celery")
+        if driver is not None:
+            driver.move_to(self.namespace)
+
+    def take_warm(self) -> WorkerProcess | None:
+        """Return the process that :meth:`warm` started, if nobody has it yet; it is the caller's then."""
+        driver: Any = self._drivers.get("celery")
+        process: WorkerProcess | None = driver.take_warm() if driver is not None else None
+        if process is not None:
+            # It has served nobody, and is opened anew when a test needs it.
+            self._drivers.pop("celery").close()
+        return process
 
     def app(self) -> Celery:
         """Return the app named in the options, or one of the task service's own."""
@@ -88,7 +106,7 @@ class HarnessSession:
         from pytest_taskservice.reaper import delete_keys
 
         with suppress(ConnectionError, RedisError):
-            delete_keys(server.url, self._namespace)
+            delete_keys(server.url, self.namespace)
             # Not where that failed: the reaper tries once more.
             self._release_keys()
 
@@ -136,7 +154,7 @@ class HarnessSession:
                 timeout=self.options.timeout,
             ),
             reaper=shared_reaper(),
-            prefix="" if server.owned else self._namespace,
+            prefix="" if server.owned and not self._shared else self.namespace,
         )
 
 

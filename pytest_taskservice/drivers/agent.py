@@ -15,7 +15,7 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, ItemsView, Iterator, KeysView, ValuesView
 from heapq import heapify
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -29,7 +29,10 @@ if TYPE_CHECKING:
 # The stubs lag behind: ``scheduled_requests`` came with 5.7.
 state: Any = import_module("celery.worker.state")
 
-__all__ = ["Agent", "install"]
+__all__ = ["VISIBLE_STATE", "Agent", "install"]
+
+# Collections of ``celery.worker.state`` that hold ids and times, nothing of this process only.
+VISIBLE_STATE = ("revoked", "revoked_stamps", "successful_requests")
 
 _HISTORY = 20_000
 
@@ -101,6 +104,9 @@ class Agent:
             "settle": self._settle,
             "clear": self._clear,
             "consume": self._consume,
+            "drain": self._drain,
+            "teach": self._teach,
+            "look": _look,
             "events": self._history,
             "state": self._state,
         }
@@ -212,6 +218,35 @@ class Agent:
         done = self._on_loop(add, time.monotonic() + 2.0)
         return {"queues": self._queues(), "done": done}
 
+    def _teach(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Know more tasks, in this process; a pool that has forked knows nothing of them."""
+        from pytest_taskservice.drivers.worker_main import learn
+        from pytest_taskservice.drivers.worker_spec import ModuleSource
+
+        modules = [ModuleSource(**module) for module in request["modules"]]
+        learn(self._app, modules=modules, classes=request["classes"], carried=request["carried"])
+        done = self._on_loop(self._consumer.update_strategies, time.monotonic() + 2.0)
+        return {"tasks": sorted(self._app.tasks), "done": done}
+
+    def _drain(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Take no more, give back what has not started, and wait for what runs; say whether all has ended."""
+        deadline = time.monotonic() + request["timeout"]
+        turned = self._on_loop(self._give_back, deadline)
+        while state.active_requests and time.monotonic() < deadline:
+            time.sleep(0.001)
+        # Two turns: a result of the pool that has come in is acknowledged.
+        turned = turned and self._on_loop(lambda: None, deadline) and self._on_loop(lambda: None, deadline)
+        return {"idle": turned and not state.active_requests}
+
+    def _give_back(self) -> None:
+        self._consumer.task_consumer.cancel()
+        semaphore = self._consumer.controller.semaphore
+        if semaphore is not None:
+            # What waits for a slot must not start once it has gone back.
+            semaphore.clear()
+        for request in {*state.scheduled_requests, *state.reserved_requests} - {*state.active_requests}:
+            request.reject(requeue=True)
+
     def _history(self, request: dict[str, Any]) -> dict[str, Any]:
         newer = self._seen - request["after"]
         events = list(self._events)
@@ -274,6 +309,19 @@ def _step(agent: Agent) -> type[Any]:
             agent.attach(parent)
 
     return AgentStep
+
+
+def _look(request: dict[str, Any]) -> dict[str, Any]:
+    """Call a method of one of :data:`VISIBLE_STATE`."""
+    from pytest_taskservice.drivers.portable import decode, encode
+
+    if request["name"] not in VISIBLE_STATE:
+        raise LookupError(request["name"])
+    args, kwargs = decode(request["given"])
+    found = getattr(getattr(state, request["name"]), request["method"])(*args, **kwargs)
+    # Views and iterators stay here; what they show does not.
+    seen = isinstance(found, (Iterator, KeysView, ValuesView, ItemsView))
+    return {"found": encode(list(found) if seen else found)}
 
 
 def _brief(value: Any) -> Any:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 # Untyped in the stubs.
 _current: Any = import_module("celery._state")
 
-__all__ = ["AppPatch", "broker_changes", "memory_changes", "override", "simulation_changes"]
+__all__ = ["AppPatch", "broker_changes", "memory_changes", "override", "pools_of", "simulation_changes"]
 
 # What an app remembers of its connections: plain attributes, and cached properties in its __dict__.
 _STATE = ("_pool", "_local", "_backend_cache", "backend_cls")
@@ -65,32 +65,35 @@ class AppPatch:
         self._cached: dict[str, Any] = {}
 
     @contextmanager
-    def applied(self) -> Iterator[None]:
-        """Change the app, and undo exactly that on leaving."""
+    def applied(self, *, as_current: bool = True) -> Iterator[None]:
+        """Change the app, make it the thread's current one, and undo exactly that on leaving."""
         conf: Any = self._app.conf
         _load(conf)
         before = dict(conf.changes)
         environment = {name: os.environ.pop(name) for name in _ENVIRONMENT if name in os.environ}
         self._swap()
         override(conf, self._changes)
-        # Shared tasks go to the current app, which an app made by a fixture need not be.
         current = _current._tls.current_app  # noqa: SLF001 - get_current_app() would make one
-        _current._set_current_app(self._app)  # noqa: SLF001 - what set_current() calls
+        if as_current:
+            # Shared tasks go to the current app, which an app made by a fixture need not be.
+            _current._set_current_app(self._app)  # noqa: SLF001 - what set_current() calls
         try:
             yield
         finally:
-            _current._set_current_app(current)  # noqa: SLF001 - as above
+            if as_current:
+                _current._set_current_app(current)  # noqa: SLF001 - as above
             conf.changes.clear()
             conf.changes.update(before)
             self._swap()
             os.environ.update(environment)
 
-    def close(self) -> None:
-        """Close the connections made under this patch."""
+    def close(self, *, keep: Iterable[Any] = ()) -> None:
+        """Close the connections made under this patch, but not the pools in ``keep``."""
+        kept = [id(pool) for pool in keep]
         backend = self._state["_backend_cache"]
         producers = getattr(self._cached.get("amqp"), "_producer_pool", None)
         for pool in (producers, self._state["_pool"]):
-            if pool is not None:
+            if pool is not None and id(pool) not in kept:
                 _drop(pool)
         if backend is None:
             backend = getattr(self._state["_local"], "backend", None)
@@ -125,6 +128,12 @@ def override(conf: Any, settings: Mapping[str, Any]) -> None:
         # A prefixed ('CELERY_...') or old spelling made on the app itself would win over the plain one.
         others = [name for name in conf._to_keys(key) if name in conf.changes]  # noqa: SLF001 - tested
         conf.changes.update(dict.fromkeys([key, *others], value))
+
+
+def pools_of(app: Celery) -> list[Any]:
+    """Return the pools that ``app`` uses now; apps with the same broker share them."""
+    loose: Any = app
+    return [loose._pool, getattr(loose.__dict__.get("amqp"), "_producer_pool", None)]  # noqa: SLF001 - see _STATE
 
 
 def _drop(pool: Any) -> None:

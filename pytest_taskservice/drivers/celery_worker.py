@@ -85,6 +85,16 @@ class CeleryWorkerDriver:
         if self._warm is None and self._worker is None:
             self._warm = WorkerProcess(self._reaper)
 
+    def take_warm(self) -> WorkerProcess | None:
+        """Give that process away, if no test has needed it yet."""
+        process, self._warm = self._warm, None
+        return process
+
+    def move_to(self, prefix: str) -> None:
+        """Keep to the keys that begin with ``prefix``, before the first test."""
+        assert self._worker is None, "a worker listens already"
+        self._prefix = prefix
+
     def cannot(self, capability: Capability) -> str | None:
         """Return why: a real worker shows all but a clock that can be moved."""
         return _CANNOT.get(capability)

@@ -19,6 +19,9 @@ def find_app(app: Celery) -> tuple[ModuleSource, str] | None:
     """Return the module and attribute that hold ``app``; ``None`` if no module does."""
     # The module that made the app first: others import it from there.
     for name in dict.fromkeys((app.main or "", *tuple(sys.modules))):
+        # There Celery notes which app is the default one.
+        if name == "celery._state":
+            continue
         module = sys.modules.get(name)
         for attribute, value in tuple(getattr(module, "__dict__", {}).items()):
             if value is app:

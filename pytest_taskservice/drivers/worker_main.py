@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any
 from pytest_taskservice.drivers.worker_spec import ModuleSource, WorkerSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from types import ModuleType
 
     from celery import Celery
 
-__all__ = ["load_app", "load_module", "main"]
+__all__ = ["learn", "load_app", "load_module", "main"]
 
 _WARM = (
     "celery.apps.worker",
@@ -50,24 +50,47 @@ def load_app(spec: WorkerSpec) -> Celery:
     """Return the app of ``spec``, imported or built, with all its tasks."""
     from celery import Celery
 
+    from pytest_taskservice.drivers import redirects
     from pytest_taskservice.drivers.app_patch import override
     from pytest_taskservice.drivers.exchanges import teach
+    from pytest_taskservice.drivers.portable import decode
 
     _use_databases(spec.databases)
     teach(spec.exchanges)
+    redirects.install(spec.redirects)
     if spec.app is None:
-        app = Celery(spec.main, set_as_current=True)
+        app = Celery(spec.main, set_as_current=True, **decode(dict(spec.app_options)))
     else:
         source, attribute = spec.app
         app = getattr(load_module(source), attribute)
     app.set_current()
-    override(app.conf, spec.settings)
+    override(app.conf, decode(dict(spec.settings)))
     override(app.conf, spec.world)
     app.backend_cls = None
-    for module in spec.modules:
-        load_module(module)
+    learn(app, modules=spec.modules, classes=spec.classes, carried=spec.carried)
     _register_ours(app)
     return app
+
+
+def learn(
+    app: Celery,
+    *,
+    modules: Iterable[ModuleSource],
+    classes: Iterable[str] = (),
+    carried: Iterable[Mapping[str, Any]] = (),
+) -> None:
+    """Import ``modules``, and have ``app`` know class-based tasks and carried ones."""
+    for module in modules:
+        load_module(module)
+    if classes:
+        from pytest_taskservice.drivers.portable import thing_at
+
+        for place in classes:
+            app.register_task(thing_at(place)())
+    if carried:
+        from pytest_taskservice.drivers.carried import define
+
+        define(app, carried)
 
 
 def load_module(source: ModuleSource) -> ModuleType:
@@ -91,25 +114,45 @@ def _serve(spec: WorkerSpec) -> int:
     os.environ.update(spec.environment)
     os.chdir(spec.cwd)
     sys.path[:] = spec.sys_path
+    if spec.echo is not None:
+        from pytest_taskservice.drivers.echo import speak
+
+        speak(spec.echo)
     app = load_app(spec)
 
     from pytest_taskservice.drivers.agent import install
 
+    options = _options(app, spec)
     install(app, spec.agent)
     worker = app.Worker(
         hostname=spec.hostname,
         pool=_pool(spec.pool),
         concurrency=spec.concurrency,
-        queues=",".join(spec.queues),
-        loglevel="INFO",
-        task_events=True,
-        without_gossip=True,
-        without_mingle=True,
-        without_heartbeat=True,
+        loglevel=spec.loglevel,
         quiet=True,
+        **options,
     )
     worker.start()
     return int(worker.exitcode or 0)
+
+
+def _options(app: Celery, spec: WorkerSpec) -> dict[str, Any]:
+    """Return what else the worker is made with."""
+    from pytest_taskservice.drivers.app_patch import override
+    from pytest_taskservice.drivers.portable import decode
+
+    given = decode(dict(spec.worker_options))
+    if "task_events" in given:
+        override(app.conf, {"worker_send_task_events": bool(given["task_events"])})
+    return {
+        "queues": ",".join(spec.queues) or None,
+        "without_gossip": True,
+        "without_mingle": True,
+        "without_heartbeat": True,
+        **given,
+        # Without events its requests tell nobody what becomes of them.
+        "task_events": True,
+    }
 
 
 def _pool(name: str) -> Any:

@@ -43,6 +43,9 @@ class WorkerProcess:
         self._log = (self.directory / "worker.log").open("wb")
         self._agent, theirs = socket.socketpair()
         self.agent = theirs.fileno()
+        # One datagram an echo: every process of a pool may write to it.
+        self.echoes, echo = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.echo = echo.fileno()
         self._process = subprocess.Popen(
             [sys.executable, "-m", "pytest_taskservice.drivers.worker_main"],
             stdin=subprocess.PIPE,
@@ -50,10 +53,11 @@ class WorkerProcess:
             stderr=subprocess.STDOUT,
             cwd=self.directory,
             env=os.environ | {"PYTHONPATH": os.pathsep.join(_import_path())},
-            pass_fds=[self.agent],
+            pass_fds=[self.agent, self.echo],
             start_new_session=True,
         )
         theirs.close()
+        echo.close()
         self._released.append(reaper.watch_group(self._process.pid))
         self._stream: Any = None
         self.tasks: frozenset[str] = frozenset()
@@ -70,7 +74,6 @@ class WorkerProcess:
         except OSError:
             self._fail("the worker died before it was told its app")
         self._await_agent(time.monotonic() + timeout, timeout)
-        self._agent.settimeout(_ASK_TIMEOUT)
         self._stream = self._agent.makefile("rwb")
         hello = self._read()
         self.tasks = frozenset(hello["tasks"])
@@ -81,8 +84,9 @@ class WorkerProcess:
         """Whether the process is still there."""
         return self._process.poll() is None
 
-    def ask(self, do: str, **request: Any) -> Mapping[str, Any]:
-        """Put one question to the agent and return its answer."""
+    def ask(self, do: str, *, within: float = 0.0, **request: Any) -> Mapping[str, Any]:
+        """Put one question to the agent and return its answer, which may take ``within`` seconds to find."""
+        self._agent.settimeout(within + _ASK_TIMEOUT)
         try:
             self._stream.write(json.dumps({"do": do, **request}).encode() + b"\n")
             self._stream.flush()
@@ -119,6 +123,10 @@ class WorkerProcess:
                 with suppress(OSError):
                     self._stream.close()
             self._agent.close()
+            with suppress(OSError):
+                # Wakes whoever reads it in another thread.
+                self.echoes.shutdown(socket.SHUT_RDWR)
+            self.echoes.close()
             self._log.close()
             shutil.rmtree(self.directory, ignore_errors=True)
         while self._released:
@@ -152,7 +160,7 @@ class WorkerProcess:
             line = self._stream.readline()
         except TimeoutError:
             raise HarnessTimeoutError(
-                f"the worker's agent did not answer within {_ASK_TIMEOUT:g} s; {self._tail()}"
+                f"the worker's agent did not answer within {self._agent.gettimeout():g} s; {self._tail()}"
             ) from None
         except OSError:
             line = b""

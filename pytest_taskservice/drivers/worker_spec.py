@@ -27,6 +27,11 @@ class WorkerSpec:
     ``modules`` hold tasks and are imported in order. ``databases`` are the names that Django's test
     databases have, by alias, and ``exchanges`` the types of the app's exchanges, by name. ``agent`` is the
     descriptor of a socket that the process has inherited.
+
+    The rest is for apps that a test makes (see :mod:`pytest_taskservice.compat`), in the words of
+    :mod:`pytest_taskservice.drivers.portable`: what such an app and its worker are built with (no ``queues``
+    means the app's own), class-based tasks, tasks that no module holds, and which Redis servers stand for
+    which others. ``echo`` is the descriptor of a second socket: see :mod:`pytest_taskservice.drivers.echo`.
     """
 
     app: tuple[ModuleSource, str] | None
@@ -44,6 +49,13 @@ class WorkerSpec:
     environment: Mapping[str, str] = field(default_factory=dict)
     databases: Mapping[str, str] = field(default_factory=dict)
     exchanges: Mapping[str, str] = field(default_factory=dict)
+    app_options: Mapping[str, Any] = field(default_factory=dict)
+    worker_options: Mapping[str, Any] = field(default_factory=dict)
+    loglevel: str = "INFO"
+    classes: tuple[str, ...] = ()
+    carried: tuple[Mapping[str, Any], ...] = ()
+    redirects: Mapping[str, str] = field(default_factory=dict)
+    echo: int | None = None
 
     def to_json(self) -> str:
         """Return the spec as one line of JSON."""
@@ -60,5 +72,7 @@ class WorkerSpec:
             modules=tuple(ModuleSource(**module) for module in modules),
             queues=tuple(data.pop("queues")),
             sys_path=tuple(data.pop("sys_path")),
+            classes=tuple(data.pop("classes")),
+            carried=tuple(data.pop("carried")),
             **data,
         )

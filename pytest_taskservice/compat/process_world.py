@@ -1,0 +1,192 @@
+"""The ``celery`` world of Celery's own fixtures: their workers are processes, on the session's Redis."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from pytest_taskservice.compat.process_specs import Surroundings, make_spec
+from pytest_taskservice.compat.process_worker import ProcessWorker
+from pytest_taskservice.compat.serializers import restored
+from pytest_taskservice.compat.servers import named_servers, world_settings
+from pytest_taskservice.compat.window import StateWindows
+from pytest_taskservice.drivers import exchanges, redirects
+from pytest_taskservice.drivers.app_patch import AppPatch, pools_of
+from pytest_taskservice.drivers.worker_process import WorkerProcess
+from pytest_taskservice.reaper import shared_reaper
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+    from pytest_taskservice.compat.base import CompatWorker, WorkerRequest
+    from pytest_taskservice.session import HarnessSession
+
+__all__ = ["ProcessWorld"]
+
+
+@dataclass(kw_only=True, eq=False, slots=True)
+class _Opened:
+    """An app that is pointed at the world, and with what."""
+
+    app: Celery
+    settings: dict[str, Any]
+    exchanges: dict[str, str]
+    servers: list[str] = field(default_factory=list)
+
+
+class ProcessWorld:
+    """Apps on a real Redis, each worker a process of its own."""
+
+    name = "celery"
+
+    def __init__(self, harness: HarnessSession) -> None:
+        self._harness = harness
+        self._opened: list[_Opened] = []
+        self._workers: list[ProcessWorker] = []
+        self._spare: WorkerProcess | None = None
+        self._windows = StateWindows()
+        self._started = self._stopped = 0
+        self._unlisten: Callable[[], None] | None = None
+
+    @contextmanager
+    def open(self, app: Celery) -> Iterator[None]:
+        """Point ``app`` at the session's Redis, and whoever opens a client to its own Redis as well."""
+        server = self._harness.redis()
+        opened = _Opened(
+            app=app,
+            settings=world_settings(app, server, self._prefix()),
+            # Asked before the first patch: afterwards every app seems to be meant for Redis.
+            exchanges=exchanges.known_types(app),
+            # Clients of others' own know no prefix, so they are kept off a server that is not ours.
+            servers=named_servers(app) if server.owned else [],
+        )
+        patch = AppPatch(app, opened.settings)
+        forget = exchanges.teach(opened.exchanges)
+        known = self._redirects(self._opened)
+        new = {name: target for name, target in self._redirects([opened]).items() if name not in known}
+        back = redirects.install(new)
+        self._opened.append(opened)
+        try:
+            with restored(), patch.applied(as_current=False):
+                yield
+                self._purge(app)
+        finally:
+            self._opened.remove(opened)
+            forget()
+            back()
+            patch.close(keep=[pool for one in self._opened for pool in pools_of(one.app)])
+
+    def start_worker(self, app: Celery, request: WorkerRequest) -> ProcessWorker:
+        """Start a process that serves ``app``, and return once it consumes."""
+        opened = next(one for one in self._opened if one.app is app)
+        worker = ProcessWorker(
+            app,
+            request,
+            make_spec=partial(self._spec, opened, request),
+            make_process=self._take_process,
+            timeout=self._harness.options.timeout,
+        )
+        self._workers.append(worker)
+        self._started += 1
+        self._windows.open(worker.ask)
+        if self._unlisten is None:
+            self._unlisten = self._listen()
+        if self._stopped:
+            # Workers come and go in this session: the next one finds Celery imported.
+            self._spare = self._spare or WorkerProcess(shared_reaper())
+        return worker
+
+    def stop_worker(self, worker: CompatWorker) -> None:
+        """End the process when its running tasks have ended."""
+        assert isinstance(worker, ProcessWorker)
+        self._stopped += 1
+        self._forget(worker)
+        worker.stop()
+
+    def begin_test(self, name: str) -> None:
+        """Replace a worker that the test before has killed, and note where each one's log stands."""
+        for worker in self._workers:
+            if not worker.alive:
+                worker.reload()
+            worker.mark()
+
+    def end_test(self) -> None:
+        """Do nothing: what is open stays as it is."""
+
+    def report(self) -> dict[str, str]:
+        """Return the workers' logs during this test, and what they could not be told."""
+        texts = {f"worker log ({worker.hostname})": worker.log_text() for worker in self._workers}
+        hints = dict.fromkeys(hint for worker in self._workers for hint in worker.hints)
+        return {**texts, "hint": "\n".join(hints)}
+
+    def describe(self) -> str:
+        """Return how many workers there were, and on what."""
+        server = self._harness.redis()
+        plural = "" if self._started == 1 else "es"
+        return f"{self._started} worker process{plural} · Redis: {server.provider} {server.version}"
+
+    def close(self) -> None:
+        """End what is left."""
+        for worker in list(self._workers):
+            self._forget(worker)
+            # Whoever started it would have stopped it, had the run not been cut short.
+            worker.kill()
+        if self._spare is not None:
+            self._spare.close()
+            self._spare = None
+        if self._unlisten is not None:
+            self._unlisten()
+            self._unlisten = None
+
+    def _forget(self, worker: ProcessWorker) -> None:
+        self._workers.remove(worker)
+        self._windows.shut(worker.ask)
+
+    def _prefix(self) -> str:
+        return "" if self._harness.redis().owned else f"{self._harness.namespace}compat:"
+
+    def _spec(self, opened: _Opened, request: WorkerRequest, knowledge: Any) -> Any:
+        around = Surroundings(
+            world=opened.settings,
+            exchanges=opened.exchanges,
+            redirects=self._redirects(self._opened),
+        )
+        return make_spec(opened.app, request, knowledge, around)
+
+    def _redirects(self, opened: list[_Opened]) -> dict[str, str]:
+        from urllib.parse import urlsplit
+
+        ours = urlsplit(self._harness.redis().url)
+        target = f"{ours.hostname}:{ours.port}"
+        return {name: target for one in opened for name in one.servers if name != target}
+
+    def _take_process(self) -> WorkerProcess:
+        process = self._spare or self._harness.take_warm() or WorkerProcess(shared_reaper())
+        self._spare = None
+        return process
+
+    def _purge(self, app: Celery) -> None:
+        """Take what nobody has consumed out of the app's queues: the next app's may have the same names."""
+        if self._workers:
+            # The session's worker may be about to consume it.
+            return
+        with app.connection_for_write() as connection:
+            for queue in list(app.amqp.queues.values()):
+                queue(connection.default_channel).purge()
+
+    def _listen(self) -> Callable[[], None]:
+        from celery import signals
+
+        def before(sender: Any = None, **_: Any) -> None:
+            for worker in list(self._workers):
+                worker.meet(str(sender))
+
+        signals.before_task_publish.connect(before, weak=False)
+
+        def undo() -> None:
+            signals.before_task_publish.disconnect(before)
+
+        return undo

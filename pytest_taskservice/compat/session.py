@@ -1,0 +1,148 @@
+"""One test session's use of Celery's fixtures: the world they are in, and who starts workers in it.
+
+Celery's ``start_worker`` stays its own, however early a test has imported it: it pings the worker and sends
+its signals. The worker that it starts is ours. Leans on the names ``_start_worker_thread`` and
+``_set_task_join_will_block`` in ``celery.contrib.testing.worker``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from pytest_taskservice.compat.base import CompatWorker, CompatWorld, WorkerRequest
+from pytest_taskservice.compat.worlds import able, open_compat_world, why_unable
+from pytest_taskservice.drivers.base import CapabilityError
+from pytest_taskservice.errors import HarnessError
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+    from pytest_taskservice.session import HarnessSession
+
+__all__ = ["CompatSession"]
+
+_SEAM = "_start_worker_thread"
+_SEAMS = (_SEAM, "_set_task_join_will_block")
+
+
+class CompatSession:
+    """What is open. Nothing is imported or started before a test needs it."""
+
+    def __init__(self, harness: HarnessSession) -> None:
+        self.worlds = able(harness.options.backends)
+        self._harness = harness
+        self._current: CompatWorld | None = None
+        self._apps: list[Celery] = []
+        self.used: dict[str, str] = {}
+        self._test: str | None = None
+        self._uninstall: Callable[[], None] | None = None
+
+    def refusal(self) -> str | None:
+        """Return why no chosen world can serve Celery's fixtures; ``None`` if one can."""
+        return None if self.worlds else "; ".join(map(why_unable, self._harness.options.backends))
+
+    def world(self, name: str | None = None) -> CompatWorld:
+        """Return the world ``name``, by default the one in use or the first chosen one."""
+        name = name or (self._current.name if self._current else self.worlds[0])
+        if self._current is None or self._current.name != name:
+            self.leave()
+            self._current = open_compat_world(name, self._harness)
+            if self._test is not None:
+                self._current.begin_test(self._test)
+        return self._current
+
+    def begin_test(self, name: str) -> None:
+        """Have every worker that this test starts be one of ours."""
+        self._test = name
+        if self.worlds and self._uninstall is None:
+            self._uninstall = self._install()
+        if self._current is not None:
+            self._current.begin_test(name)
+
+    def end_test(self) -> None:
+        """Forget the test."""
+        self._test = None
+        if self._current is not None:
+            self._current.end_test()
+
+    def report(self) -> dict[str, str]:
+        """Return what the world in use knows of the test."""
+        return self._current.report() if self._current is not None else {}
+
+    @contextmanager
+    def opened(self, app: Celery) -> Iterator[None]:
+        """Point ``app`` at the world, if it is not already."""
+        if any(app is known for known in self._apps):
+            yield
+            return
+
+        with self.world().open(app):
+            self._apps.append(app)
+            try:
+                yield
+            finally:
+                self._apps.remove(app)
+
+    def leave(self) -> None:
+        """Close the world in use."""
+        if self._current is not None:
+            self.used[self._current.name] = self._current.describe()
+            self._current.close()
+            self._current = None
+
+    def close(self) -> None:
+        """Close the world, and give Celery its workers back."""
+        self.leave()
+        if self._uninstall is not None:
+            self._uninstall()
+            self._uninstall = None
+
+    def _install(self) -> Callable[[], None]:
+        testing: Any = import_module("celery.contrib.testing.worker")
+        missing = [name for name in _SEAMS if not hasattr(testing, name)]
+        if missing:
+            raise HarnessError(
+                f"this Celery's contrib.testing.worker has no {', '.join(missing)}: taskservice needs 5.7"
+            )
+        original = getattr(testing, _SEAM)
+        setattr(testing, _SEAM, self._serving)
+
+        def undo() -> None:
+            setattr(testing, _SEAM, original)
+
+        return undo
+
+    @contextmanager
+    def _serving(self, app: Celery, **asked: Any) -> Iterator[CompatWorker]:
+        """Stand for Celery's ``_start_worker_thread``: the same arguments, another worker."""
+        request = _request(asked)
+        testing: Any = import_module("celery.contrib.testing.worker")
+        with self.opened(app):
+            testing.setup_app_for_worker(app, request.loglevel, asked.get("logfile"))
+            world = self.world()
+            worker = world.start_worker(app, request)
+            # As Celery's does: a test that built a worker here may have left it set.
+            testing._set_task_join_will_block(False)  # noqa: SLF001 - listed above
+            try:
+                yield worker
+            finally:
+                world.stop_worker(worker)
+
+
+def _request(asked: dict[str, Any]) -> WorkerRequest:
+    """Return what was asked of Celery's own embedded worker, in our words."""
+    from celery.utils.nodenames import anon_nodename
+
+    known = {"hostname", "pool", "concurrency", "loglevel", "shutdown_timeout"}
+    ours = {"logfile", "perform_ping_check", "WorkController"}
+    if "WorkController" in asked:
+        raise CapabilityError(
+            "the world", f"WorkController={asked['WorkController']!r}", "the worker is its own"
+        )
+    return WorkerRequest(
+        options={key: value for key, value in asked.items() if key not in known | ours},
+        **{"hostname": anon_nodename(), **{key: asked[key] for key in known & asked.keys()}},
+    )

@@ -1,0 +1,135 @@
+"""Tasks that no module holds, made anew in another app as a worker process does."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from celery import Celery, Task
+
+from pytest_taskservice.drivers.carried import carry, class_places, define, tasks_to_carry
+from pytest_taskservice.drivers.portable import UnportableError
+
+NUMBER = 7
+
+
+class Loud(Task[..., Any]):
+    """A base class that a module holds."""
+
+
+class Counted(Task[..., Any]):
+    """A class-based task."""
+
+    name = "counted"
+
+
+def crossed(app: Celery) -> Celery:
+    """Return a second app that knows of the tasks of ``app`` only what it was told."""
+    app.finalize()
+    other = Celery("other", set_as_current=False)
+    told = [carry(app, task) for task in tasks_to_carry(app)]
+    define(other, json.loads(json.dumps(told)))
+    return other
+
+
+@pytest.fixture
+def app() -> Celery:
+    return Celery("mine", set_as_current=False)
+
+
+def test_a_function_keeps_its_defaults_its_variables_and_the_globals_of_its_module(app: Celery) -> None:
+    factor = 3
+
+    @app.task(name="scaled", shared=False)
+    def scaled(number: int, plus: int = 1, *, minus: int = 2) -> int:
+        return number * factor + plus - minus + NUMBER
+
+    assert crossed(app).tasks["scaled"](10) == 36
+
+
+def test_functions_and_tasks_that_it_calls_come_along(app: Celery) -> None:
+    def double(number: int) -> int:
+        return number * 2
+
+    def factorial(number: int) -> int:
+        return 1 if number < 2 else number * factorial(number - 1)
+
+    @app.task(name="first", shared=False)
+    def first(number: int) -> Any:
+        return double(number), factorial(number), second.name, app.main
+
+    @app.task(name="second", shared=False)
+    def second() -> Any:
+        return first.name
+
+    other = crossed(app)
+
+    assert other.tasks["first"](4) == (8, 24, "second", "other")
+    assert other.tasks["second"]() == "first"
+
+
+def test_options_come_along(app: Celery) -> None:
+    @app.task(
+        name="bound",
+        shared=False,
+        bind=True,
+        base=Loud,
+        max_retries=9,
+        autoretry_for=(KeyError,),
+        acks_late=True,
+    )
+    def bound(self: Any) -> Any:
+        return self.name, self.max_retries
+
+    task: Any = crossed(app).tasks["bound"]
+
+    assert task() == ("bound", 9)
+    assert Loud in type(task).__mro__
+    assert task.autoretry_for == (KeyError,)
+    assert task.acks_late
+
+
+def test_what_is_defined_again_replaces_what_was(app: Celery) -> None:
+    def make(value: int) -> Celery:
+        app = Celery("mine", set_as_current=False)
+
+        @app.task(name="same", shared=False)
+        def same() -> int:
+            return value
+
+        app.finalize()
+        return app
+
+    other = crossed(make(1))
+    changed = make(2)
+
+    define(other, [carry(changed, changed.tasks["same"])])
+
+    assert other.tasks["same"]() == 2
+
+
+def test_the_variable_that_cannot_be_told_is_named(app: Celery) -> None:
+    lock = threading.Lock()
+
+    @app.task(name="locked", shared=False)
+    def locked() -> Any:
+        return lock
+
+    app.finalize()
+
+    with pytest.raises(UnportableError, match=r"variable 'lock' of .*locked"):
+        carry(app, app.tasks["locked"])
+
+
+def test_classes_are_found_where_a_module_holds_them(app: Celery) -> None:
+    class Local(Task[..., Any]):
+        name = "local"
+
+    register: Callable[[Any], Any] = app.register_task
+    register(Counted())
+    register(Local())
+
+    assert class_places(app) == ([f"{__name__}:Counted"], ["local"])
