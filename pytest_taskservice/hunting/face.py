@@ -86,7 +86,8 @@ class CelerySim:
         driver = self._driver
         if driver.has_loops():
             raise HarnessError(
-                "find() opens simulations of its own, and this test's event loop runs in one: call it from a test that is not async"
+                "find() opens simulations of its own, and this test's event loop runs in one: call it from a "
+                "test that is not async"
             )
         if driver.in_use():
             raise HarnessError(
