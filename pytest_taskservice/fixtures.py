@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from pytest_taskservice.clock import Clock
     from pytest_taskservice.drivers.base import Driver, WorldDriver
+    from pytest_taskservice.hunting.face import CelerySim
     from pytest_taskservice.redis import RedisServer
     from taskservice import BlockingTaskService, TaskService
 
@@ -29,6 +30,7 @@ __all__ = [
     "taskservice_clock",
     "taskservice_driver",
     "taskservice_redis",
+    "taskservice_sim",
 ]
 
 HARNESS = pytest.StashKey[HarnessSession]()
@@ -88,6 +90,20 @@ def taskservice_app(request: pytest.FixtureRequest, taskservice_backend: str) ->
     app = _app_of(request)
     assert app is not None
     return app
+
+
+@pytest.fixture
+def taskservice_sim(request: pytest.FixtureRequest, taskservice_backend: str) -> CelerySim:
+    """The simulation the test runs in: seed, history, workers, beat, time, faults, and ``find`` for races."""
+    from pytest_taskservice.drivers.base import CapabilityError
+
+    driver: Any = request.node.stash[WORLD]
+    if driver.name != "celery-sim":
+        reason = "only celery-sim draws all that happens from a seed"
+        pytest.skip(str(CapabilityError(taskservice_backend, "a simulation", reason)))
+    from pytest_taskservice.hunting.face import CelerySim
+
+    return CelerySim(driver)
 
 
 @pytest.fixture

@@ -42,10 +42,12 @@ _OPTIONS = (
     ("events", "N", "celery-sim, anyio: how many events one wait may bring (1000000)"),
 )
 
+_TWICE = "celery-sim: run each test twice with the same seed, and fail it where both differ in what happened"
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HarnessOptions:
-    """What the user chose; ``explicit`` says that anything was chosen at all."""
+    """What the user chose; ``explicit`` says that anything was chosen, ``seeded`` that a seed was."""
 
     backends: tuple[str, ...] = ("celery",)
     redis: str = "auto"
@@ -58,6 +60,8 @@ class HarnessOptions:
     seeds: int = 1
     start: datetime = DEFAULT_START
     events: int = 1_000_000
+    check_determinism: bool = False
+    seeded: bool = False
     explicit: bool = False
 
 
@@ -67,6 +71,11 @@ def add_options(parser: pytest.Parser) -> None:
     for name, metavar, text in _OPTIONS:
         group.addoption(f"--taskservice-{name}", metavar=metavar, default=None, help=text)
         parser.addini(f"taskservice_{name.replace('-', '_')}", text, default=None)
+    # None unless given, as for the others.
+    group.addoption(
+        "--taskservice-check-determinism", action="store_const", const=True, default=None, help=_TWICE
+    )
+    parser.addini("taskservice_check_determinism", _TWICE, type="bool", default=False)
 
 
 def read_options(config: pytest.Config) -> HarnessOptions:
@@ -74,7 +83,7 @@ def read_options(config: pytest.Config) -> HarnessOptions:
     given = {
         field.name: value
         for field in fields(HarnessOptions)
-        if field.name not in ("explicit", "backends") and (value := _given(config, field.name))
+        if field.name not in ("explicit", "backends", "seeded") and (value := _given(config, field.name))
     }
     backends = _given(config, "backend")
     try:
@@ -113,6 +122,7 @@ def _checked(given: dict[str, Any], backends: str | None) -> HarnessOptions:
     values["seed"] = _number(given, "seed", 0, int, least=0, limit=2**63)
     values["seeds"] = _number(given, "seeds", 1, int, limit=1_000_000)
     values["events"] = _number(given, "events", 1_000_000, int, limit=1_000_000_000)
+    values["seeded"] = "seed" in given or "seeds" in given
     if "start" in given:
         values["start"] = _instant(given["start"])
     return HarnessOptions(explicit=bool(given or backends is not None), **values)

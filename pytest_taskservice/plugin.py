@@ -21,9 +21,11 @@ from pytest_taskservice.fixtures import (
     taskservice_clock,
     taskservice_driver,
     taskservice_redis,
+    taskservice_sim,
 )
 from pytest_taskservice.options import add_options, parse_backends, read_options
 from pytest_taskservice.session import HarnessSession
+from pytest_taskservice.worlds import worlds_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,16 +41,25 @@ __all__ = [
     "taskservice_clock",
     "taskservice_driver",
     "taskservice_redis",
+    "taskservice_sim",
 ]
 
 _MARKER = (
     "taskservice(backend=NAMES, config={...}, clock='real'): narrow the worlds a test runs in, change the "
     "app's Celery settings for it, or have it run in real time"
 )
+_FINDINGS = pytest.StashKey[list[Any]]()
 _SCENARIO_SUFFIX = ".scenario.yaml"
 _FIXTURE = "taskservice_backend"
 _COMPAT = "pytest_taskservice.celery_compat"
-_WORLD_FIXTURES = {"task_service", "taskservice_app", _FIXTURE, "taskservice_clock", "taskservice_driver"}
+_WORLD_FIXTURES = {
+    "task_service",
+    "taskservice_app",
+    _FIXTURE,
+    "taskservice_clock",
+    "taskservice_driver",
+    "taskservice_sim",
+}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -63,6 +74,10 @@ def pytest_configure(config: pytest.Config) -> None:
     harness = HarnessSession(read_options(config), root=config.rootpath, worker_id=worker_id)
     config.stash[HARNESS] = harness
     config.add_cleanup(harness.close)
+    if "celery-sim" in harness.options.backends:
+        from pytest_taskservice.seeds import Seeds
+
+        config.pluginmanager.register(Seeds(harness.options), "taskservice-seeds")
 
 
 def pytest_plugin_registered(manager: pytest.PytestPluginManager) -> None:
@@ -123,7 +138,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     meant = _meant_for(metafunc.definition)
     chosen = [name for name in options.backends if meant is None or name in meant]
     params: list[Any] = [
-        world for name in chosen for world in _loops(name, is_async="anyio_backend" in metafunc.fixturenames)
+        world
+        for name in chosen
+        for world in worlds_of(name, options, is_async="anyio_backend" in metafunc.fixturenames)
     ]
     if not chosen:
         reason = f"meant for {', '.join(meant or ())}; chosen: {', '.join(options.backends)}"
@@ -143,6 +160,8 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Col
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
     """A test that asked its world for what it cannot show has proved nothing: skip it, saying so."""
+    # A run before that nobody was told of may have left some.
+    item.config.stash.get(_FINDINGS, []).clear()
     failure: BaseException | None = None
     result = None
     try:
@@ -165,9 +184,24 @@ def pytest_runtest_makereport(
     report = yield
     driver = item.stash.get(WORLD, None)
     if report.failed and driver is not None and call.when == "call":
-        # A scenario's own report has its history.
-        report.sections += _world_sections(driver, history=isinstance(item, pytest.Function))
+        # A scenario's own report has its history, and so has a simulation's.
+        is_told = isinstance(item, pytest.Function) and driver.name != "celery-sim"
+        report.sections += _world_sections(driver, history=is_told)
+    if report.failed and (findings := item.config.stash.get(_FINDINGS, None)):
+        report.sections += [("taskservice finding", repr(finding)) for finding in findings]
+        findings.clear()
     return report
+
+
+def pytest_assertrepr_compare(
+    config: pytest.Config, op: str, left: object, right: object
+) -> list[str] | None:
+    """Keep what a hunt has found for the report: an assertion's own text has no room for a story."""
+    if type(left).__name__ != "Finding" or type(left).__module__ != "pytest_taskservice.hunting.hunt":
+        return None
+    finding: Any = left
+    config.stash.setdefault(_FINDINGS, []).append(finding)
+    return [f"a finding {op} {right!r}", finding.title, "its story is told below"]
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
@@ -232,10 +266,3 @@ def _meant_for(definition: Any) -> tuple[str, ...] | None:
                     f"@pytest.mark.taskservice of {definition.nodeid}: {error}"
                 ) from None
     return None
-
-
-def _loops(world: str, *, is_async: bool) -> tuple[str, ...]:
-    """An async test gets its event loop from AnyIO's plugin; any other is run on both."""
-    if world != "anyio" or is_async:
-        return (world,)
-    return ("anyio-asyncio", "anyio-trio")

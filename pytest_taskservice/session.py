@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_taskservice.errors import AppNotFoundError, HarnessError
+from pytest_taskservice.worlds import split_world
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -53,10 +54,14 @@ class HarnessSession:
         return self._server
 
     def driver(self, world: str) -> WorldDriver:
-        """Return the driver of ``world``, opened on first use."""
-        if world not in self._drivers:
-            self._drivers[world] = self._open(world)
-        return self._drivers[world]
+        """Return the driver of ``world``, opened on first use; its next test has the world's seed."""
+        name, seed = split_world(world, self.options)
+        if name not in self._drivers:
+            self._drivers[name] = self._open(name)
+        driver = self._drivers[name]
+        if hasattr(driver, "seed"):
+            driver.seed = seed
+        return driver
 
     def opened(self) -> Mapping[str, WorldDriver]:
         """Return the worlds in use, by name."""

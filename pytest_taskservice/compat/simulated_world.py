@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -142,7 +142,7 @@ class SimulatedWorld:
         stack.enter_context(AppPatch(app, {}).applied(as_current=False))
         return stack
 
-    def _before_send(self, queues: list[str], headers: Mapping[str, Any]) -> None:
+    def _before_send(self) -> None:
         world = self._world
         assert world is not None
         for worker in self._workers:

@@ -39,4 +39,13 @@ def _open_celery(harness: HarnessSession) -> CompatWorld:
     return ProcessWorld(harness)
 
 
-_OPENERS: Mapping[str, Callable[[HarnessSession], CompatWorld]] = {"celery": _open_celery}
+def _open_simulator(harness: HarnessSession) -> CompatWorld:
+    from pytest_taskservice.compat.simulated_world import SimulatedWorld
+
+    return SimulatedWorld(harness)
+
+
+_OPENERS: Mapping[str, Callable[[HarnessSession], CompatWorld]] = {
+    "celery": _open_celery,
+    "celery-sim": _open_simulator,
+}

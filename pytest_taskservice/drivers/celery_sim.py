@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from pytest_taskservice.history import EventLog
 from pytest_taskservice.simulator.celery.world import DEFAULT_START, CeleryWorld
 from pytest_taskservice.simulator.core.simulation import Budget
 from pytest_taskservice.simulator.freezing import coupled
+from pytest_taskservice.simulator.story import Story
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -48,6 +49,8 @@ class _Test:
 
     world: CeleryWorld
     app: Celery
+    settings: Mapping[str, Any]
+    loops: bool
     stack: ExitStack
     labels: dict[str, str] = field(default_factory=dict)
     worker: SimulatedWorker | None = None
@@ -64,9 +67,11 @@ class CelerySimDriver:
         self.refused: list[CapabilityError] = []
         self.seed = 0
         """The seed of the next test."""
+        self.calm_after: int | None = None
+        """After so many draws the next test's world is without chance; for shrinking a failure."""
         self._options = options
         self._test: _Test | None = None
-        self._last_digest = ""
+        self._last = Story(seed=0, start=options.start.timestamp())
 
     def cannot(self, capability: Capability) -> str | None:
         """Return why a simulation cannot show ``capability``."""
@@ -93,6 +98,8 @@ class CelerySimDriver:
             budget=Budget(events=options.events),
             allow_sockets=options.allow_sockets,
         )
+        if self.calm_after is not None:
+            world.simulation.random.calm_after = self.calm_after
         with stack:
             stack.enter_context(AppPatch(app, simulation_changes(app) | dict(settings)).applied())
             # First, for it reads the functions that are replaced next.
@@ -100,8 +107,8 @@ class CelerySimDriver:
             stack.enter_context(world)
             if loops:
                 world.open_loops()
-            world.before_send = self._before_send
-            self._test = _Test(world=world, app=app, stack=stack.pop_all())
+            world.before_send, world.route = self._before_send, self._route
+            self._test = _Test(world=world, app=app, settings=settings, loops=loops, stack=stack.pop_all())
 
     def clock(self) -> Clock:
         """Return the simulation's clock."""
@@ -113,9 +120,40 @@ class CelerySimDriver:
         return self._current().world
 
     @property
+    def app(self) -> Celery:
+        """The app of the current test."""
+        return self._current().app
+
+    @property
+    def story(self) -> Story:
+        """All that has happened in the current test, or in the last one."""
+        return self._test.world.record.story() if self._test else self._last
+
+    @property
     def digest(self) -> str:
         """What one seed always gives again: of the current test, or of the last one."""
-        return self._test.world.record.digest() if self._test else self._last_digest
+        return self.story.digest
+
+    def has_loops(self) -> bool:
+        """Return whether event loops run in this simulation."""
+        return self._current().loops
+
+    def in_use(self) -> bool:
+        """Return whether anything has happened in this simulation."""
+        world = self.world
+        return bool(world.workers or world.beats or world.record.story().notes)
+
+    @contextmanager
+    def aside(self) -> Iterator[tuple[Celery, Mapping[str, Any]]]:
+        """Close the test's simulation to make room for others over the same app; open it anew on leaving."""
+        test, seed, calm_after = self._current(), self.seed, self.calm_after
+        self.reset()
+        try:
+            yield test.app, test.settings
+        finally:
+            self.reset()
+            self.seed, self.calm_after = seed, calm_after
+            self.begin(test.app, test.settings)
 
     def task_backend(self) -> TaskBackend:
         """Return a backend over the simulated app."""
@@ -164,7 +202,7 @@ class CelerySimDriver:
     def reset(self) -> None:
         """Close the simulation and give the app back."""
         if self._test is not None:
-            self._last_digest = self._test.world.record.digest()
+            self._last = self._test.world.record.story()
             test, self._test = self._test, None
             test.stack.close()
 
@@ -187,13 +225,16 @@ class CelerySimDriver:
         assert self._test is not None, "no test has begun"
         return self._test
 
-    def _before_send(self, queues: list[str], headers: Mapping[str, Any]) -> None:
-        """Have somebody who knows the task and listens to its queue, before a message leaves."""
+    def _before_send(self) -> None:
+        """Have a worker before the first message is sent, unless the test starts its own."""
         test = self._current()
-        if test.worker is None:
-            if test.own_workers:
-                return
+        if test.worker is None and not test.own_workers:
             # First of all: starting it sends messages too.
             test.own_workers = True
             test.worker = test.world.start_worker(test.app, concurrency=self._options.concurrency)
-        test.world.teach(test.worker, queues, headers)
+
+    def _route(self, queues: list[str], headers: Mapping[str, Any]) -> None:
+        """Have it listen where a message goes."""
+        test = self._current()
+        if test.worker is not None:
+            test.world.teach(test.worker, queues, headers)

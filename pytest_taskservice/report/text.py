@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pytest_taskservice.columns import columns, shortened
 from pytest_taskservice.history import EventKind
 from pytest_taskservice.scenario.expectations import labels
 
@@ -20,7 +21,6 @@ __all__ = ["render_verdict"]
 
 _SHOWN_EVENTS = 40
 _SHOWN_MISMATCHES = 10
-_MOST_COLUMNS = 4
 _HERE = "test"
 
 
@@ -67,7 +67,7 @@ def _timeline(verdict: Verdict) -> list[str]:
         (f"{event.at - verdict.start:.3f}", event.worker or _HERE, _told(event, names, endings))
         for event in shown
     ]
-    lines = _table(cells)
+    lines = columns(cells, first="time", here=_HERE)
     if left_out:
         lines.insert(half + 1, f"... {left_out} more events ...")
     return lines
@@ -103,29 +103,7 @@ def _told(event: Event, names: Mapping[str, str], endings: Mapping[str, Outcome]
 
     ending = endings.get(event.run)
     if ending and event.kind is EventKind.SUCCEEDED:
-        text += f" ({_short(repr(ending.result))})"
+        text += f" ({shortened(repr(ending.result))})"
     if ending and event.kind is EventKind.FAILED and ending.error:
-        text += f" ({_short(f'{ending.error}: {ending.message}'.removesuffix(': '))})"
+        text += f" ({shortened(f'{ending.error}: {ending.message}'.removesuffix(': '))})"
     return text
-
-
-def _table(cells: Sequence[tuple[str, str, str]]) -> list[str]:
-    workers = sorted({worker for _, worker, _ in cells}, key=lambda name: (name != _HERE, name))
-    if len(workers) > _MOST_COLUMNS:
-        width = max(len("worker"), *map(len, workers))
-        lines = [("time", "worker", ""), *cells]
-        return [f"{at:<9}{worker:<{width}}  {text}" for at, worker, text in lines]
-
-    widths = {
-        name: max(len(name), *(len(text) for _, worker, text in cells if worker == name)) for name in workers
-    }
-    rows = [("time", dict(zip(workers, workers, strict=True)))]
-    rows += [(at, {worker: text}) for at, worker, text in cells]
-    return [
-        f"{at:<9}" + "  ".join(f"{row.get(name, ''):<{widths[name]}}" for name in workers) for at, row in rows
-    ]
-
-
-def _short(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= 60 else f"{line[:60]}..."

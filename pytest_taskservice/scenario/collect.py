@@ -18,6 +18,7 @@ from pytest_taskservice.scenario.model import Scenario, Skip
 from pytest_taskservice.scenario.needs import needs
 from pytest_taskservice.scenario.story import story_length
 from pytest_taskservice.scenario.words import format_duration
+from pytest_taskservice.worlds import replay_command, worlds_of
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -46,7 +47,7 @@ class ScenarioFile(pytest.File):
         for scenario in scenarios:
             for backend in self.config.stash[HARNESS].options.backends:
                 played = scenario.for_backend(backend)
-                for world in _worlds(backend):
+                for world in worlds_of(backend, self.config.stash[HARNESS].options):
                     case = "-".join(part for part in (scenario.case, world) if part)
                     yield ScenarioItem.from_parent(
                         self,
@@ -67,7 +68,7 @@ class ScenarioItem(pytest.Item):
         super().__init__(**node)
         self._scenario = scenario
         self._backend = backend
-        self._world = world
+        self.world = world
         self._skip = skip
         # As doctest items do: an item without a function may use fixtures too.
         manager = self.session._fixturemanager  # noqa: SLF001 - pytest has no public way
@@ -85,9 +86,11 @@ class ScenarioItem(pytest.Item):
         if self._skip:
             raise _skipped(self._skip)
         node: Any = self
+        # It may be run again.
+        self.funcargs = {}
         self._request = TopRequest(node, _ispytest=True)
         self._request._fillfixtures()  # noqa: SLF001 - as above
-        driver = self.config.stash[HARNESS].driver(self._world)
+        driver = self.config.stash[HARNESS].driver(self.world)
         for capability, why in needs(self._scenario):
             if reason := driver.cannot(capability):
                 raise _skipped(f"{self._backend} cannot: {capability} ({why}; {reason})")
@@ -98,7 +101,7 @@ class ScenarioItem(pytest.Item):
                 f"the bound is {format_duration(_PATIENCE)}"
             )
         self.addfinalizer(driver.reset)
-        app = open_world(self._request, self._world, needs_app=True)
+        app = open_world(self._request, self.world, needs_app=True)
         assert app is not None
         register(app)
         self.addfinalizer(lambda: app.tasks.pop(SYNTHETIC, None))
@@ -121,6 +124,9 @@ class ScenarioItem(pytest.Item):
         return self.path, self._scenario.mark.line - 1, self.name
 
     def _replay(self) -> str:
+        driver: Any = self.stash[WORLD]
+        if driver.name == "celery-sim":
+            return replay_command(self, self.config.stash[HARNESS].options, seed=driver.seed)
         return f"pytest '{self.nodeid}' --taskservice-backend={self._backend}"
 
 
@@ -140,7 +146,3 @@ def _clock_of(driver: WorldDriver) -> Clock:
 def _skipped(reason: str) -> BaseException:
     # At the scenario's own line, where a reader looks for it.
     return pytest.skip.Exception(reason, _use_item_location=True)
-
-
-def _worlds(backend: str) -> tuple[str, ...]:
-    return ("anyio-asyncio", "anyio-trio") if backend == "anyio" else (backend,)

@@ -105,7 +105,9 @@ def _perf_counter_ns() -> int:
 
 def _uuid4() -> uuid.UUID:
     simulation = _open
-    return _real_uuid4() if simulation is None or _caller_is_real() else simulation.random.uuid4()
+    if simulation is None or _caller_is_real():
+        return _real_uuid4()
+    return simulation.random.uuid4(sys._getframe(1).f_globals.get("__name__", ""))  # noqa: SLF001 - as below
 
 
 def _caller_is_real() -> bool:

@@ -146,6 +146,7 @@ class Job:
         self.done = False
         self.returned: Any = None
         """What the tracer gave back, when the result was stored."""
+        self.sleeps = 0
         self._target = target
         self._args = args
         self._options = options
@@ -157,6 +158,12 @@ class Job:
     def request(self) -> Any:
         """Return the message's headers."""
         return self._args[2]
+
+    @property
+    def attempt(self) -> int:
+        """Return which attempt it is, from 1."""
+        request = self.request if self._target is _trace.trace_task_ret else {}
+        return int(request.get("retries") or 0) + 1
 
     def run(self) -> None:
         """Run the body; an event's action."""
@@ -172,7 +179,7 @@ class Job:
         self.pid = pid
         self._fiber = fiber = current_fiber()
         assert fiber is not None
-        fiber.process = ChildProcess(main, pid=self.pid)
+        fiber.process = ChildProcess(main, pid=self.pid, job=self)
         self._limit("soft_timeout", self._reach_soft_limit)
         self._limit("timeout", self._reach_hard_limit)
         main.post(self._options["accept_callback"], self.pid, world.simulation.monotonic())

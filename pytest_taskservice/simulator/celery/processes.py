@@ -213,9 +213,11 @@ class ChildProcess:
     weight = Weight.WORK
     main = None
 
-    def __init__(self, parent: MainProcess, *, pid: int) -> None:
+    def __init__(self, parent: MainProcess, *, pid: int, job: Any = None) -> None:
         self.parent = parent
         self.pid = pid
+        self.job = job
+        """What it runs."""
         self.app = parent.app
         self.joins_block = True
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
 from billiard.einfo import ExceptionWithTraceback  # type: ignore[attr-defined] # the stubs lack it
 
-from pytest_taskservice.history import Event, EventKind, EventLog
+from pytest_taskservice.history import EventKind
+from pytest_taskservice.simulator.story import Note, Story
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from pytest_taskservice.history import EventLog
     from pytest_taskservice.simulator.core.simulation import Simulation
 
 __all__ = ["Record", "state_of"]
@@ -27,15 +28,13 @@ _DETAILS = (
     "parent_id", "result", "exception", "runtime", "eta", "expires", "terminated", "expired", "signum", "requeue",
 )  # fmt: skip
 
-_Note = tuple[float, str, str, str, int, str, dict[str, Any]]
-
 
 class Record:
     """Notes of one simulation, in order."""
 
     def __init__(self, simulation: Simulation) -> None:
         self._simulation = simulation
-        self._notes: list[_Note] = []
+        self._notes: list[Note] = []
 
     def note(
         self,
@@ -114,22 +113,24 @@ class Record:
 
     def log(self) -> EventLog:
         """Return the history: what happened to runs."""
-        known = set(EventKind)
-        return EventLog(
-            Event(at=at, kind=EventKind(kind), run=run, task=task, attempt=attempt, worker=worker, detail=detail)
-            for at, kind, run, task, attempt, worker, detail in self._notes
-            if kind in known
+        return self.story().log()
+
+    def story(self) -> Story:
+        """Return all that has happened so far, to be kept."""
+        simulation = self._simulation
+        return Story(
+            seed=simulation.seed,
+            start=simulation.start,
+            elapsed=simulation.elapsed,
+            draws=simulation.random.draws,
+            notes=tuple(self._notes),
         )
 
     def digest(self) -> str:
         """Return one short text that two simulations share exactly if the same happened at the same instants."""
-        digest = blake2b(digest_size=8)
-        for at, kind, run, task, attempt, worker, detail in self._notes:
-            line = (round(at - self._simulation.start, 6), str(kind), run, task, attempt, worker, sorted(detail.items()))
-            digest.update(repr(line).encode())
-        return digest.hexdigest()
+        return self.story().digest
 
-    def notes(self) -> list[_Note]:
+    def notes(self) -> list[Note]:
         """Return everything, in order."""
         return self._notes
 

@@ -192,6 +192,12 @@ class SimulatedChannel(virtual.Channel):
             return
         connection._deliver(raw, queue)  # noqa: SLF001 - as kombu's own transports do
 
+    def basic_publish(self, message: dict[str, Any], exchange: str, routing_key: str, **kwargs: Any) -> Any:
+        """Publish; whoever is to hear of it is there first, or no queue of his would be found."""
+        if _world is not None and _world.before_send is not None and self.connection.process is None:
+            _world.before_send()
+        return super().basic_publish(message, exchange, routing_key, **kwargs)
+
     def _talk(self) -> None:
         self.broker.check()
         assert _world is not None
@@ -207,8 +213,8 @@ class SimulatedChannel(virtual.Channel):
 
     def _send(self, queues: list[str], message: dict[str, Any]) -> None:
         assert _world is not None
-        if _world.before_send is not None and self.connection.process is None:
-            _world.before_send(queues, message["headers"] or {})
+        if _world.route is not None and self.connection.process is None:
+            _world.route(queues, message["headers"] or {})
         self._talk()
         _world.sent(queues, message)
         if self.broker.rules.kind == "amqp":

@@ -23,6 +23,7 @@ from pytest_taskservice.simulator.celery.record import Record
 from pytest_taskservice.simulator.celery.seams import install_seams
 from pytest_taskservice.simulator.celery.traps import ignore, no_time
 from pytest_taskservice.simulator.celery.worker import SimulatedWorker
+from pytest_taskservice.simulator.core.fibers import current_fiber
 from pytest_taskservice.simulator.core.simulation import Budget, Simulation
 from pytest_taskservice.simulator.substitutes import Patches, replaced
 from pytest_taskservice.simulator.threads import Threads
@@ -38,6 +39,8 @@ __all__ = ["DEFAULT_START", "CeleryWorld"]
 DEFAULT_START = datetime(2026, 1, 1, tzinfo=UTC)
 _READY_WITHIN = 60.0
 _COLLECT_EVERY = 20_000
+_TOLD_SLEEPS = 10
+_SLEEP = 1e-5
 
 
 class CeleryWorld:
@@ -55,6 +58,7 @@ class CeleryWorld:
         self.latency = latency or Latency()
         self.simulation = Simulation(seed=seed, start=start.timestamp(), on_move=self._move, budget=budget)
         self.simulation.explain = self._explain
+        self.simulation.on_sleep = self._note_sleep
         self.record = Record(self.simulation)
         self.workers: list[SimulatedWorker] = []
         self.beats: list[SimulatedBeat] = []
@@ -67,8 +71,10 @@ class CeleryWorld:
         """Called when a body's result is stored and nobody has been told; a fault's hook."""
         self.slowness: Callable[[Job], float] = no_time
         """Returns seconds that a body takes on top; a fault's hook."""
-        self.before_send: Callable[[list[str], Mapping[str, Any]], None] | None = None
-        """Called with queues and headers before a message of a test's own leaves."""
+        self.before_send: Callable[[], None] | None = None
+        """Called before a message of a test's own is routed."""
+        self.route: Callable[[list[str], Mapping[str, Any]], None] | None = None
+        """Called with its queues and headers before it leaves."""
         self._allow_sockets = allow_sockets
         self._brokers: dict[Any, Broker] = {}
         self._exchanges: dict[Any, BrokerState] = {}
@@ -267,6 +273,19 @@ class CeleryWorld:
         if self._traveller is not None:
             self._traveller.shift(now - self._wall)
             self._wall = now
+
+    def _note_sleep(self, seconds: float) -> None:
+        fiber = current_fiber()
+        job: Job | None = getattr(fiber and fiber.process, "job", None)
+        # One that polls would fill the record, and one that gives way for an instant does not sleep.
+        if job is None or job.sleeps >= _TOLD_SLEEPS or seconds < _SLEEP:
+            return
+        job.sleeps += 1
+        where = job.pool.process.name
+        text = f"{seconds:g} s"
+        self.record.note(
+            "sleeps", run=job.id, task=job.name, attempt=job.attempt, worker=where, detail={"for": text}
+        )
 
     def _explain(self) -> Iterable[str]:
         for worker in self.workers:

@@ -1,7 +1,12 @@
-"""Seeded draws: one stream a purpose, so that drawing more for one leaves the others as they were."""
+"""Seeded draws: one stream a purpose, so that drawing more for one leaves the others as they were.
+
+A calm world draws only so often: from then on all takes its shortest time and the first of all choices is
+taken. How few draws a failure needs is what shrinking looks for.
+"""
 
 from __future__ import annotations
 
+import sys
 from hashlib import blake2b
 from random import Random
 from typing import TYPE_CHECKING, TypeVar
@@ -20,8 +25,12 @@ class Randomness:
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
+        self.draws = 0
+        """How often :meth:`between` and :meth:`choice` were asked."""
+        self.calm_after = sys.maxsize
+        """After so many draws there is no chance any more; ids apart, which are drawn for ever."""
         self._streams: dict[str, Random] = {}
-        self._ids = self.stream("ids")
+        self._ids: dict[str, Random] = {}
 
     def stream(self, name: str) -> Random:
         """Return the stream for one purpose, the same object each time."""
@@ -34,13 +43,25 @@ class Randomness:
     def between(self, name: str, span: tuple[float, float]) -> float:
         """Return a number of ``span``, in the same unit."""
         low, high = span
+        self.draws += 1
+        if self.draws > self.calm_after:
+            return low
         stream = self._streams.get(name) or self.stream(name)
         return low + (high - low) * stream.random()
 
     def choice(self, name: str, items: Sequence[Item]) -> Item:
         """Return one of ``items``; a single one costs no draw."""
-        return items[0] if len(items) == 1 else self.stream(name).choice(items)
+        if len(items) == 1:
+            return items[0]
+        self.draws += 1
+        return items[0] if self.draws > self.calm_after else self.stream(name).choice(items)
 
-    def uuid4(self) -> UUID:
-        """Return a random UUID, drawn from the seed."""
-        return UUID(int=self._ids.getrandbits(128), version=4)
+    def uuid4(self, module: str) -> UUID:
+        """Return a random UUID, drawn from the seed, for code of ``module``.
+
+        Each package has its own: one that is imported while a simulation is open may draw ids this once.
+        """
+        found = self._ids.get(module)
+        if found is None:
+            found = self._ids[module] = self.stream(f"ids of {module.partition('.')[0]}")
+        return UUID(int=found.getrandbits(128), version=4)

@@ -83,6 +83,8 @@ class Simulation:
         self.closed = False
         self.explain: Callable[[], Iterable[str]] = tuple
         """Says what is waiting, for an error's text."""
+        self.on_sleep: Callable[[float], None] | None = None
+        """Told how long an event is about to sleep."""
         self._on_move = on_move
         self._step = 0.0
         self._agenda = Agenda()
@@ -161,6 +163,8 @@ class Simulation:
             self.wait(_never, timeout=seconds, what=f"time.sleep({seconds:g})")
             return
         self._end_if_closed()
+        if self.on_sleep is not None:
+            self.on_sleep(seconds)
         weight = Weight.WORK if fiber.process is None else fiber.process.weight
         self.after(seconds, fiber.resume, fiber.turn + 1, weight=weight)
         fiber.park()

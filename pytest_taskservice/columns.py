@@ -1,0 +1,39 @@
+"""A table of what happened: a line an event, a column for each place where things happen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+__all__ = ["columns", "shortened"]
+
+_MOST_COLUMNS = 4
+
+
+def columns(cells: Sequence[tuple[str, str, str]], *, first: str, here: str) -> list[str]:
+    """Return the lines of a table of (instant, place, text), its title included.
+
+    ``first`` is the title of the instants, and ``here`` the place whose column is the leftmost. Where there
+    are many places, each line names its own instead.
+    """
+    places = sorted({place for _, place, _ in cells}, key=lambda name: (name != here, name))
+    lead = max([len(first), 7, *(len(at) for at, _, _ in cells)]) + 2
+    if len(places) > _MOST_COLUMNS:
+        width = max(len("worker"), *map(len, places))
+        lines = [(first, "worker", ""), *cells]
+        return [f"{at:<{lead}}{place:<{width}}  {text}" for at, place, text in lines]
+
+    widths = {
+        name: max(len(name), *(len(text) for _, place, text in cells if place == name)) for name in places
+    }
+    rows = [(first, dict(zip(places, places, strict=True)))]
+    rows += [(at, {place: text}) for at, place, text in cells]
+    return [
+        f"{at:<{lead}}" + "  ".join(f"{row.get(name, ''):<{widths[name]}}" for name in places)
+        for at, row in rows
+    ]
+
+
+def shortened(text: str) -> str:
+    """Return ``text`` on one line, cut where it is long."""
+    line = " ".join(text.split())
+    return line if len(line) <= 60 else f"{line[:60]}..."

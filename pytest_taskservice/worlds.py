@@ -1,0 +1,57 @@
+"""The worlds that a chosen back end stands for in tests' ids, and the command that runs one test again."""
+
+from __future__ import annotations
+
+import shlex
+from typing import TYPE_CHECKING
+
+from pytest_taskservice.options import DEFAULT_START, HarnessOptions
+
+if TYPE_CHECKING:
+    import pytest
+
+__all__ = ["replay_command", "split_world", "worlds_of"]
+
+_SIMULATED = "celery-sim"
+_SEEDED = f"{_SIMULATED}-seed="
+
+
+def worlds_of(backend: str, options: HarnessOptions, *, is_async: bool = False) -> tuple[str, ...]:
+    """Return the worlds of ``backend``: event loops, or seeds where the user chose any.
+
+    An async test gets its event loop from AnyIO's plugin; any other is run on both.
+    """
+    if backend == "anyio" and not is_async:
+        return ("anyio-asyncio", "anyio-trio")
+    if backend == _SIMULATED and options.seeded:
+        return tuple(f"{_SEEDED}{seed}" for seed in range(options.seed, options.seed + options.seeds))
+    return (backend,)
+
+
+def split_world(world: str, options: HarnessOptions) -> tuple[str, int]:
+    """Return the world's driver and its seed."""
+    if not world.startswith(_SEEDED):
+        return world, options.seed
+    return _SIMULATED, int(world.removeprefix(_SEEDED))
+
+
+def replay_command(item: pytest.Item, options: HarnessOptions, *, seed: int) -> str:
+    """Return the command that runs ``item`` again in a simulation with ``seed``."""
+    nodeid, choices = item.nodeid, [f"--taskservice-backend={_SIMULATED}"]
+    if nodeid.endswith((f"[{_SIMULATED}]", f"[{_SEEDED}{seed}]")):
+        nodeid = nodeid[: nodeid.rindex("[")]
+        choices.append(f"--taskservice-seed={seed}")
+    elif options.seeded:
+        # The id names the seed, among other things.
+        choices.append(f"--taskservice-seed={seed}")
+    if options.start != DEFAULT_START:
+        choices.append(f"--taskservice-start={options.start.isoformat()}")
+    if options.events != HarnessOptions().events:
+        choices.append(f"--taskservice-events={options.events}")
+    # What stands in the ini file is found again there.
+    given = {
+        name: item.config.getoption(f"taskservice_{name}", default=None) for name in ("app", "concurrency")
+    }
+    choices += [f"--taskservice-{name}={value}" for name, value in given.items() if value is not None]
+    quoted = shlex.quote(nodeid)
+    return " ".join(["pytest", quoted if quoted != nodeid else f"'{nodeid}'", *choices])
