@@ -228,10 +228,22 @@ class CelerySimDriver:
     def _before_send(self) -> None:
         """Have a worker before the first message is sent, unless the test starts its own."""
         test = self._current()
-        if test.worker is None and not test.own_workers:
-            # First of all: starting it sends messages too.
-            test.own_workers = True
-            test.worker = test.world.start_worker(test.app, concurrency=self._options.concurrency)
+        if test.worker is not None or test.own_workers:
+            return
+        # First of all: starting it sends messages too.
+        test.own_workers = True
+        world = test.world
+        if world.threads.inside():
+            test.worker = world.start_worker(test.app, concurrency=self._options.concurrency)
+            return
+        # A thread of the test's: workers live on the simulation's own.
+        world.simulation.after(0.0, self._start_worker, test)
+        world.simulation.wait(lambda: test.worker is not None, timeout=None, what="a worker to start")
+
+    def _start_worker(self, test: _Test) -> None:
+        made = test.world.new_worker(test.app, concurrency=self._options.concurrency)
+        test.world.simulation.wait(lambda: made.ready, timeout=None, what="a worker to start")
+        test.worker = made
 
     def _route(self, queues: list[str], headers: Mapping[str, Any]) -> None:
         """Have it listen where a message goes."""

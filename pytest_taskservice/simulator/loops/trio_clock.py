@@ -149,7 +149,7 @@ class VirtualRun(trio.abc.Instrument):
 
     def _help(self) -> None:
         self.seat.asked = False
-        if self.stage.help is not None and self.stage.help():
+        if self._stage.help is not None and self._stage.help():
             self.seat.asked = True
             self._token.run_sync_soon(self._help)
 
