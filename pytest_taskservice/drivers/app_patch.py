@@ -193,7 +193,7 @@ def memory_changes(app: Celery) -> dict[str, Any]:
     }
 
 
-_SIMULATED_RESULTS = ("redis", "rediss", "rpc", "sentinel", "cache+memory", "valkey")
+_SIMULATED_RESULTS = ("redis", "rediss")
 
 
 def simulation_changes(app: Celery) -> dict[str, Any]:

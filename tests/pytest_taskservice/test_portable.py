@@ -28,7 +28,7 @@ from pytest_taskservice.drivers.portable import UnportableError, decode, encode
         os.path.join,
         logging,
     ],
-    ids=repr,
+    ids=["json", "tuple", "set", "timedelta", "keys", "mark", "class", "function", "module"],
 )
 def test_a_value_comes_back_as_it_was(value: Any) -> None:
     assert decode(json.loads(json.dumps(encode(value)))) == value

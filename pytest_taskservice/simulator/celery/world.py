@@ -317,4 +317,5 @@ def _address(client: Any) -> tuple[str, int, str]:
 
 def _named(raw: Mapping[str, Any]) -> str:
     headers = raw.get("headers") or {}
-    return f"{headers.get('task', 'a message')}[{headers.get('id', '')}]"
+    name = headers.get("shadow") or headers.get("task") or "a message"
+    return f"{name}[{headers.get('id', '')}]"
