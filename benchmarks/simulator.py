@@ -2,9 +2,9 @@
 
     python -m benchmarks.simulator [--rounds 3] [--tasks 2000] [--json FILE]
 
-Each round measures, one after the other: plain tasks with their results in the simulator, in eager mode and on a real
-worker process; what opening and closing a simulation costs a test; a day of a beat that fires every five minutes; an
-idle year; and a ten-task scenario over many seeds.
+Each round measures, one after the other: plain tasks with their results in the simulator, in eager mode and
+on a real worker process; what opening and closing a simulation costs a test; a day of a beat that fires
+every five minutes; an idle year; and a ten-task scenario over many seeds.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from celery import chain, chord, group
+
 from benchmarks.figures import Spread
 from benchmarks.sums import EVERY, add, app, total
-from celery import chain, chord, group
 from pytest_taskservice.drivers.celery_eager import CeleryEagerDriver
 from pytest_taskservice.drivers.celery_sim import CelerySimDriver, SimulatorOptions
 from pytest_taskservice.drivers.celery_worker import CeleryWorkerDriver, WorkerOptions
@@ -48,6 +49,7 @@ PROMISES = {
     "seeds a second, ten tasks": (200.0, True),
 }
 
+
 def main(argv: list[str]) -> int:
     """Measure, print a table, and say by the exit code whether all promises were kept."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -59,7 +61,8 @@ def main(argv: list[str]) -> int:
     with worlds() as (simulator, eager, worker):
         for _ in range(options.rounds):
             for name, driver in (("", simulator), (" (eager mode)", eager), (" (a real worker)", worker)):
-                rows.setdefault(f"tasks with results, a second{name}", []).append(plain(driver, options.tasks))
+                figures = rows.setdefault(f"tasks with results, a second{name}", [])
+                figures.append(plain(driver, options.tasks))
             rows.setdefault("fixed cost of a simulated test, ms", []).append(fixed_cost(simulator))
             rows.setdefault("24 h of a 5-minute beat, s", []).append(beat_day(simulator))
             rows.setdefault("an idle year, ms", []).append(idle_year(simulator))
@@ -170,10 +173,12 @@ def report(rows: dict[str, list[float]], path: Path | None) -> int:
         aim, more = PROMISES.get(name, (0.0, True))
         kept = not aim or (spread.median >= aim if more else spread.median <= aim)
         missed += not kept
-        promise = f"   promised: {'at least' if more else 'at most'} {aim:g}{'' if kept else ', MISSED'}" if aim else ""
+        bound = "at least" if more else "at most"
+        promise = f"   promised: {bound} {aim:g}{'' if kept else ', MISSED'}" if aim else ""
         sys.stdout.write(f"{name:<50} {spread!s:>24}{promise}\n")
     if path is not None:
-        path.write_text(json.dumps({name: Spread.of(values).as_json() for name, values in rows.items()}, indent=2))
+        figures = {name: Spread.of(values).as_json() for name, values in rows.items()}
+        path.write_text(json.dumps(figures, indent=2))
     return 1 if missed else 0
 
 

@@ -18,7 +18,7 @@ __all__ = ["BACKENDS", "DEFAULT_START", "HarnessOptions", "add_options", "parse_
 BACKENDS = ("celery", "celery-sim", "celery-eager", "anyio")
 
 DEFAULT_START = datetime(2026, 1, 1, tzinfo=UTC)
-"""Where virtual time begins, unless told: the same in every run, so that a seed always tells the same story."""
+"""Where virtual time begins, unless told: the same in every run, so that a seed always tells one story."""
 
 _POOLS = ("prefork", "threads", "solo")
 _PROVIDERS = ("auto", "server", "embedded", "container", "fake")
@@ -38,7 +38,7 @@ _OPTIONS = (
     ("timeout", "SECONDS", "bound for the worker's start (30)"),
     ("seed", "N", "celery-sim and anyio: the seed that every draw comes from (0)"),
     ("seeds", "N", "celery-sim: run each test with N seeds, from --taskservice-seed on (1)"),
-    ("start", "INSTANT", "celery-sim and anyio: the virtual clock's first instant, in ISO 8601, or now (2026-01-01)"),
+    ("start", "INSTANT", "celery-sim and anyio: the virtual clock's start, in ISO 8601, or now (2026-01-01)"),
     ("events", "N", "celery-sim, anyio: how many events one wait may bring (1000000)"),
 )
 
@@ -149,6 +149,7 @@ def _instant(text: str) -> datetime:
         found = datetime.fromisoformat(text)
     except ValueError:
         raise ValueError(
-            f"--taskservice-start needs an ISO 8601 instant such as 2026-03-29T00:30:00+01:00, or now; got {text!r}"
+            "--taskservice-start needs an ISO 8601 instant such as 2026-03-29T00:30:00+01:00, or now; "
+            f"got {text!r}"
         ) from None
     return found if found.tzinfo is not None else found.replace(tzinfo=UTC)

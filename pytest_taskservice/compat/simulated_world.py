@@ -1,4 +1,4 @@
-"""The ``celery-sim`` world of Celery's own fixtures: every test has a simulation, and workers of its own in it."""
+"""The ``celery-sim`` world of Celery's own fixtures: every test has a simulation, with its own workers."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _AGE = timedelta(minutes=1)
 
 
 class SimulatedCompatWorker:
-    """One worker as its fixture knows it: in each test another simulated one, with the same app and options."""
+    """One worker as its fixture knows it: in each test another one, with the same app and options."""
 
     # Its name makes no test of it where a test module imports it.
     __test__ = False
@@ -167,5 +167,6 @@ class SimulatedWorld:
         world.wait_ready(made)
         if worker.seen:
             # Its fixture has had it for some tests.
-            made.startup_time -= _AGE
+            aged: Any = made
+            aged.startup_time -= _AGE
         worker.seen = True

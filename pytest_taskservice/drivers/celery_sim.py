@@ -1,4 +1,4 @@
-"""The ``celery-sim`` world: the user's app on Celery's own worker code, in this process and in virtual time."""
+"""The ``celery-sim`` world: the user's app on Celery's own worker code, here and in virtual time."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from pytest_taskservice.drivers import celery_app
 from pytest_taskservice.drivers.app_patch import AppPatch, simulation_changes
 from pytest_taskservice.drivers.base import Capability, CapabilityError, Outcome, TaskCall
 from pytest_taskservice.errors import HarnessError, HarnessTimeoutError
-from pytest_taskservice.history import EventLog
 from pytest_taskservice.simulator.celery.world import DEFAULT_START, CeleryWorld
 from pytest_taskservice.simulator.core.simulation import Budget
 from pytest_taskservice.simulator.freezing import coupled
@@ -22,6 +21,7 @@ from pytest_taskservice.simulator.story import Story
 if TYPE_CHECKING:
     from celery import Celery
 
+    from pytest_taskservice.history import EventLog
     from pytest_taskservice.simulator.celery.worker import SimulatedWorker
     from taskservice import BlockingTaskService
     from taskservice.backends.base import TaskBackend

@@ -1,7 +1,8 @@
 """Stand-ins for what Python's own modules offer, while a simulation is open: sleep, clocks, random ids.
 
-Each function of ``time`` and ``uuid`` that a task may call is replaced by one that asks who calls: the standard
-library, pytest and event loops go on in real time; everybody else is in the simulation. Names bound before, by
+Each function of ``time`` and ``uuid`` that a task may call is replaced by one that asks who calls: the
+standard library, pytest and event loops go on in real time; everybody else is in the simulation. Names
+bound before, by
 ``from time import sleep``, are found in all modules and replaced too, and given back on leaving.
 
 Leans on ``sys._getframe`` and on ``__defaults__`` of functions. What it replaces is checked to be there.
@@ -49,21 +50,22 @@ _real_uuid4 = uuid.uuid4
 _REAL_TIME = frozenset(
     {
         *sys.stdlib_module_names,
-        "_pytest", "anyio", "coverage", "debugpy", "execnet", "faulthandler", "freezegun", "greenlet", "hypothesis",
-        "pluggy", "pydevd", "pytest", "pytest_asyncio", "pytest_rerunfailures", "pytest_taskservice", "pytest_timeout",
-        "sniffio", "time_machine", "trio", "uvicorn", "uvloop", "xdist",
+        "_pytest", "anyio", "coverage", "debugpy", "execnet", "faulthandler", "freezegun", "greenlet",
+        "hypothesis", "pluggy", "pydevd", "pytest", "pytest_asyncio", "pytest_rerunfailures",
+        "pytest_taskservice", "pytest_timeout", "sniffio", "time_machine", "trio", "uvicorn", "uvloop", "xdist",
     }
 )  # fmt: skip
 # These call a function that somebody else has handed to them.
 _ON_BEHALF = frozenset(
     {
-        "anyio._backends._asyncio", "anyio._backends._trio", "concurrent.futures.thread", "contextlib", "functools",
-        "pytest_taskservice.drivers.synthetic", "pytest_taskservice.simulator.loops.flights", "threading", "trio._threads",
-        "unittest.mock",
+        "anyio._backends._asyncio", "anyio._backends._trio", "concurrent.futures.thread", "contextlib",
+        "functools", "pytest_taskservice.drivers.synthetic", "pytest_taskservice.simulator.loops.flights",
+        "threading", "trio._threads", "unittest.mock",
     }
 )  # fmt: skip
 
-# It draws an id for the whole process when it is first asked: whoever is first would draw one more than others.
+# It draws an id for the whole process when it is first asked: whoever is first would draw one more than
+# others.
 _ONCE = frozenset({"kombu.common"})
 
 _open: Sleeper | None = None

@@ -1,8 +1,10 @@
 """Threads beside a simulation: they wait for it for real, and it runs while its owner waits for them.
 
-Replaces ``threading.Condition.wait`` and ``threading.Thread.join`` while open: on the owner's thread they take steps
-for whoever waits. Everything in ``queue`` and ``concurrent.futures`` waits through them.
+Replaces ``threading.Condition.wait`` and ``threading.Thread.join`` while open: on the owner's thread they
+take steps for whoever waits. Everything in ``queue`` and ``concurrent.futures`` waits through them.
 """
+
+# ruff: noqa: SLF001 - a condition's own parts, see above
 
 from __future__ import annotations
 
@@ -54,7 +56,7 @@ class Threads:
         self._waiters: list[_Waiter] = []
         self._impatience = 0.0
         self.nudge: Callable[[], Any] | None = None
-        """Called when a thread begins to wait, where the owner may wait in another way than by a condition."""
+        """Called when a thread begins to wait: the owner may wait in another way than by a condition."""
         self._going = 0
 
     def install(self, patches: Patches) -> None:
@@ -68,12 +70,12 @@ class Threads:
 
         def join(thread: Any, timeout: float | None = None) -> None:
             if not threads.inside() or simulation.closed:
-                return _thread_join(thread, timeout)
+                _thread_join(thread, timeout)
+                return
             end = None if timeout is None else _now() + timeout
             while thread.is_alive() and (end is None or _now() < end):
                 _thread_join(thread, 0.0 if threads._going else _TICK)
                 threads._serve(None)
-            return None
 
         patches.set(threading.Condition, "wait", wait)
         patches.set(threading.Thread, "join", join)
@@ -93,13 +95,15 @@ class Threads:
         end = _now() + _SERVED_WITHIN
         while not waiter.over.acquire(timeout=1.0):
             if self._simulation.closed:
-                raise SimulationError(f"thread {waiter.name} waited for {what} when the simulation was closed")
+                raise SimulationError(
+                    f"thread {waiter.name} waited for {what} when the simulation was closed"
+                )
             if _now() > end:
                 with suppress(ValueError):
                     self._waiters.remove(waiter)
                 raise SimulationError(
-                    f"thread {waiter.name} waited for {what} for {_SERVED_WITHIN:g} real seconds: time passes only "
-                    "while the test's own thread waits (for a result, for a thread, in taskservice_clock)"
+                    f"thread {waiter.name} waited for {what} for {_SERVED_WITHIN:g} real seconds: time passes "
+                    "only while the test's own thread waits (for a result, for a thread, in taskservice_clock)"
                 )
         return waiter.result
 

@@ -23,7 +23,8 @@ class Seat:
     """One loop or thread. It is at work unless it waits; ``deadline`` is the instant it waits for."""
 
     __slots__ = (
-        "abandoned", "asked", "covered", "deadline", "error", "explain", "fail", "holding", "last", "name", "pending",
+        "abandoned", "asked", "covered", "deadline", "error", "explain", "fail", "holding", "last", "name",
+        "pending",
         "thread", "until_idle", "waiting", "wake",
     )  # fmt: skip
 
@@ -56,7 +57,7 @@ class Seat:
         """Nobody waits for it any more, so nobody need stand still for it."""
         self.error: Exception | None = None
         self.asked = False
-        """It was woken to move the timeline, which belongs to its thread, or to help those who wait for it."""
+        """It was woken to move the timeline, its thread's, or to help those who wait for it."""
 
     def stands_still(self) -> bool:
         """Return whether nothing comes of this seat unless time goes on."""

@@ -43,7 +43,7 @@ class Stage:
         self, timeline: Timeline, *, seed: int = 0, limits: Limits | None = None, moved_by_owner: bool = False
     ) -> None:
         self.help: Callable[[], bool] | None = None
-        """Takes a step for threads that wait for the timeline by themselves; returns whether more is to do."""
+        """Takes a step for threads that wait for the timeline by themselves; returns whether to go on."""
         self._moved_by_owner = moved_by_owner
         self.timeline = timeline
         self.random = Randomness(seed)

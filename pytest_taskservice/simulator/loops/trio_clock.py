@@ -149,6 +149,7 @@ class VirtualRun(trio.abc.Instrument):
 
     def _help(self) -> None:
         self.seat.asked = False
+        assert self._token is not None
         if self._stage.help is not None and self._stage.help():
             self.seat.asked = True
             self._token.run_sync_soon(self._help)
