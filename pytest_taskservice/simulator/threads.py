@@ -102,8 +102,8 @@ class Threads:
                 with suppress(ValueError):
                     self._waiters.remove(waiter)
                 raise SimulationError(
-                    f"thread {waiter.name} waited for {what} for {_SERVED_WITHIN:g} real seconds: time passes "
-                    "only while the test's own thread waits (for a result, for a thread, in taskservice_clock)"
+                    f"thread {waiter.name} waited for {what} for {_SERVED_WITHIN:g} real s: time passes "
+                    "only while the test's own thread waits (for a result, a thread, in taskservice_clock)"
                 )
         return waiter.result
 

@@ -1,0 +1,149 @@
+"""The celery-sim world from outside: somebody else's app, in virtual time, with threads and loops around it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tests.pytest_taskservice.plugin.conftest import Downstream
+
+
+def test_a_celery_app_lives_through_hours_in_a_moment(downstream: Downstream) -> None:
+    downstream.write(
+        test_shopx="""
+        import time
+        from datetime import UTC, datetime
+
+        import pytest
+        from celery import chain, chord, exceptions, group
+        from shopx.tasks import add, boom, flaky, mail, nap, total
+
+        pytestmark = pytest.mark.usefixtures("taskservice_backend")
+
+        def test_a_countdown_is_kept():
+            started = time.time()
+            assert add.apply_async((1, 2), countdown=7200).get() == 3
+            assert 7200 <= time.time() - started < 7201
+
+        def test_a_body_sleeps_in_virtual_time():
+            assert nap.delay(86400).get(timeout=90000) == 86400
+
+        def test_a_wait_that_is_too_short_ends_in_virtual_time():
+            with pytest.raises(exceptions.TimeoutError):
+                nap.delay(60).get(timeout=30)
+
+        def test_limits_strike():
+            with pytest.raises(exceptions.SoftTimeLimitExceeded):
+                nap.apply_async((3600,), soft_time_limit=5).get()
+
+        def test_canvas():
+            assert chain(add.s(1, 1), add.s(2))().get() == 4
+            assert group(add.s(i, i) for i in range(5))().get() == [0, 2, 4, 6, 8]
+            assert chord([add.s(i, i) for i in range(5)], total.s())().get() == 20
+
+        def test_an_error_and_its_callback():
+            with pytest.raises(ValueError, match="kettle"):
+                boom.delay().get()
+
+        def test_retries_are_counted():
+            assert flaky.delay(3).get() == 3
+
+        def test_a_routed_queue_is_served():
+            assert mail.delay("hello").get() == "hello"
+
+        def test_the_clock(taskservice_clock):
+            assert taskservice_clock.now() == datetime.now(UTC)
+            late = add.apply_async((1, 1), countdown=600)
+            taskservice_clock.advance(minutes=9)
+            assert not late.ready()
+            taskservice_clock.advance(minutes=2)
+            assert late.ready()
+
+        def test_workers_answer():
+            from shopx.celery import app
+            assert app.control.inspect().ping()
+        """
+    )
+
+    result = downstream.run("--taskservice-backend=celery-sim")
+
+    result.assert_outcomes(passed=10)
+
+
+def test_threads_loops_and_frozen_time_are_in_the_same_simulation(downstream: Downstream) -> None:
+    downstream.write(
+        test_shopx="""
+        import time
+        from concurrent.futures import ThreadPoolExecutor
+        from datetime import datetime
+
+        import anyio
+        import pytest
+        from anyio.to_thread import run_sync
+        from freezegun import freeze_time
+        from shopx.tasks import add, nap
+
+        def test_threads(taskservice_app):
+            with ThreadPoolExecutor(4) as pool:
+                results = pool.map(lambda number: add.delay(number, 1).get(), range(8))
+                assert list(results) == [1, 2, 3, 4, 5, 6, 7, 8]
+
+        def test_a_blocking_service(task_service):
+            assert task_service.launch_and_await_task(add, 1, 2)[1] == 3
+            handle = task_service.launch_task(nap, 3600)[1]
+            assert handle.result(timeout=4000) == 3600
+
+        def test_a_blocking_wait_that_is_too_short(task_service):
+            with pytest.raises(TimeoutError):
+                task_service.launch_task(nap, 3600)[1].result(timeout=5)
+
+        @pytest.mark.anyio
+        async def test_an_async_service(task_service):
+            started = time.time()
+            _, handle = await task_service.launch_task(nap, 3600)
+            assert await handle.result(timeout=4000) == 3600
+            assert 3600 <= time.time() - started < 3601
+            handles = await task_service.launch_many(add, [(number, 1) for number in range(20)])
+            assert [await handle.result() for handle in handles] == list(range(1, 21))
+
+        @pytest.mark.anyio
+        async def test_a_loop_sleeps_beside_the_worker(taskservice_app, anyio_backend):
+            late = add.apply_async((1, 1), countdown=600)
+            assert not late.ready()
+            await anyio.sleep(601)
+            assert late.ready()
+            assert await run_sync(lambda: add.delay(1, 5).get()) == 6
+
+        def test_frozen_time(taskservice_app):
+            with freeze_time("2030-01-01") as frozen:
+                late = add.apply_async((1, 1), countdown=600)
+                assert not late.ready()
+                frozen.tick(601)
+                assert late.ready()
+                assert datetime.now().year == 2030
+        """
+    )
+
+    result = downstream.run("-p", "anyio", "--taskservice-backend=celery-sim")
+
+    result.assert_outcomes(passed=8)
+
+
+def test_a_wait_that_nothing_can_end_says_what_waits(downstream: Downstream) -> None:
+    downstream.write(
+        test_shopx="""
+        from shopx.celery import app
+        from shopx.tasks import add
+
+        def test_it(taskservice_sim):
+            taskservice_sim.start_worker(queues="others")
+            add.delay(1, 2).get()
+        """
+    )
+
+    result = downstream.run("--taskservice-backend=celery-sim")
+
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(
+        ["*SimulationIdleError: waited for a result, but the simulation is idle*", "*holds shopx.tasks.add*"]
+    )
