@@ -1,4 +1,4 @@
-"""The celery-sim world from outside: somebody else's app, in virtual time, with threads and loops around it."""
+"""The celery-sim world from outside: somebody else's app in virtual time, with threads and loops around."""
 
 from __future__ import annotations
 
