@@ -318,11 +318,12 @@ def _driver_of(scheme: Any) -> tuple[str, str] | None:
 def _copied(value: Any) -> Any:
     """Return a copy as it is on the other side of a wire; what is no JSON goes through kombu's own."""
     kind = type(value)
+    plain = _PLAIN
     if kind is dict:
-        return {key: _copied(item) for key, item in value.items()}
+        return {key: item if type(item) in plain else _copied(item) for key, item in value.items()}
     if kind is list or kind is tuple:
-        return [_copied(item) for item in value]
-    if kind in _PLAIN:
+        return [item if type(item) in plain else _copied(item) for item in value]
+    if kind in plain:
         return value
     return loads(dumps(value))
 

@@ -27,6 +27,7 @@ from pytest_taskservice.simulator.core.fibers import current_fiber
 from pytest_taskservice.simulator.core.simulation import Budget, Simulation
 from pytest_taskservice.simulator.substitutes import Patches, replaced
 from pytest_taskservice.simulator.threads import Threads
+from pytest_taskservice.simulator.wall import WallClock
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -56,7 +57,10 @@ class CeleryWorld:
         allow_sockets: bool = False,
     ) -> None:
         self.latency = latency or Latency()
-        self.simulation = Simulation(seed=seed, start=start.timestamp(), on_move=self._move, budget=budget)
+        self._clock = WallClock(start)
+        self.simulation = Simulation(
+            seed=seed, start=start.timestamp(), on_move=self._clock.set, budget=budget
+        )
         self.simulation.explain = self._explain
         self.simulation.on_sleep = self._note_sleep
         self.record = Record(self.simulation)
@@ -80,8 +84,6 @@ class CeleryWorld:
         self._exchanges: dict[Any, BrokerState] = {}
         self._accepted: dict[Any, Any] = {}
         self._numbers: dict[str, int] = {}
-        self._traveller: Any = None
-        self._wall = start.timestamp()
         self._stage: Any = None
         self._stack = ExitStack()
 
@@ -236,12 +238,9 @@ class CeleryWorld:
         return self._accepted[app]
 
     def _open(self, stack: ExitStack) -> None:
-        import time_machine
-
         simulation = self.simulation
-        travel = time_machine.travel(datetime.fromtimestamp(simulation.start, tz=UTC), tick=False)
-        self._traveller = travel.start()
-        stack.callback(travel.stop)
+        self._clock.begin()
+        stack.callback(self._clock.end)
         stack.callback(gc.set_threshold, *gc.get_threshold())
         # Celery makes many objects that live for one message: the default looks at them every few tasks.
         gc.set_threshold(_COLLECT_EVERY, *gc.get_threshold()[1:])
@@ -268,11 +267,6 @@ class CeleryWorld:
         redis.install(patches)
         install_quick_results(patches, redis)
         stack.callback(redis.close)
-
-    def _move(self, now: float) -> None:
-        if self._traveller is not None:
-            self._traveller.shift(now - self._wall)
-            self._wall = now
 
     def _note_sleep(self, seconds: float) -> None:
         fiber = current_fiber()

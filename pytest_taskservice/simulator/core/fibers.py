@@ -7,7 +7,7 @@ place. Fibers belong to the thread that opened the simulation.
 from __future__ import annotations
 
 from contextvars import copy_context
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, final
 
 from greenlet import GreenletExit, getcurrent, greenlet
 
@@ -33,6 +33,7 @@ class Process(Protocol):
         """Make the process's own state the current one: its fiber goes on."""
 
 
+@final
 class Fiber(greenlet):
     """One stack. ``process`` stands for the process that the running event belongs to."""
 
@@ -42,7 +43,8 @@ class Fiber(greenlet):
         self.process: Process | None = None
         self.ended = False
         """Whether nothing may come of it any more; it dies at its next wait."""
-        self._waits = 0
+        self.turn = 0
+        """The number of the wait the fiber is in: who wakes it compares."""
 
     def run(self, action: Callable[..., Any], args: tuple[Any, ...]) -> None:
         """Run events until the simulation ends."""
@@ -59,17 +61,12 @@ class Fiber(greenlet):
         """Give way; return what :meth:`resume` brings."""
         if self.ended:
             raise GreenletExit
-        self._waits += 1
+        self.turn += 1
         self._home.parked[self] = None
         found = self.parent.switch()
         if self.ended:
             raise GreenletExit
         return found
-
-    @property
-    def turn(self) -> int:
-        """The number of the wait the fiber is in: who wakes it compares."""
-        return self._waits
 
     def resume(self, turn: int, value: Any = None) -> None:
         """Go on with the fiber where it parked for the ``turn``-th time; nothing if that is over."""
@@ -104,7 +101,9 @@ class Fibers:
         fiber = idle.pop() if idle else Fiber(self)
         # Bodies see the context of whoever runs the simulation, as a call would.
         fiber.gr_context = copy_context()
-        fiber.parent = getcurrent()
+        here = getcurrent()
+        if fiber.parent is not here:
+            fiber.parent = here
         # An event that runs is over for the agenda: what it wakes may cancel it, and it would be counted twice.
         action, due.action = due.action, None
         fiber.switch(action, due.args)
@@ -114,7 +113,9 @@ class Fibers:
         del self.parked[fiber]
         if fiber.process is not None:
             fiber.process.enter()
-        fiber.parent = getcurrent()
+        here = getcurrent()
+        if fiber.parent is not here:
+            fiber.parent = here
         fiber.switch(value)
 
     def abandon(self, fiber: Fiber) -> None:
@@ -153,4 +154,4 @@ def _end(fiber: Fiber) -> None:
 def current_fiber() -> Fiber | None:
     """Return the fiber that runs here; ``None`` outside of every event."""
     found = getcurrent()
-    return found if isinstance(found, Fiber) else None
+    return found if type(found) is Fiber else None

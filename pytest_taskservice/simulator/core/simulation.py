@@ -138,7 +138,7 @@ class Simulation:
     def run_until(self, instant: float) -> None:
         """Run what is due up to the monotonic ``instant``, and stand there."""
         # The sum that next_event() returns may have lost what is behind its last digit.
-        self._pump(_never, instant - MONOTONIC_START + _LAST_DIGIT, "", idle_ends=False)
+        self._pump(None, instant - MONOTONIC_START + _LAST_DIGIT, "", idle_ends=False)
 
     def idle(self) -> bool:
         """Return whether nothing is left to be done, schedules apart."""
@@ -172,13 +172,17 @@ class Simulation:
     def spend(self, seconds: float) -> None:
         """Let a little time pass, as talking to a server takes; others may come in between."""
         fiber = current_fiber()
-        if fiber is None:
-            if self._is_owner():
-                self._pump(_never, self._elapsed + seconds, "", idle_ends=False)
-            return
-        self._end_if_closed()
         then = self._elapsed + seconds
         following = self._agenda.next_at()
+        if fiber is None:
+            if not self._is_owner():
+                return
+            if (following is None or following > then) and not self._is_watched():
+                self._move(then)
+            else:
+                self._pump(None, then, "", idle_ends=False)
+            return
+        self._end_if_closed()
         if (following is None or following > then) and (not self._horizon or then < self._horizon[-1]):
             self._move(then)
             return
@@ -238,6 +242,10 @@ class Simulation:
     def _is_owner(self) -> bool:
         return self.outsiders is None or self.outsiders.inside()
 
+    def _is_watched(self) -> bool:
+        outsiders = self.outsiders
+        return outsiders is not None and outsiders.waiting()
+
     def _end_if_closed(self) -> None:
         if self.closed:
             raise _exit()
@@ -262,7 +270,7 @@ class Simulation:
         return True
 
     def _pump(
-        self, ready: Callable[[], bool], deadline: float | None, what: str, *, idle_ends: bool
+        self, ready: Callable[[], bool] | None, deadline: float | None, what: str, *, idle_ends: bool
     ) -> bool:
         agenda = self._agenda
         last_event = self.events + self.budget.events
@@ -270,14 +278,15 @@ class Simulation:
         if deadline is not None:
             self._horizon.append(deadline if not self._horizon else min(deadline, self._horizon[-1]))
         try:
-            while not ready():
+            while ready is None or not ready():
                 following = agenda.next_at()
-                if deadline is not None and (following is None or following > deadline):
-                    if self._outsiders_first(deadline):
-                        continue
-                    self._move(deadline)
-                    return bool(ready())
-                if deadline is None and idle_ends and self._is_stuck() and not self._let_others_run():
+                if deadline is not None:
+                    if following is None or following > deadline:
+                        if self._outsiders_first(deadline):
+                            continue
+                        self._move(deadline)
+                        return ready is not None and bool(ready())
+                elif idle_ends and self._is_stuck() and not self._let_others_run():
                     raise SimulationIdleError(what, self.waiting_for())
                 if following is None:
                     continue
@@ -301,8 +310,9 @@ class Simulation:
         self._fibers.perform(due)
         if self._parked:
             self._wake_parked()
-        if self.outsiders is not None and self.outsiders.waiting():
-            self.outsiders.wake()
+        outsiders = self.outsiders
+        if outsiders is not None and outsiders.waiting():
+            outsiders.wake()
 
     def _wake_parked(self) -> None:
         for waiting in tuple(self._parked):
