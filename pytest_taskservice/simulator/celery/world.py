@@ -19,9 +19,13 @@ from pytest_taskservice.simulator.celery.broker import Broker, Latency, rules_fo
 from pytest_taskservice.simulator.celery.faults import Faults
 from pytest_taskservice.simulator.celery.listener import install_listener
 from pytest_taskservice.simulator.celery.processes import ModuleState
+from pytest_taskservice.simulator.celery.quick_listening import LISTENING_SHORTCUTS
+from pytest_taskservice.simulator.celery.quick_plain import PLAIN_SHORTCUTS, install_json
+from pytest_taskservice.simulator.celery.quick_sending import SENDING_SHORTCUTS
 from pytest_taskservice.simulator.celery.record import Record
 from pytest_taskservice.simulator.celery.seams import install_seams
 from pytest_taskservice.simulator.celery.traps import ignore, no_time
+from pytest_taskservice.simulator.celery.shortcuts import install_shortcuts
 from pytest_taskservice.simulator.celery.worker import SimulatedWorker
 from pytest_taskservice.simulator.core.fibers import current_fiber
 from pytest_taskservice.simulator.core.simulation import Budget, Simulation
@@ -45,7 +49,7 @@ _SLEEP = 1e-5
 
 
 class CeleryWorld:
-    """Opened by ``with``; one at a time in a process."""
+    """Opened by ``with``; one at a time in a process. ``exact`` worlds take none of :mod:`.shortcuts`."""
 
     def __init__(
         self,
@@ -55,6 +59,7 @@ class CeleryWorld:
         latency: Latency | None = None,
         budget: Budget | None = None,
         allow_sockets: bool = False,
+        exact: bool = False,
     ) -> None:
         self.latency = latency or Latency()
         self._clock = WallClock(start)
@@ -80,6 +85,7 @@ class CeleryWorld:
         self.route: Callable[[list[str], Mapping[str, Any]], None] | None = None
         """Called with its queues and headers before it leaves."""
         self._allow_sockets = allow_sockets
+        self._exact = exact
         self._brokers: dict[Any, Broker] = {}
         self._exchanges: dict[Any, BrokerState] = {}
         self._accepted: dict[Any, Any] = {}
@@ -252,6 +258,9 @@ class CeleryWorld:
         self.threads.install(patches)
         install_seams(patches, simulation, self.record.of_request)
         install_listener(patches, simulation, self.threads)
+        if not self._exact:
+            install_shortcuts(patches, (*PLAIN_SHORTCUTS, *SENDING_SHORTCUTS, *LISTENING_SHORTCUTS))
+            install_json(patches)
         self._open_redis(stack, patches)
         transport.attach(self)
         stack.callback(transport.attach, None)

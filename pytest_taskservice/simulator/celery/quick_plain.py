@@ -1,0 +1,184 @@
+"""Shortcuts for what Celery asks all the time: settings, cached properties, JSON, short texts of values."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+from pytest_taskservice.simulator.celery.shortcuts import Shortcut
+
+__all__ = ["PLAIN_SHORTCUTS", "install_json"]
+
+_kombu_json: Any = import_module("kombu.utils.json")
+
+_NUMBERS = frozenset({int, float, bool, type(None)})
+_LONGEST = 200
+_BYTE_ORDER_MARK = "\ufeff"
+
+
+def _setting(original: Any) -> Any:
+    # All spellings of a name, by prefix, spellers and name: only they decide.
+    spellings: dict[tuple[Any, ...], tuple[str, ...]] = {}
+
+    def __getitem__(view: Any, key: Any) -> Any:
+        own = view.__dict__
+        if own["key_t"] is not None or type(key) is not str:
+            return original(view, key)
+        known = own["prefix"], own["_keys"], key
+        try:
+            keys = spellings[known]
+        except KeyError:
+            keys = spellings[known] = _spellings(view, key)
+        for mapping in own["maps"]:
+            if type(mapping) is not dict:
+                return original(view, key)
+            for name in keys:
+                if name in mapping:
+                    return mapping[name]
+        return original(view, key)
+
+    return __getitem__
+
+
+def _older_setting(original: Any) -> Any:
+    # Until 5.6 a spelling was looked for in all places before the next one.
+    spellings: dict[tuple[Any, ...], tuple[str, ...]] = {}
+
+    def __getitem__(view: Any, key: Any) -> Any:
+        own = view.__dict__
+        if own["key_t"] is not None or type(key) is not str:
+            return original(view, key)
+        known = own["prefix"], own["_keys"], key
+        try:
+            keys = spellings[known]
+        except KeyError:
+            keys = spellings[known] = _spellings(view, key)
+        maps = own["maps"]
+        for name in keys:
+            for mapping in maps:
+                if type(mapping) is not dict:
+                    return original(view, key)
+                if name in mapping:
+                    return mapping[name]
+        return original(view, key)
+
+    return __getitem__
+
+
+def _spellings(view: Any, key: str) -> tuple[str, ...]:
+    keys = tuple(view._to_keys(key))  # noqa: SLF001 - what the originals ask
+    # Until 5.6 it left out what the originals added.
+    more = tuple(spell(key) for spell in view.__dict__["_keys"] or ())
+    return keys if keys[len(keys) - len(more) :] == more else keys + more
+
+
+def _cached(original: Any) -> Any:
+    def __get__(prop: Any, instance: Any, owner: Any = None) -> Any:
+        try:
+            return instance.__dict__[prop.attrname]
+        except (AttributeError, KeyError):
+            return original(prop, instance, owner)
+
+    return __get__
+
+
+def _short_text(original: Any) -> Any:
+    def saferepr(o: Any, maxlen: Any = None, maxlevels: Any = 3, seen: Any = None) -> Any:
+        if seen is None and _is_plain(o):
+            text = repr(o)
+            # Nothing is cut off what is shorter, nor any part of it.
+            if maxlen is None or len(text) < maxlen:
+                return text
+        return original(o, maxlen, maxlevels, seen)
+
+    return saferepr
+
+
+def _is_plain(value: Any) -> bool:
+    """Return whether Celery writes a value as Python does."""
+    kind = type(value)
+    if kind is tuple or kind is list:
+        return all(type(item) in _NUMBERS or _is_plain_text(item) for item in value)
+    if kind is dict:
+        return all(
+            _is_plain_text(key) and (type(item) in _NUMBERS or _is_plain_text(item)) for key, item in value.items()
+        )
+    return kind in _NUMBERS or _is_plain_text(value)
+
+
+def _is_plain_text(value: Any) -> bool:
+    # Celery escapes nothing but the quote.
+    return (
+        type(value) is str
+        and len(value) < _LONGEST
+        and value.isprintable()
+        and "'" not in value
+        and "\\" not in value
+    )
+
+
+_TEXTS: tuple[tuple[Any, ...], ...] = tuple(
+    (value, maxlen)
+    for value in (
+        (), [], {}, 0, -1, 1.5, None, True, "", "a b", 'a"b', (1,), (1, 2.5, None), [False, "x y", 10**30],
+        {"a": 1, "b c": "d"}, ("it's",), ("a\\b",), ("a\nb",), [[1], (2,)], {1: 2}, float("inf"), "x" * 300,
+    )
+    for maxlen in (None, 5, 8, 12, 30, 1024)
+)  # fmt: skip
+
+PLAIN_SHORTCUTS = (
+    Shortcut(
+        place="celery.utils.collections:ConfigurationView.__getitem__",
+        make=_setting,
+        besides=("celery.utils.collections:ConfigurationView._to_keys", "celery.utils.collections:ChainMap._key"),
+        texts=frozenset({"0fa77318b54d"}),
+    ),
+    Shortcut(
+        place="celery.utils.collections:ConfigurationView.__getitem__",
+        make=_older_setting,
+        besides=("celery.utils.collections:ConfigurationView._to_keys", "celery.utils.collections:ChainMap._key"),
+        texts=frozenset({"759b7498dd7b"}),
+    ),
+    Shortcut(place="kombu.utils.objects:cached_property.__get__", make=_cached, texts=frozenset({"2a5348b9150f"})),
+    *(
+        Shortcut(place=f"celery.{module}:saferepr", make=_short_text, samples=_TEXTS)
+        for module in ("app.amqp", "app.trace", "worker.request")
+    ),
+)
+
+
+def install_json(patches: Any) -> None:
+    """Let kombu read and write JSON with one decoder and one encoder, instead of making one for each message."""
+    for function, original, quick in (
+        (_kombu_json.loads, json.loads, _loader()),
+        (_kombu_json.dumps, json.dumps, _dumper()),
+    ):
+        if original in (function.__defaults__ or ()):
+            patches.default(function, original, quick)
+
+
+def _loader() -> Callable[..., Any]:
+    hook = _kombu_json.object_hook
+    decode = json.JSONDecoder(object_hook=hook).decode
+
+    def loads(text: Any, **options: Any) -> Any:
+        plain = type(text) is str and len(options) == 1 and options.get("object_hook") is hook
+        if plain and not text.startswith(_BYTE_ORDER_MARK):
+            return decode(text)
+        return json.loads(text, **options)
+
+    return loads
+
+
+def _dumper() -> Callable[..., Any]:
+    kind = _kombu_json.JSONEncoder
+    encode = kind().encode
+
+    def dumps(value: Any, *, cls: Any, **options: Any) -> str:
+        if cls is kind and not options:
+            return str(encode(value))
+        return json.dumps(value, cls=cls, **options)
+
+    return dumps

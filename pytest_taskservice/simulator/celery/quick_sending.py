@@ -1,0 +1,108 @@
+"""Shortcuts on a message's way: what is declared already, and frames that turn errors into others."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from kombu import Queue
+from kombu.exceptions import OperationalError, SerializerNotInstalled, reraise
+
+from pytest_taskservice.simulator.celery.shortcuts import Shortcut
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+__all__ = ["SENDING_SHORTCUTS"]
+
+
+def _declared(original: Any) -> Any:
+    def maybe_declare(producer: Any, entity: Any, retry: bool = False, **policy: Any) -> Any:  # noqa: FBT001, FBT002 - kombu's signature
+        # A bound one may belong to a connection that is gone.
+        if type(entity) is Queue and not entity.is_bound and entity.can_cache_declaration:
+            connection = producer.channel.connection
+            if connection and hash(entity) in connection.client.declared_entities:
+                return False
+        return original(producer, entity, retry, **policy)
+
+    return maybe_declare
+
+
+class _Reraised:
+    """What ``kombu.serialization._reraise_errors`` makes of a generator."""
+
+    __slots__ = ("_exclude", "_include", "_wrapper")
+
+    def __init__(
+        self,
+        wrapper: Any,
+        include: tuple[type[BaseException], ...] = (Exception,),
+        exclude: tuple[type[BaseException], ...] = (SerializerNotInstalled,),
+    ) -> None:
+        self._wrapper = wrapper
+        self._include = include
+        self._exclude = exclude
+
+    def __enter__(self) -> None:
+        """Begin."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is not None and issubclass(kind, self._include) and not issubclass(kind, self._exclude):
+            reraise(self._wrapper, self._wrapper(error), trace)
+
+
+def _reraised(_: Any) -> Any:
+    return _Reraised
+
+
+class _Library:
+    """What ``Connection._reraise_as_library_errors`` makes of a generator."""
+
+    __slots__ = ("_channel", "_connection", "_owner")
+
+    def __init__(self, owner: Any, connection: Any, channel: Any) -> None:
+        self._owner = owner
+        self._connection = connection
+        self._channel = channel
+
+    def __enter__(self) -> None:
+        """Begin."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None or issubclass(kind, (self._connection, self._channel)):
+            return
+        if issubclass(kind, self._owner.recoverable_connection_errors):
+            raise self._connection(str(error)) from error
+        if issubclass(kind, self._owner.recoverable_channel_errors):
+            raise self._channel(str(error)) from error
+
+
+def _library(_: Any) -> Any:
+    def _reraise_as_library_errors(
+        connection: Any,
+        ConnectionError: Any = OperationalError,  # noqa: N803, A002 - kombu's signature
+        ChannelError: Any = OperationalError,  # noqa: N803 - as above
+    ) -> _Library:
+        return _Library(connection, ConnectionError, ChannelError)
+
+    return _reraise_as_library_errors
+
+
+SENDING_SHORTCUTS = (
+    Shortcut(
+        place="kombu.messaging:Producer.maybe_declare",
+        make=_declared,
+        besides=(
+            "kombu.common:maybe_declare", "kombu.common:_maybe_declare", "kombu.common:_imaybe_declare",
+            "kombu.common:_ensure_channel_is_bound", "kombu.entity:Queue.__hash__",
+        ),
+        texts=frozenset({"42e67a204557", "b2e97ce793ce"}),
+    ),
+    Shortcut(place="kombu.serialization:_reraise_errors", make=_reraised, texts=frozenset({"565dfe503220"})),
+    Shortcut(
+        place="kombu.connection:Connection._reraise_as_library_errors", make=_library, texts=frozenset({"c6ff5886022d"})
+    ),
+)  # fmt: skip

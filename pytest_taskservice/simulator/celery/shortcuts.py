@@ -1,0 +1,124 @@
+"""The frame for shortcuts: functions of Celery and kombu that do the same in fewer steps, in a simulation only.
+
+A shortcut stands for a function whose text it knows, in the versions it was written for. Where the text is another,
+because Celery has changed or somebody has patched it, that function stays, and is slower: never wrong. A shortcut
+whose text is not worth listing is compared with the original on samples instead.
+
+``CeleryWorld(exact=True)`` takes none of them; what happens is the same, which tests compare.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from hashlib import blake2b
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pytest_taskservice.simulator.substitutes import Patches
+
+__all__ = ["Shortcut", "install_shortcuts", "missing", "text_of"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Shortcut:
+    """One function that another stands for.
+
+    ``place`` is ``"module:name"`` or ``"module:Class.name"``. ``texts`` are the digests of the originals that are
+    known; ``besides`` names further functions that the original relies on, whose digests are listed with it.
+    ``samples`` are calls that both must answer alike, in place of texts.
+    """
+
+    place: str
+    make: Callable[[Any], Any]
+    texts: frozenset[str] = frozenset()
+    besides: tuple[str, ...] = ()
+    samples: Sequence[tuple[Any, ...]] = field(default=())
+
+
+def install_shortcuts(patches: Patches, shortcuts: Iterable[Shortcut]) -> None:
+    """Take the shortcuts that are known to lead to the same place."""
+    for shortcut in shortcuts:
+        owner, name = _owner(shortcut.place)
+        original = None if owner is None else vars(owner).get(name)
+        if original is not None and _is_known(shortcut, original):
+            patches.set(owner, name, shortcut.make(original))
+
+
+def missing(shortcuts: Iterable[Shortcut]) -> list[str]:
+    """Return the places that no shortcut stands for here, with the digest of what was found."""
+    found: dict[str, str | None] = {}
+    for shortcut in shortcuts:
+        owner, name = _owner(shortcut.place)
+        original = None if owner is None else vars(owner).get(name)
+        if original is not None and _is_known(shortcut, original):
+            found[shortcut.place] = None
+        else:
+            found.setdefault(shortcut.place, _digest(shortcut, original) if original else "is gone")
+    return [f"{place} {what}" for place, what in found.items() if what is not None]
+
+
+def text_of(function: Any) -> str:
+    """Return the text of a function, without what wraps it."""
+    return inspect.getsource(inspect.unwrap(function))
+
+
+# By function: an installed version does not change while we run, and a patched function is another one.
+_known: dict[tuple[str, Any], bool] = {}
+
+
+def _is_known(shortcut: Shortcut, original: Any) -> bool:
+    key = shortcut.place, original
+    found = _known.get(key)
+    if found is None:
+        found = _known[key] = _answers_alike(shortcut, original) if shortcut.samples else (
+            _digest(shortcut, original) in shortcut.texts
+        )
+    return found
+
+
+def _answers_alike(shortcut: Shortcut, original: Any) -> bool:
+    quick = shortcut.make(original)
+    try:
+        return all(_answer(quick, sample) == _answer(original, sample) for sample in shortcut.samples)
+    except Exception:  # noqa: BLE001 - whatever it is, it is not what was known
+        return False
+
+
+def _answer(function: Any, sample: tuple[Any, ...]) -> tuple[type, Any]:
+    found = function(*sample)
+    return type(found), found
+
+
+def _digest(shortcut: Shortcut, original: Any) -> str:
+    digest = blake2b(digest_size=6)
+    try:
+        for function in (original, *map(_function, shortcut.besides)):
+            digest.update(text_of(function).encode())
+    except (OSError, TypeError, AttributeError, ImportError):
+        # Without its text nothing is known of it.
+        return ""
+    return digest.hexdigest()
+
+
+def _function(place: str) -> Any:
+    owner, name = _owner(place)
+    return vars(owner)[name]
+
+
+@cache
+def _owner(place: str) -> tuple[Any, str]:
+    module, _, path = place.partition(":")
+    *outer, name = path.split(".")
+    try:
+        found: Any = import_module(module)
+    except ImportError:
+        return None, name
+    for attribute in outer:
+        found = getattr(found, attribute, None)
+    return found, name
+
+
