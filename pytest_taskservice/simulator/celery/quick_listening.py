@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 __all__ = ["LISTENING_SHORTCUTS"]
 
+_PROVEN = "_taskservice_retry_policy_is_one"
+
 logger = logging.getLogger("celery.backends.redis")
 
 
@@ -32,13 +34,11 @@ def _key(original: Any) -> Any:
 
 
 def _ensure(original: Any) -> Any:
-    proven: dict[int, Any] = {}
-
     def ensure(backend: Any, fun: Any, args: Any, **policy: Any) -> Any:
         # The first call of each back end tells whether its policy is one.
-        if policy or id(backend) not in proven:
+        if policy or _PROVEN not in backend.__dict__:
             found = original(backend, fun, args, **policy)
-            proven[id(backend)] = backend
+            backend.__dict__[_PROVEN] = True
             return found
         try:
             return fun(*args)

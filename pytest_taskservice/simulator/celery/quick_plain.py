@@ -18,19 +18,20 @@ _LONGEST = 200
 _BYTE_ORDER_MARK = "\ufeff"
 
 
-def _setting(original: Any) -> Any:
-    # All spellings of a name, by prefix, spellers and name: only they decide.
-    spellings: dict[tuple[Any, ...], tuple[str, ...]] = {}
+# All spellings of a setting's name, by prefix, spellers and name: only they decide.
+_spelled: dict[tuple[Any, ...], tuple[str, ...]] = {}
 
+
+def _setting(original: Any) -> Any:
     def __getitem__(view: Any, key: Any) -> Any:
         own = view.__dict__
         if own["key_t"] is not None or type(key) is not str:
             return original(view, key)
         known = own["prefix"], own["_keys"], key
         try:
-            keys = spellings[known]
+            keys = _spelled[known]
         except KeyError:
-            keys = spellings[known] = _spellings(view, key)
+            keys = _spelled[known] = _spellings(view, key)
         for mapping in own["maps"]:
             if type(mapping) is not dict:
                 return original(view, key)
@@ -44,17 +45,15 @@ def _setting(original: Any) -> Any:
 
 def _older_setting(original: Any) -> Any:
     # Until 5.6 a spelling was looked for in all places before the next one.
-    spellings: dict[tuple[Any, ...], tuple[str, ...]] = {}
-
     def __getitem__(view: Any, key: Any) -> Any:
         own = view.__dict__
         if own["key_t"] is not None or type(key) is not str:
             return original(view, key)
         known = own["prefix"], own["_keys"], key
         try:
-            keys = spellings[known]
+            keys = _spelled[known]
         except KeyError:
-            keys = spellings[known] = _spellings(view, key)
+            keys = _spelled[known] = _spellings(view, key)
         maps = own["maps"]
         for name in keys:
             for mapping in maps:

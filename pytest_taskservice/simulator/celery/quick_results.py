@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 from pytest_taskservice.simulator.redis.line import Line
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pytest_taskservice.simulator.redis import SimulatedRedis
     from pytest_taskservice.simulator.substitutes import Patches
 
@@ -30,27 +32,26 @@ def install_quick_results(patches: Patches, home: SimulatedRedis) -> None:
     original = _backends.RedisBackend._create_client  # noqa: SLF001 - listed in seams
 
     def create(backend: Any, **params: Any) -> Any:
-        client = original(backend, **params)
         if type(backend) is not _backends.RedisBackend or "host" not in params:
-            return client
-        return QuickClient(home, client)
+            return original(backend, **params)
+        return QuickClient(home, lambda: original(backend, **params), params)
 
     patches.set(_backends.RedisBackend, "_create_client", create)
 
 
 class QuickClient:
-    """A client of the result backend."""
+    """A client of the result backend; ``make`` makes redis-py's own, of the same ``connection``, when it is needed."""
 
-    def __init__(self, home: SimulatedRedis, client: Any) -> None:
+    def __init__(self, home: SimulatedRedis, make: Callable[[], Any], connection: dict[str, Any]) -> None:
         self._home = home
-        self._client = client
-        connection = client.connection_pool.connection_kwargs
+        self._make = make
+        self._plain: Any = None
         self._address = str(connection.get("path") or connection["host"]), int(connection.get("port") or 0)
         self._database = int(connection.get("db") or 0)
         self._line = self.open_line()
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._client, name)
+        return getattr(self.plain, name)
 
     def open_line(self) -> Line:
         """Connect once more."""
@@ -74,7 +75,7 @@ class QuickClient:
 
     def pipeline(self, transaction: bool = True, shard_hint: Any = None) -> Any:  # noqa: FBT001, FBT002 - redis-py's
         """Return a transaction."""
-        return QuickPipeline(self) if transaction else self._client.pipeline(transaction, shard_hint)
+        return QuickPipeline(self) if transaction else self.plain.pipeline(transaction, shard_hint)
 
     def pubsub(self, **options: Any) -> QuickPubSub:
         """Return something that follows channels."""
@@ -101,7 +102,9 @@ class QuickClient:
     @property
     def plain(self) -> Any:
         """redis-py's own client."""
-        return self._client
+        if self._plain is None:
+            self._plain = self._make()
+        return self._plain
 
 
 class QuickPipeline:
@@ -179,11 +182,16 @@ class QuickPubSub:
     """Channels that one result consumer follows."""
 
     def __init__(self, client: QuickClient) -> None:
+        self._client = client
         self._home = client._home  # noqa: SLF001 - one module
         self._line = client.open_line()
         self._channels: dict[bytes, None] = {}
         self.connection = _Connection(self._line)
-        self.connection_pool = client.plain.connection_pool
+
+    @property
+    def connection_pool(self) -> Any:
+        """The pool of redis-py's own client."""
+        return self._client.plain.connection_pool
 
     @property
     def subscribed(self) -> bool:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["Shortcut", "install_shortcuts", "missing", "text_of"]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Shortcut:
     """One function that another stands for.
 
@@ -44,8 +44,9 @@ def install_shortcuts(patches: Patches, shortcuts: Iterable[Shortcut]) -> None:
     for shortcut in shortcuts:
         owner, name = _owner(shortcut.place)
         original = None if owner is None else vars(owner).get(name)
-        if original is not None and _is_known(shortcut, original):
-            patches.set(owner, name, shortcut.make(original))
+        quick = None if original is None else _stand_in(shortcut, original)
+        if quick is not None:
+            patches.set(owner, name, quick)
 
 
 def missing(shortcuts: Iterable[Shortcut]) -> list[str]:
@@ -54,7 +55,7 @@ def missing(shortcuts: Iterable[Shortcut]) -> list[str]:
     for shortcut in shortcuts:
         owner, name = _owner(shortcut.place)
         original = None if owner is None else vars(owner).get(name)
-        if original is not None and _is_known(shortcut, original):
+        if original is not None and _stand_in(shortcut, original) is not None:
             found[shortcut.place] = None
         else:
             found.setdefault(shortcut.place, _digest(shortcut, original) if original else "is gone")
@@ -67,17 +68,25 @@ def text_of(function: Any) -> str:
 
 
 # By function: an installed version does not change while we run, and a patched function is another one.
-_known: dict[tuple[str, Any], bool] = {}
+_stand_ins: dict[tuple[Shortcut, Any], Any] = {}
+_ours: set[Any] = set()
+
+
+def _stand_in(shortcut: Shortcut, original: Any) -> Any:
+    """Return what may stand for ``original``; ``None`` if nothing may."""
+    if original in _ours:
+        return None
+    key = shortcut, original
+    if key not in _stand_ins:
+        found = _stand_ins[key] = shortcut.make(original) if _is_known(shortcut, original) else None
+        _ours.add(found)
+    return _stand_ins[key]
 
 
 def _is_known(shortcut: Shortcut, original: Any) -> bool:
-    key = shortcut.place, original
-    found = _known.get(key)
-    if found is None:
-        found = _known[key] = _answers_alike(shortcut, original) if shortcut.samples else (
-            _digest(shortcut, original) in shortcut.texts
-        )
-    return found
+    if shortcut.samples:
+        return _answers_alike(shortcut, original)
+    return _digest(shortcut, original) in shortcut.texts
 
 
 def _answers_alike(shortcut: Shortcut, original: Any) -> bool:
