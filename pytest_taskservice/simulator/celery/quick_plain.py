@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from datetime import UTC, datetime
 from importlib import import_module
 from typing import Any
 
@@ -73,6 +74,28 @@ def _spellings(view: Any, key: str) -> tuple[str, ...]:
     return keys if keys[len(keys) - len(more) :] == more else keys + more
 
 
+# Which setting an option's name and name space stand for.
+_options: dict[tuple[str, str], str] = {}
+
+
+def _option(original: Any) -> Any:
+    def find_value_for_key(settings: Any, name: str, namespace: str = "celery") -> Any:
+        known = name, namespace
+        if known not in _options:
+            found = original(settings, name, namespace)
+            parts = settings.find_option(name, namespace)[:-1]
+            _options[known] = "_".join(part for part in parts if part)
+            return found
+        return settings[_options[known]]
+
+    return find_value_for_key
+
+
+def _now(_: Any) -> Any:
+    # UTC is never ambiguous, and what Celery makes of an instant in UTC is that instant.
+    return lambda app: datetime.now(UTC).astimezone(app.timezone)
+
+
 def _cached(original: Any) -> Any:
     def __get__(prop: Any, instance: Any, owner: Any = None) -> Any:
         try:
@@ -139,6 +162,18 @@ PLAIN_SHORTCUTS = (
         make=_older_setting,
         besides=("celery.utils.collections:ConfigurationView._to_keys", "celery.utils.collections:ChainMap._key"),
         texts=frozenset({"759b7498dd7b"}),
+    ),
+    Shortcut(
+        place="celery.app.utils:Settings.find_value_for_key",
+        make=_option,
+        besides=("celery.app.utils:Settings.find_option", "celery.app.utils:Settings.get_by_parts"),
+        texts=frozenset({"5d811868399d"}),
+    ),
+    Shortcut(
+        place="celery.app.base:Celery.now",
+        make=_now,
+        besides=("celery.utils.time:to_utc", "celery.utils.time:make_aware", "celery.utils.time:_is_ambiguous"),
+        texts=frozenset({"515608608d55", "b0a2c0de0e71"}),
     ),
     Shortcut(place="kombu.utils.objects:cached_property.__get__", make=_cached, texts=frozenset({"2a5348b9150f"})),
     *(

@@ -94,7 +94,11 @@ class QuickClient:
         return replies
 
     def _ask(self, request: list[bytes]) -> Any:
-        found = self.ask_many([request])[0]
+        line, home = self._line, self._home
+        if home.closed or line.ended:
+            return None
+        home.travel()
+        found = line.ask(request)
         if isinstance(found, Exception):
             raise found
         return found

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial, wraps
 from typing import TYPE_CHECKING, Any
 
 from kombu import Queue
 from kombu.exceptions import OperationalError, SerializerNotInstalled, reraise
+from kombu.resource import LifoQueue
+from kombu.utils.functional import lazy
 
 from pytest_taskservice.simulator.celery.shortcuts import Shortcut
 
@@ -25,6 +28,54 @@ def _declared(original: Any) -> Any:
         return original(producer, entity, retry, **policy)
 
     return maybe_declare
+
+
+def _ensured(original: Any) -> Any:
+    def ensure(connection: Any, obj: Any, fun: Any, *policy: Any, **policies: Any) -> Any:
+        def first_of_all(*args: Any, **kwargs: Any) -> Any:
+            try:
+                return fun(*args, **kwargs)
+            except Exception as error:  # noqa: BLE001 - the original meets it again
+                failed = [error]
+
+            @wraps(fun)
+            def again(*args: Any, **kwargs: Any) -> Any:
+                # The first attempt was ours.
+                if failed:
+                    raise failed.pop()
+                return fun(*args, **kwargs)
+
+            return original(connection, obj, again, *policy, **policies)(*args, **kwargs)
+
+        return first_of_all
+
+    return ensure
+
+
+def _acquired(original: Any) -> Any:
+    def acquire(pool: Any, block: bool = False, timeout: float | None = None) -> Any:  # noqa: FBT001, FBT002 - kombu's
+        resources = pool._resource  # noqa: SLF001 - the text of the original is known
+        # Nobody waits for room in a queue without bounds, and nobody gets a resource before it is prepared.
+        if type(resources) is not LifoQueue or pool._closed or not pool._limit or not resources.queue:  # noqa: SLF001 - as above
+            return original(pool, block, timeout)
+        with resources.mutex:
+            found = resources.queue.pop() if resources.queue else None
+        if found is None:
+            return original(pool, block, timeout)
+        if callable(found) or isinstance(found, lazy):
+            # Not made yet: back it goes.
+            resources.put_nowait(found)
+            return original(pool, block, timeout)
+        try:
+            found = pool.prepare(found)
+        except BaseException:
+            pool.release(found)
+            raise
+        pool._dirty.add(found)  # noqa: SLF001 - as above
+        found.release = partial(pool.release, found)
+        return found
+
+    return acquire
 
 
 class _Reraised:
@@ -92,6 +143,8 @@ def _library(_: Any) -> Any:
 
 
 SENDING_SHORTCUTS = (
+    Shortcut(place="kombu.connection:Connection.ensure", make=_ensured, texts=frozenset({"c6068ad27241", "3b79c3645251"})),
+    Shortcut(place="kombu.resource:Resource.acquire", make=_acquired, texts=frozenset({"3721f2cfe245"})),
     Shortcut(
         place="kombu.messaging:Producer.maybe_declare",
         make=_declared,

@@ -178,7 +178,8 @@ class SimulatedConsumer(Consumer):
         def go_on() -> bool:
             if blueprint.state != 1 or not obj.connection:
                 return False
-            _state.maybe_shutdown()
+            if _state.should_stop is not None or _state.should_terminate is not None:
+                _state.maybe_shutdown()
             if qos.prev != qos.value:
                 qos.update()
             return True

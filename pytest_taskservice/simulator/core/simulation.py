@@ -160,7 +160,8 @@ class Simulation:
         """Do nothing for ``seconds`` of virtual time; others go on."""
         fiber = current_fiber()
         if fiber is None:
-            self.wait(_never, timeout=seconds, what=f"time.sleep({seconds:g})")
+            if not self._pass(seconds):
+                self.wait(_never, timeout=seconds, what=f"time.sleep({seconds:g})")
             return
         self._end_if_closed()
         if self.on_sleep is not None:
@@ -172,17 +173,13 @@ class Simulation:
     def spend(self, seconds: float) -> None:
         """Let a little time pass, as talking to a server takes; others may come in between."""
         fiber = current_fiber()
-        then = self._elapsed + seconds
-        following = self._agenda.next_at()
         if fiber is None:
-            if not self._is_owner():
-                return
-            if (following is None or following > then) and not self._is_watched():
-                self._move(then)
-            else:
-                self._pump(None, then, "", idle_ends=False)
+            if not self._pass(seconds) and self._is_owner():
+                self._pump(None, self._elapsed + seconds, "", idle_ends=False)
             return
         self._end_if_closed()
+        then = self._elapsed + seconds
+        following = self._agenda.next_at()
         if (following is None or following > then) and (not self._horizon or then < self._horizon[-1]):
             self._move(then)
             return
@@ -242,9 +239,17 @@ class Simulation:
     def _is_owner(self) -> bool:
         return self.outsiders is None or self.outsiders.inside()
 
-    def _is_watched(self) -> bool:
+    def _pass(self, seconds: float) -> bool:
+        """Let time pass in which nothing happens; return whether that is so, and the caller's to say."""
         outsiders = self.outsiders
-        return outsiders is not None and outsiders.waiting()
+        if outsiders is not None and (outsiders.waiting() or not outsiders.inside()):
+            return False
+        then = self._elapsed + seconds
+        following = self._agenda.next_at()
+        if following is not None and following <= then:
+            return False
+        self._move(then)
+        return True
 
     def _end_if_closed(self) -> None:
         if self.closed:

@@ -96,7 +96,9 @@ class SimulatedRedis:
 
     def travel(self) -> None:
         """Let a round trip's time pass, and others come in between; a thread of its own takes none."""
-        if threading.get_ident() == self._owner and not self.closed and self.may_wait():
+        if self.closed or threading.get_ident() != self._owner:
+            return
+        if not self._collecting or self.may_wait():
             self.simulation.spend(self.simulation.random.between("redis", ROUND_TRIP))
 
     def wait(self, line: Line, timeout: float | None) -> bool:
