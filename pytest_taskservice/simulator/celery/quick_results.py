@@ -1,8 +1,9 @@
 """The few Redis commands of Celery's result backend, without redis-py's way to them.
 
 ``RedisBackend`` stays as it is, and so does all that it stores and publishes: the simulated server runs each command. Only
-the client that it is handed is another, for ``GET``, ``MGET``, ``DEL``, ``SETEX``, ``SET`` and ``PUBLISH`` in a
-transaction, and for following channels. For all else it hands out redis-py's own.
+the client that it is handed is another, for ``GET``, ``MGET``, ``DEL``, ``SET``, for ``SETEX``, ``SET``, ``ZRANGE`` and
+``PUBLISH`` in a transaction, for following channels and for the scripts of chords. For all else it hands out redis-py's
+own.
 """
 
 from __future__ import annotations
@@ -10,11 +11,16 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from fakeredis._helpers import SimpleError
+from redis.exceptions import ResponseError
+
+from pytest_taskservice.simulator.celery.quick_scripts import known_script
 from pytest_taskservice.simulator.redis.line import Line
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from pytest_taskservice.simulator.celery.quick_scripts import KnownScript
     from pytest_taskservice.simulator.redis import SimulatedRedis
     from pytest_taskservice.simulator.substitutes import Patches
 
@@ -73,6 +79,34 @@ class QuickClient:
         """DEL."""
         return self._ask([b"DEL", *map(_bytes, keys)])
 
+    def set(self, key: Any, value: Any, ex: Any = None, **options: Any) -> Any:
+        """SET."""
+        if options or (ex is not None and type(ex) is not int):
+            return self.plain.set(key, value, ex=ex, **options)
+        seconds = [] if ex is None else [b"EX", b"%d" % ex]
+        return self._ask([b"SET", _bytes(key), _bytes(value), *seconds]) is not None
+
+    def register_script(self, script: Any) -> Any:
+        """Return a script that can be called: Celery's own run without an interpreter."""
+        known = known_script(script)
+        return self.plain.register_script(script) if known is None else QuickScript(self, known, script)
+
+    def run(self, script: KnownScript, keys: list[bytes], arguments: list[bytes]) -> Any:
+        """Run one of Celery's scripts in one round trip."""
+        home, line = self._home, self._line
+        if home.closed or line.ended:
+            return None
+        home.travel()
+        try:
+            return line.run(script, keys, arguments)
+        except SimpleError as error:
+            raise ResponseError(error.value) from error
+
+    @property
+    def watched(self) -> bool:
+        """Whether somebody looks at each command that the server runs."""
+        return self._line.watched
+
     def pipeline(self, transaction: bool = True, shard_hint: Any = None) -> Any:  # noqa: FBT001, FBT002 - redis-py's
         """Return a transaction."""
         return QuickPipeline(self) if transaction else self.plain.pipeline(transaction, shard_hint)
@@ -111,6 +145,22 @@ class QuickClient:
         return self._plain
 
 
+class QuickScript:
+    """One of Celery's scripts; stands for redis-py's ``Script``."""
+
+    def __init__(self, client: QuickClient, known: KnownScript, text: Any) -> None:
+        self._client = client
+        self._known = known
+        self._text = text
+
+    def __call__(self, keys: Any = None, args: Any = None, client: Any = None) -> Any:
+        """Run it."""
+        if (client is not None and client is not self._client) or self._client.watched:
+            plain = self._client.plain
+            return plain.register_script(self._text)(keys, args, plain if client is self._client else client)
+        return self._client.run(self._known, list(map(_bytes, keys or ())), list(map(_bytes, args or ())))
+
+
 class QuickPipeline:
     """A transaction of what a result backend writes; any other command makes it redis-py's own."""
 
@@ -138,6 +188,12 @@ class QuickPipeline:
         if options:
             return self.__getattr__("set")(key, value, **options)
         return self._note("set", (key, value), [b"SET", _bytes(key), _bytes(value)])
+
+    def zrange(self, name: Any, start: Any, end: Any, **options: Any) -> Any:
+        """ZRANGE."""
+        if options or type(start) is not int or type(end) is not int:
+            return self.__getattr__("zrange")(name, start, end, **options)
+        return self._note("zrange", (name, start, end), [b"ZRANGE", _bytes(name), b"%d" % start, b"%d" % end])
 
     def publish(self, channel: Any, message: Any) -> Any:
         """PUBLISH."""

@@ -117,6 +117,36 @@ class Line(MendedSocket):
         self.send([words])
         return self.inbox.popleft()
 
+    def run(self, script: Callable[..., Any], *args: Any) -> Any:
+        """Run all that ``script(line, *args)`` calls at once, as the server runs a script."""
+        store = self._server
+        store.enter()
+        try:
+            store.set_time()
+            reply = script(self, *args)
+            if store.changed:
+                store.serve()
+            return reply
+        finally:
+            store.leave()
+
+    def call(self, *words: bytes) -> Any:
+        """Run one command of a script; its error is raised."""
+        known = _known(words[0])
+        assert known is not None and known.takes(len(words) - 1), words
+        arguments = list(words[1:])
+        reply = SLOW if known.quick is None else known.quick(self, arguments)
+        if reply is SLOW:
+            reply = self._run_command(getattr(self, known.method), known.signature, arguments, True)
+        if isinstance(reply, SimpleError):
+            raise reply
+        return reply
+
+    @property
+    def watched(self) -> bool:
+        """Whether every command must take the long way: it is restricted, or told of."""
+        return self._server.slow
+
     def end_wait(self) -> None:
         """End the request that blocks, with nothing: its time is over."""
         store = self._server

@@ -1,0 +1,78 @@
+"""The Lua scripts of Celery's chords, read once, by us: the same commands in the same order, without an interpreter.
+
+A script is known by its text. Any other runs in fakeredis, as the app's own scripts do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from hashlib import sha1
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pytest_taskservice.simulator.redis.line import Line
+
+__all__ = ["KnownScript", "known_script"]
+
+KnownScript = Callable[["Line", list[bytes], list[bytes]], Any]
+
+
+def known_script(text: str | bytes) -> KnownScript | None:
+    """Return what does the same as a script; ``None`` if it is not one of Celery's."""
+    return _SCRIPTS.get(sha1(text if isinstance(text, bytes) else text.encode(), usedforsecurity=False).hexdigest())
+
+
+def _part_return(line: Line, keys: list[bytes], arguments: list[bytes]) -> Any:
+    jkey, tkey, skey, dkey, gkey, ckey = keys
+    tid, value, ordered, score, expires, group_expires, claim_expires, claim_token = arguments
+    call = line.call
+    if call(b"GET", ckey) == b"done":
+        return [-1, 0, 0, 0]
+    member = tid + b":" + score
+    if not call(b"SISMEMBER", dkey, member):
+        if ordered == b"1":
+            call(b"ZADD", jkey, score, value)
+        else:
+            call(b"RPUSH", jkey, value)
+        call(b"SADD", dkey, member)
+    count = call(b"ZCOUNT", jkey, b"-inf", b"+inf") if ordered == b"1" else call(b"LLEN", jkey)
+    if float(expires) > 0:
+        for key in (jkey, tkey, skey, dkey):
+            call(b"EXPIRE", key, expires)
+        if float(group_expires) > 0:
+            call(b"EXPIRE", gkey, group_expires)
+    difference, size = call(b"GET", tkey), call(b"GET", skey)
+    claimed = 0
+    complete = size is not None and count == float(size) + float(difference or 0)
+    if complete and call(b"SET", ckey, claim_token, b"NX", b"EX", claim_expires) is not None:
+        claimed = 1
+    return [count, difference, size, claimed]
+
+
+def _cleanup(line: Line, keys: list[bytes], arguments: list[bytes]) -> Any:
+    ckey, *others = keys
+    token, expires = arguments
+    if line.call(b"GET", ckey) != token:
+        return 0
+    line.call(b"DEL", *others)
+    if float(expires) > 0:
+        line.call(b"SET", ckey, b"done", b"EX", expires)
+    return 1
+
+
+def _extend_claim(line: Line, keys: list[bytes], arguments: list[bytes]) -> Any:
+    ckey, skey = keys
+    token, expires = arguments
+    owner = line.call(b"GET", ckey)
+    if owner == token:
+        return line.call(b"EXPIRE", ckey, expires)
+    if owner is None and line.call(b"EXISTS", skey) == 1:
+        return 0 if line.call(b"SET", ckey, token, b"EX", expires, b"NX") is None else 1
+    return 0
+
+
+_SCRIPTS: dict[str, KnownScript] = {
+    "b8fc152c83a7e634103ccebd49dcd3146a8f4366": _part_return,
+    "59d7aab41242d82196947ba8926cab712416da4f": _cleanup,
+    "dc87180d6bcb7f73c7275eb0fe7a70baf0a8b7c7": _extend_claim,
+}
