@@ -33,6 +33,17 @@ def _key(original: Any) -> Any:
     return _get_key_for
 
 
+def _task_key(original: Any) -> Any:
+    def get_key_for_task(backend: Any, task_id: Any, key: Any = "") -> Any:
+        prefix = backend.task_keyprefix
+        plain = type(task_id) is str and task_id and not key and type(prefix) is bytes
+        if plain and backend.__dict__.get("key_t") is ensure_bytes:
+            return prefix + task_id.encode()
+        return original(backend, task_id, key)
+
+    return get_key_for_task
+
+
 def _ensure(original: Any) -> Any:
     def ensure(backend: Any, fun: Any, args: Any, **policy: Any) -> Any:
         # The first call of each back end tells whether its policy is one.
@@ -133,6 +144,12 @@ LISTENING_SHORTCUTS = (
         make=_key,
         besides=("kombu.utils.encoding:ensure_bytes", "kombu.utils.encoding:str_to_bytes"),
         texts=frozenset({"036ee5f9d5be", "5a2c01619a14"}),
+    ),
+    Shortcut(
+        place="celery.backends.base:BaseKeyValueStoreBackend.get_key_for_task",
+        make=_task_key,
+        besides=("kombu.utils.encoding:ensure_bytes", "kombu.utils.encoding:str_to_bytes"),
+        texts=frozenset({"0f640eef90a0"}),
     ),
     Shortcut(place="celery.backends.redis:RedisBackend.ensure", make=_ensure, texts=frozenset({"4defc75b4c02"})),
     Shortcut(place="celery.backends.asynchronous:_waiting_on", make=_waiting, texts=frozenset({"ab34d25a4de1"})),

@@ -78,6 +78,35 @@ def _acquired(original: Any) -> Any:
     return acquire
 
 
+def _released(original: Any) -> Any:
+    def release(pool: Any, resource: Any) -> Any:
+        resources = pool._resource  # noqa: SLF001 - the text of the original is known
+        if type(resources) is not LifoQueue or not pool._limit or resources.maxsize > 0:  # noqa: SLF001 - as above
+            return original(pool, resource)
+        pool._dirty.discard(resource)  # noqa: SLF001 - as above
+        with resources.mutex:
+            resources.queue.append(resource)
+            resources.unfinished_tasks += 1
+            if resources.not_empty._waiters:  # noqa: SLF001 - nobody waits where there is one thread
+                resources.not_empty.notify()
+        return pool.release_resource(resource)
+
+    return release
+
+
+def _as_dict(original: Any) -> Any:
+    def as_dict(entity: Any, recurse: bool = False) -> Any:  # noqa: FBT001, FBT002 - kombu's signature
+        if recurse:
+            return original(entity, recurse)
+        found = {}
+        for name, convert in entity.attrs:
+            value = getattr(entity, name)
+            found[name] = convert(value) if convert and value is not None else value
+        return found
+
+    return as_dict
+
+
 class _Reraised:
     """What ``kombu.serialization._reraise_errors`` makes of a generator."""
 
@@ -143,6 +172,8 @@ def _library(_: Any) -> Any:
 
 
 SENDING_SHORTCUTS = (
+    Shortcut(place="kombu.resource:Resource.release", make=_released, texts=frozenset({"ca422c3327d7"})),
+    Shortcut(place="kombu.abstract:Object.as_dict", make=_as_dict, texts=frozenset({"35ca64987a0f"})),
     Shortcut(place="kombu.connection:Connection.ensure", make=_ensured, texts=frozenset({"c6068ad27241", "3b79c3645251"})),
     Shortcut(place="kombu.resource:Resource.acquire", make=_acquired, texts=frozenset({"3721f2cfe245"})),
     Shortcut(

@@ -51,7 +51,7 @@ _django: Any = import_module("celery.fixups.django")
 def install_seams(patches: Patches, simulation: Simulation, tell: Tell) -> None:
     """Put everything in place; ``tell`` gets each request's events."""
     _connect(patches)
-    _set_clocks(patches)
+    _set_clocks(patches, simulation)
     patches.set(_components, "_Timer", SimulatedTimer)
     patches.set(_billiard_pool, "Lock", _billiard_pool.Lock)
     patches.item(_asynchronous.drainers, "default", drainer_for(simulation))
@@ -82,11 +82,12 @@ def _transport() -> type[SimulatedTransport]:
     return SimulatedTransport
 
 
-def _set_clocks(patches: Patches) -> None:
+def _set_clocks(patches: Patches, simulation: Simulation) -> None:
     timer = _kombu_timer.Timer
     for function in (_kombu_timer.to_timestamp, timer.enter_at, timer.enter_after, timer.__iter__, _trace.build_tracer):
         patches.default(function, _monotonic, substitute(_monotonic))
-    patches.default(_kombu_uuid.uuid, uuid4, substitute(uuid4))
+    # It makes text of whatever it gets.
+    patches.default(_kombu_uuid.uuid, uuid4, simulation.random.ids("kombu"))
 
 
 def _listen(patches: Patches, tell: Tell) -> None:

@@ -41,7 +41,8 @@ class Agenda:
     """Events to come. Cancelled ones stay in the heap until they are reached."""
 
     def __init__(self) -> None:
-        self._heap: list[tuple[float, int, Due]] = []
+        self.heap: list[tuple[float, int, Due]] = []
+        """By instant and order of arrival; the first one may be cancelled."""
         self._orders = count()
         self.counts = [0, 0, 0]
         """How many events of each weight are still to come."""
@@ -53,7 +54,7 @@ class Agenda:
         order = next(self._orders)
         due = Due(at, order, action, args, weight)
         # A tuple that begins with numbers is compared without a call into Python.
-        heapq.heappush(self._heap, (at, order, due))
+        heapq.heappush(self.heap, (at, order, due))
         self.counts[weight] += 1
         return due
 
@@ -65,7 +66,7 @@ class Agenda:
 
     def next_at(self) -> float | None:
         """Return when the next event is due."""
-        heap = self._heap
+        heap = self.heap
         while heap:
             if heap[0][2].action is not None:
                 return heap[0][0]
@@ -74,7 +75,7 @@ class Agenda:
 
     def pop(self) -> Due | None:
         """Take the next event off and return it, its action still set."""
-        heap = self._heap
+        heap = self.heap
         while heap:
             due = heapq.heappop(heap)[2]
             if due.action is not None:
@@ -84,11 +85,11 @@ class Agenda:
 
     def clear(self) -> None:
         """Forget everything."""
-        self._heap.clear()
+        self.heap.clear()
         self.counts = [0, 0, 0]
 
     def __iter__(self) -> Any:
-        return (due for _, _, due in sorted(self._heap, key=_rank) if due.action is not None)
+        return (due for _, _, due in sorted(self.heap, key=_rank) if due.action is not None)
 
     def __len__(self) -> int:
         return sum(self.counts)

@@ -70,13 +70,20 @@ class Fiber(greenlet):
 
     def resume(self, turn: int, value: Any = None) -> None:
         """Go on with the fiber where it parked for the ``turn``-th time; nothing if that is over."""
-        if self.turn != turn or self not in self._home.parked:
+        parked = self._home.parked
+        if self.turn != turn or self not in parked:
             return
-        held_up = None if self.process is None else self.process.held_up
-        if held_up is None:
-            self._home.enter(self, value)
-        else:
-            held_up.append((self.resume, (turn, value)))
+        process = self.process
+        if process is not None:
+            if process.held_up is not None:
+                process.held_up.append((self.resume, (turn, value)))
+                return
+            process.enter()
+        del parked[self]
+        here = getcurrent()
+        if self.parent is not here:
+            self.parent = here
+        self.switch(value)
 
     def interrupt(self, error: BaseException) -> None:
         """Go on with a parked fiber by raising ``error`` where it waits."""
@@ -107,16 +114,6 @@ class Fibers:
         # An event that runs is over for the agenda: what it wakes may cancel it, and it would be counted twice.
         action, due.action = due.action, None
         fiber.switch(action, due.args)
-
-    def enter(self, fiber: Fiber, value: Any) -> None:
-        """Continue a parked fiber."""
-        del self.parked[fiber]
-        if fiber.process is not None:
-            fiber.process.enter()
-        here = getcurrent()
-        if fiber.parent is not here:
-            fiber.parent = here
-        fiber.switch(value)
 
     def abandon(self, fiber: Fiber) -> None:
         """Never continue ``fiber``, as if its process had been killed: not even its ``finally`` runs now."""

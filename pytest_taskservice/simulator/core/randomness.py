@@ -13,11 +13,15 @@ from typing import TYPE_CHECKING, TypeVar
 from uuid import UUID
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 __all__ = ["Randomness"]
 
 Item = TypeVar("Item")
+
+# What of its bits says that a UUID is a random one.
+_FOUR = 0x8000 << 48 | 4 << 76
+_FREE = ~(0xC000 << 48 | 0xF000 << 64)
 
 
 class Randomness:
@@ -65,3 +69,13 @@ class Randomness:
         if found is None:
             found = self._ids[module] = self.stream(f"ids of {module.partition('.')[0]}")
         return UUID(int=found.getrandbits(128), version=4)
+
+    def ids(self, package: str) -> Callable[[], str]:
+        """Return what makes for ``package``, as text, the same as :meth:`uuid4`."""
+        draw = self.stream(f"ids of {package}").getrandbits
+
+        def make() -> str:
+            digits = f"{draw(128) & _FREE | _FOUR:032x}"
+            return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
+
+        return make

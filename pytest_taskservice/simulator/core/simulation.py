@@ -119,7 +119,9 @@ class Simulation:
         self, seconds: float, action: Callable[..., Any], *args: Any, weight: Weight = Weight.WORK
     ) -> Due:
         """Let ``action`` happen in ``seconds``."""
-        return self._agenda.add(self._elapsed + max(0.0, seconds), action, args, weight)
+        return self._agenda.add(
+            self._elapsed + seconds if seconds > 0.0 else self._elapsed, action, args, weight
+        )
 
     def cancel(self, due: Due | None) -> None:
         """Let an event not happen."""
@@ -177,7 +179,8 @@ class Simulation:
             if not self._pass(seconds) and self._is_owner():
                 self._pump(None, self._elapsed + seconds, "", idle_ends=False)
             return
-        self._end_if_closed()
+        if self.closed:
+            raise _exit()
         then = self._elapsed + seconds
         following = self._agenda.next_at()
         if (following is None or following > then) and (not self._horizon or then < self._horizon[-1]):
@@ -245,10 +248,13 @@ class Simulation:
         if outsiders is not None and (outsiders.waiting() or not outsiders.inside()):
             return False
         then = self._elapsed + seconds
-        following = self._agenda.next_at()
-        if following is not None and following <= then:
-            return False
-        self._move(then)
+        heap = self._agenda.heap
+        if heap and heap[0][0] <= then:
+            following = self._agenda.next_at()
+            if following is not None and following <= then:
+                return False
+        self._elapsed = then
+        self._on_move(self.start + self._step + then)
         return True
 
     def _end_if_closed(self) -> None:
@@ -278,13 +284,14 @@ class Simulation:
         self, ready: Callable[[], bool] | None, deadline: float | None, what: str, *, idle_ends: bool
     ) -> bool:
         agenda = self._agenda
+        heap = agenda.heap
         last_event = self.events + self.budget.events
         last_second = self._elapsed + self.budget.seconds
         if deadline is not None:
             self._horizon.append(deadline if not self._horizon else min(deadline, self._horizon[-1]))
         try:
             while ready is None or not ready():
-                following = agenda.next_at()
+                following = heap[0][0] if heap and heap[0][2].action is not None else agenda.next_at()
                 if deadline is not None:
                     if following is None or following > deadline:
                         if self._outsiders_first(deadline):
@@ -310,7 +317,8 @@ class Simulation:
         if due is None:
             return
         if due.at > self._elapsed:
-            self._move(due.at)
+            self._elapsed = due.at
+            self._on_move(self.start + self._step + due.at)
         self.events += 1
         self._fibers.perform(due)
         if self._parked:
