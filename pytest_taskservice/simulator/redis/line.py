@@ -132,7 +132,7 @@ class Line(MendedSocket):
 
     def call(self, *words: bytes) -> Any:
         """Run one command of a script; its error is raised."""
-        known = _known(words[0])
+        known = known_command(words[0])
         assert known is not None and known.takes(len(words) - 1), words
         arguments = list(words[1:])
         reply = SLOW if known.quick is None else known.quick(self, arguments)
