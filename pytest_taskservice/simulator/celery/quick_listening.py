@@ -1,4 +1,4 @@
-"""Shortcuts of the Redis result backend: keys, first attempts, and following the results that are waited for."""
+"""Shortcuts of the Redis result backend: keys, first attempts, and following what is waited for."""
 
 from __future__ import annotations
 
@@ -130,8 +130,11 @@ class _Reconnecting:
         return swallowed
 
 
-def _locked(_: Any) -> Any:
-    return lambda consumer: _Locked(consumer)
+def _in_lock(_: Any) -> Any:
+    def _locked(consumer: Any) -> _Locked:
+        return _Locked(consumer)
+
+    return _locked
 
 
 def _reconnecting(original: Any) -> Any:
@@ -151,11 +154,15 @@ LISTENING_SHORTCUTS = (
         besides=("kombu.utils.encoding:ensure_bytes", "kombu.utils.encoding:str_to_bytes"),
         texts=frozenset({"0f640eef90a0"}),
     ),
-    Shortcut(place="celery.backends.redis:RedisBackend.ensure", make=_ensure, texts=frozenset({"4defc75b4c02"})),
-    Shortcut(place="celery.backends.asynchronous:_waiting_on", make=_waiting, texts=frozenset({"ab34d25a4de1"})),
+    Shortcut(
+        place="celery.backends.redis:RedisBackend.ensure", make=_ensure, texts=frozenset({"4defc75b4c02"})
+    ),
+    Shortcut(
+        place="celery.backends.asynchronous:_waiting_on", make=_waiting, texts=frozenset({"ab34d25a4de1"})
+    ),
     Shortcut(
         place="celery.backends.redis:ResultConsumer._locked",
-        make=_locked,
+        make=_in_lock,
         besides=("celery.backends.redis:ResultConsumer._flush_pending_unsubscribe",),
         texts=frozenset({"e579c7abb1ff"}),
     ),

@@ -24,7 +24,7 @@ _spelled: dict[tuple[Any, ...], tuple[str, ...]] = {}
 
 
 def _setting(original: Any) -> Any:
-    def __getitem__(view: Any, key: Any) -> Any:
+    def get_setting(view: Any, key: Any) -> Any:
         own = view.__dict__
         if own["key_t"] is not None or type(key) is not str:
             return original(view, key)
@@ -41,12 +41,12 @@ def _setting(original: Any) -> Any:
                     return mapping[name]
         return original(view, key)
 
-    return __getitem__
+    return get_setting
 
 
 def _older_setting(original: Any) -> Any:
     # Until 5.6 a spelling was looked for in all places before the next one.
-    def __getitem__(view: Any, key: Any) -> Any:
+    def get_setting(view: Any, key: Any) -> Any:
         own = view.__dict__
         if own["key_t"] is not None or type(key) is not str:
             return original(view, key)
@@ -64,7 +64,7 @@ def _older_setting(original: Any) -> Any:
                     return mapping[name]
         return original(view, key)
 
-    return __getitem__
+    return get_setting
 
 
 def _spellings(view: Any, key: str) -> tuple[str, ...]:
@@ -97,13 +97,13 @@ def _now(_: Any) -> Any:
 
 
 def _cached(original: Any) -> Any:
-    def __get__(prop: Any, instance: Any, owner: Any = None) -> Any:
+    def get_cached(prop: Any, instance: Any, owner: Any = None) -> Any:
         try:
             return instance.__dict__[prop.attrname]
         except (AttributeError, KeyError):
             return original(prop, instance, owner)
 
-    return __get__
+    return get_cached
 
 
 def _short_text(original: Any) -> Any:
@@ -125,7 +125,8 @@ def _is_plain(value: Any) -> bool:
         return all(type(item) in _NUMBERS or _is_plain_text(item) for item in value)
     if kind is dict:
         return all(
-            _is_plain_text(key) and (type(item) in _NUMBERS or _is_plain_text(item)) for key, item in value.items()
+            _is_plain_text(key) and (type(item) in _NUMBERS or _is_plain_text(item))
+            for key, item in value.items()
         )
     return kind in _NUMBERS or _is_plain_text(value)
 
@@ -154,13 +155,19 @@ PLAIN_SHORTCUTS = (
     Shortcut(
         place="celery.utils.collections:ConfigurationView.__getitem__",
         make=_setting,
-        besides=("celery.utils.collections:ConfigurationView._to_keys", "celery.utils.collections:ChainMap._key"),
+        besides=(
+            "celery.utils.collections:ConfigurationView._to_keys",
+            "celery.utils.collections:ChainMap._key",
+        ),
         texts=frozenset({"0fa77318b54d"}),
     ),
     Shortcut(
         place="celery.utils.collections:ConfigurationView.__getitem__",
         make=_older_setting,
-        besides=("celery.utils.collections:ConfigurationView._to_keys", "celery.utils.collections:ChainMap._key"),
+        besides=(
+            "celery.utils.collections:ConfigurationView._to_keys",
+            "celery.utils.collections:ChainMap._key",
+        ),
         texts=frozenset({"759b7498dd7b"}),
     ),
     Shortcut(
@@ -172,10 +179,16 @@ PLAIN_SHORTCUTS = (
     Shortcut(
         place="celery.app.base:Celery.now",
         make=_now,
-        besides=("celery.utils.time:to_utc", "celery.utils.time:make_aware", "celery.utils.time:_is_ambiguous"),
+        besides=(
+            "celery.utils.time:to_utc",
+            "celery.utils.time:make_aware",
+            "celery.utils.time:_is_ambiguous",
+        ),
         texts=frozenset({"515608608d55", "b0a2c0de0e71"}),
     ),
-    Shortcut(place="kombu.utils.objects:cached_property.__get__", make=_cached, texts=frozenset({"2a5348b9150f"})),
+    Shortcut(
+        place="kombu.utils.objects:cached_property.__get__", make=_cached, texts=frozenset({"2a5348b9150f"})
+    ),
     *(
         Shortcut(place=f"celery.{module}:saferepr", make=_short_text, samples=_TEXTS)
         for module in ("app.amqp", "app.trace", "worker.request")
@@ -184,7 +197,7 @@ PLAIN_SHORTCUTS = (
 
 
 def install_json(patches: Any) -> None:
-    """Let kombu read and write JSON with one decoder and one encoder, instead of making one for each message."""
+    """Let kombu read and write JSON with one decoder and one encoder, not with a new one for each message."""
     for function, original, quick in (
         (_kombu_json.loads, json.loads, _loader()),
         (_kombu_json.dumps, json.dumps, _dumper()),

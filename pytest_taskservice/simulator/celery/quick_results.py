@@ -1,9 +1,9 @@
 """The few Redis commands of Celery's result backend, without redis-py's way to them.
 
-``RedisBackend`` stays as it is, and so does all that it stores and publishes: the simulated server runs each command. Only
-the client that it is handed is another, for ``GET``, ``MGET``, ``DEL``, ``SET``, for ``SETEX``, ``SET``, ``ZRANGE`` and
-``PUBLISH`` in a transaction, for following channels and for the scripts of chords. For all else it hands out redis-py's
-own.
+``RedisBackend`` stays as it is, and so does all that it stores and publishes: the simulated server runs each
+command. Only the client that it is handed is another, for ``GET``, ``MGET``, ``DEL``, ``SET``, for ``SETEX``,
+``SET``, ``ZRANGE`` and ``PUBLISH`` in a transaction, for following channels and for the scripts of chords.
+For all else it hands out redis-py's own.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _CONFIRMATIONS = (b"subscribe", b"unsubscribe")
 
 
 def install_quick_results(patches: Patches, home: SimulatedRedis) -> None:
-    """Hand ``RedisBackend`` clients of its own as long as ``patches`` last; kinds made from it keep theirs."""
+    """Hand ``RedisBackend`` other clients as long as ``patches`` last; kinds made from it keep theirs."""
     original = _backends.RedisBackend._create_client  # noqa: SLF001 - listed in seams
 
     def create(backend: Any, **params: Any) -> Any:
@@ -46,7 +46,10 @@ def install_quick_results(patches: Patches, home: SimulatedRedis) -> None:
 
 
 class QuickClient:
-    """A client of the result backend; ``make`` makes redis-py's own, of the same ``connection``, when it is needed."""
+    """A client of the result backend.
+
+    ``make`` makes redis-py's own, of the same ``connection``, when somebody asks for more than this one has.
+    """
 
     def __init__(self, home: SimulatedRedis, make: Callable[[], Any], connection: dict[str, Any]) -> None:
         self._home = home
@@ -107,7 +110,7 @@ class QuickClient:
         """Whether somebody looks at each command that the server runs."""
         return self._line.watched
 
-    def pipeline(self, transaction: bool = True, shard_hint: Any = None) -> Any:  # noqa: FBT001, FBT002 - redis-py's
+    def pipeline(self, transaction: bool = True, shard_hint: Any = None) -> Any:
         """Return a transaction."""
         return QuickPipeline(self) if transaction else self.plain.pipeline(transaction, shard_hint)
 
@@ -181,7 +184,9 @@ class QuickPipeline:
         """SETEX."""
         if type(seconds) is not int:
             return self.__getattr__("setex")(key, seconds, value)
-        return self._note("setex", (key, seconds, value), [b"SETEX", _bytes(key), b"%d" % seconds, _bytes(value)])
+        return self._note(
+            "setex", (key, seconds, value), [b"SETEX", _bytes(key), b"%d" % seconds, _bytes(value)]
+        )
 
     def set(self, key: Any, value: Any, **options: Any) -> Any:
         """SET."""
@@ -199,7 +204,7 @@ class QuickPipeline:
         """PUBLISH."""
         return self._note("publish", (channel, message), [b"PUBLISH", _bytes(channel), _bytes(message)])
 
-    def execute(self, raise_on_error: bool = True) -> Any:  # noqa: FBT001, FBT002 - redis-py's signature
+    def execute(self, raise_on_error: bool = True) -> Any:
         """Run all of it at once."""
         if self._plain is not None:
             return self._plain.execute(raise_on_error)
@@ -267,16 +272,18 @@ class QuickPubSub:
         """Follow channels."""
         new = [key for channel in channels if (key := _bytes(channel)) not in self._channels]
         self._channels.update(dict.fromkeys(new))
-        self._tell([b"SUBSCRIBE", *new], bool(new))
+        if new:
+            self._tell([b"SUBSCRIBE", *new])
 
     def unsubscribe(self, *channels: Any) -> None:
         """Leave channels, or all of them."""
         old = [key for key in map(_bytes, channels or tuple(self._channels)) if key in self._channels]
         for key in old:
             del self._channels[key]
-        self._tell([b"UNSUBSCRIBE", *old], bool(old))
+        if old:
+            self._tell([b"UNSUBSCRIBE", *old])
 
-    def get_message(self, ignore_subscribe_messages: bool = False, timeout: float | None = 0.0) -> Any:  # noqa: FBT001, FBT002 - redis-py's
+    def get_message(self, ignore_subscribe_messages: bool = False, timeout: float | None = 0.0) -> Any:
         """Return the next message, waiting ``timeout`` virtual seconds for it."""
         line = self._line
         if not line.inbox and timeout != 0:
@@ -291,10 +298,11 @@ class QuickPubSub:
         self._channels.clear()
         self._line.close()
 
-    def _tell(self, request: list[bytes], needed: bool) -> None:  # noqa: FBT001 - private
-        if not needed or self._home.closed or self._line.ended:
+    def _tell(self, request: list[bytes]) -> None:
+        # No time passes: nobody waits for an answer. Who leaves may be the finalizer of a result, and then
+        # the next one with its id comes again; no seed decides when the garbage collector runs.
+        if self._home.closed or self._line.ended:
             return
-        self._home.travel()
         inbox = self._line.inbox
         self._line.send([request])
         # What confirms it, last of all that came in, is of no interest to anybody.

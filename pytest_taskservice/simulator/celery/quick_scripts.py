@@ -1,4 +1,4 @@
-"""The Lua scripts of Celery's chords, read once, by us: the same commands in the same order, without an interpreter.
+"""The Lua scripts of Celery's chords, read by us: the same commands, in the same order.
 
 A script is known by its text. Any other runs in fakeredis, as the app's own scripts do.
 """
@@ -19,7 +19,9 @@ KnownScript = Callable[["Line", list[bytes], list[bytes]], Any]
 
 def known_script(text: str | bytes) -> KnownScript | None:
     """Return what does the same as a script; ``None`` if it is not one of Celery's."""
-    return _SCRIPTS.get(sha1(text if isinstance(text, bytes) else text.encode(), usedforsecurity=False).hexdigest())
+    return _SCRIPTS.get(
+        sha1(text if isinstance(text, bytes) else text.encode(), usedforsecurity=False).hexdigest()
+    )
 
 
 def _part_return(line: Line, keys: list[bytes], arguments: list[bytes]) -> Any:

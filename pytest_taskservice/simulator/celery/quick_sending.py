@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from functools import partial, wraps
+from queue import LifoQueue
 from typing import TYPE_CHECKING, Any
 
 from kombu import Queue
 from kombu.exceptions import OperationalError, SerializerNotInstalled, reraise
-from kombu.resource import LifoQueue
 from kombu.utils.functional import lazy
 
 from pytest_taskservice.simulator.celery.shortcuts import Shortcut
@@ -19,7 +19,7 @@ __all__ = ["SENDING_SHORTCUTS"]
 
 
 def _declared(original: Any) -> Any:
-    def maybe_declare(producer: Any, entity: Any, retry: bool = False, **policy: Any) -> Any:  # noqa: FBT001, FBT002 - kombu's signature
+    def maybe_declare(producer: Any, entity: Any, retry: bool = False, **policy: Any) -> Any:
         # A bound one may belong to a connection that is gone.
         if type(entity) is Queue and not entity.is_bound and entity.can_cache_declaration:
             connection = producer.channel.connection
@@ -53,7 +53,7 @@ def _ensured(original: Any) -> Any:
 
 
 def _acquired(original: Any) -> Any:
-    def acquire(pool: Any, block: bool = False, timeout: float | None = None) -> Any:  # noqa: FBT001, FBT002 - kombu's
+    def acquire(pool: Any, block: bool = False, timeout: float | None = None) -> Any:
         resources = pool._resource  # noqa: SLF001 - the text of the original is known
         # Nobody waits for room in a queue without bounds, and nobody gets a resource before it is prepared.
         if type(resources) is not LifoQueue or pool._closed or not pool._limit or not resources.queue:  # noqa: SLF001 - as above
@@ -87,7 +87,7 @@ def _released(original: Any) -> Any:
         with resources.mutex:
             resources.queue.append(resource)
             resources.unfinished_tasks += 1
-            if resources.not_empty._waiters:  # noqa: SLF001 - nobody waits where there is one thread
+            if vars(resources.not_empty).get("_waiters", True):
                 resources.not_empty.notify()
         return pool.release_resource(resource)
 
@@ -95,7 +95,7 @@ def _released(original: Any) -> Any:
 
 
 def _as_dict(original: Any) -> Any:
-    def as_dict(entity: Any, recurse: bool = False) -> Any:  # noqa: FBT001, FBT002 - kombu's signature
+    def as_dict(entity: Any, recurse: bool = False) -> Any:
         if recurse:
             return original(entity, recurse)
         found = {}
@@ -174,19 +174,28 @@ def _library(_: Any) -> Any:
 SENDING_SHORTCUTS = (
     Shortcut(place="kombu.resource:Resource.release", make=_released, texts=frozenset({"ca422c3327d7"})),
     Shortcut(place="kombu.abstract:Object.as_dict", make=_as_dict, texts=frozenset({"35ca64987a0f"})),
-    Shortcut(place="kombu.connection:Connection.ensure", make=_ensured, texts=frozenset({"c6068ad27241", "3b79c3645251"})),
+    Shortcut(
+        place="kombu.connection:Connection.ensure",
+        make=_ensured,
+        texts=frozenset({"c6068ad27241", "3b79c3645251"}),
+    ),
     Shortcut(place="kombu.resource:Resource.acquire", make=_acquired, texts=frozenset({"3721f2cfe245"})),
     Shortcut(
         place="kombu.messaging:Producer.maybe_declare",
         make=_declared,
         besides=(
-            "kombu.common:maybe_declare", "kombu.common:_maybe_declare", "kombu.common:_imaybe_declare",
-            "kombu.common:_ensure_channel_is_bound", "kombu.entity:Queue.__hash__",
+            "kombu.common:maybe_declare",
+            "kombu.common:_maybe_declare",
+            "kombu.common:_imaybe_declare",
+            "kombu.common:_ensure_channel_is_bound",
+            "kombu.entity:Queue.__hash__",
         ),
         texts=frozenset({"42e67a204557", "b2e97ce793ce"}),
     ),
     Shortcut(place="kombu.serialization:_reraise_errors", make=_reraised, texts=frozenset({"565dfe503220"})),
     Shortcut(
-        place="kombu.connection:Connection._reraise_as_library_errors", make=_library, texts=frozenset({"c6ff5886022d"})
+        place="kombu.connection:Connection._reraise_as_library_errors",
+        make=_library,
+        texts=frozenset({"c6ff5886022d"}),
     ),
-)  # fmt: skip
+)

@@ -1,8 +1,8 @@
-"""The frame for shortcuts: functions of Celery and kombu that do the same in fewer steps, in a simulation only.
+"""The frame for shortcuts: functions of Celery and kombu that do the same in fewer steps, in a simulation.
 
-A shortcut stands for a function whose text it knows, in the versions it was written for. Where the text is another,
-because Celery has changed or somebody has patched it, that function stays, and is slower: never wrong. A shortcut
-whose text is not worth listing is compared with the original on samples instead.
+A shortcut stands for a function whose text it knows, in the versions it was written for. Where the text is
+another, because Celery has changed or somebody has patched it, that function stays, and is slower: never
+wrong. A shortcut for a pure function is compared with the original on samples instead.
 
 ``CeleryWorld(exact=True)`` takes none of them; what happens is the same, which tests compare.
 """
@@ -27,9 +27,9 @@ __all__ = ["Shortcut", "install_shortcuts", "missing", "text_of"]
 class Shortcut:
     """One function that another stands for.
 
-    ``place`` is ``"module:name"`` or ``"module:Class.name"``. ``texts`` are the digests of the originals that are
-    known; ``besides`` names further functions that the original relies on, whose digests are listed with it.
-    ``samples`` are calls that both must answer alike, in place of texts.
+    ``place`` is ``"module:name"`` or ``"module:Class.name"``. ``texts`` are digests of the originals that are
+    known, each together with the functions ``besides``, which it relies on. ``samples`` are calls that both
+    must answer alike, in place of texts.
     """
 
     place: str
@@ -129,5 +129,3 @@ def _owner(place: str) -> tuple[Any, str]:
     for attribute in outer:
         found = getattr(found, attribute, None)
     return found, name
-
-

@@ -24,8 +24,8 @@ from pytest_taskservice.simulator.celery.quick_plain import PLAIN_SHORTCUTS, ins
 from pytest_taskservice.simulator.celery.quick_sending import SENDING_SHORTCUTS
 from pytest_taskservice.simulator.celery.record import Record
 from pytest_taskservice.simulator.celery.seams import install_seams
-from pytest_taskservice.simulator.celery.traps import ignore, no_time
 from pytest_taskservice.simulator.celery.shortcuts import install_shortcuts
+from pytest_taskservice.simulator.celery.traps import ignore, no_time
 from pytest_taskservice.simulator.celery.worker import SimulatedWorker
 from pytest_taskservice.simulator.core.fibers import current_fiber
 from pytest_taskservice.simulator.core.simulation import Budget, Simulation

@@ -303,9 +303,7 @@ class Simulation:
                 if following is None:
                     continue
                 if self.events > last_event or (deadline is None and following > last_second):
-                    raise SimulationBudgetError(
-                        what, self.budget.events, self._elapsed, self.waiting_for()
-                    )
+                    raise SimulationBudgetError(what, self.budget.events, self._elapsed, self.waiting_for())
                 self._perform()
         finally:
             if deadline is not None:

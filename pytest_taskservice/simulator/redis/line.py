@@ -133,7 +133,8 @@ class Line(MendedSocket):
     def call(self, *words: bytes) -> Any:
         """Run one command of a script; its error is raised."""
         known = known_command(words[0])
-        assert known is not None and known.takes(len(words) - 1), words
+        assert known is not None, words
+        assert known.takes(len(words) - 1), words
         arguments = list(words[1:])
         reply = SLOW if known.quick is None else known.quick(self, arguments)
         if reply is SLOW:

@@ -1,0 +1,287 @@
+"""What is done in fewer steps in a simulation comes out as Celery does it: messages, history, results."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from importlib import import_module
+from importlib.metadata import version
+from random import Random
+from typing import Any
+
+import pytest
+from celery import Celery, chain, chord, group
+from celery.app import amqp
+from celery.utils.saferepr import saferepr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from kombu.utils import json as kombu_json
+
+from pytest_taskservice.drivers.app_patch import AppPatch
+from pytest_taskservice.simulator.celery.broker import Broker
+from pytest_taskservice.simulator.celery.quick_listening import LISTENING_SHORTCUTS
+from pytest_taskservice.simulator.celery.quick_plain import PLAIN_SHORTCUTS
+from pytest_taskservice.simulator.celery.quick_sending import SENDING_SHORTCUTS
+from pytest_taskservice.simulator.celery.shortcuts import Shortcut, install_shortcuts, missing
+from pytest_taskservice.simulator.celery.world import CeleryWorld
+from pytest_taskservice.simulator.substitutes import Patches
+
+app = Celery("shortcuts", broker="redis://localhost/0", backend="redis://localhost/0", set_as_current=False)
+app.conf.broker_connection_retry_on_startup = True
+
+# Untyped in the stubs.
+redis_backend: Any = import_module("celery.backends.redis")
+
+SHORTCUTS = (*PLAIN_SHORTCUTS, *SENDING_SHORTCUTS, *LISTENING_SHORTCUTS)
+NEWEST = version("celery").startswith("5.7.")
+
+
+@app.task(name="shortcuts.add")
+def add(x: Any, y: Any = 1) -> Any:
+    return x + y
+
+
+@app.task(name="shortcuts.total")
+def total(numbers: list[int]) -> int:
+    return sum(numbers)
+
+
+@app.task(name="shortcuts.fail", bind=True, max_retries=2)
+def fail(self: Any, *args: Any, often: bool = False) -> None:
+    if often:
+        raise self.retry(countdown=30, exc=ValueError('it\'s "odd"'))
+    raise ValueError("once")
+
+
+@app.task(name="shortcuts.note")
+def note(*args: Any) -> str:
+    return repr(args)[:40]
+
+
+@app.task(name="shortcuts.spread", bind=True)
+def spread(self: Any, count: int) -> Any:
+    raise self.replace(group(add.s(number, 1) for number in range(count)))
+
+
+def play(world: CeleryWorld) -> list[Any]:
+    """All kinds of calls; return what came of them."""
+    results = [
+        add.delay(1, 2),
+        add.delay("it's", "\n\\ä"),
+        add.apply_async((1.5,), {"y": 2}, countdown=3600, expires=7200, priority=3),
+        add.apply_async(([1, [2]],), {"y": [None]}, queue="other", shadow="another", headers={"mine": "1"}),
+        add.s(1, 2).set(link=note.s("linked")).apply_async(link_error=note.s("failed")),
+        fail.apply_async(("x",), link_error=note.s()),
+        fail.delay(often=True),
+        chain(add.s(1, 1), add.s(2), group(add.s(3), add.s(4)))(),
+        chord([add.s(number, 1) for number in range(4)], total.s())(),
+        chord([add.s(1, 1), fail.s()], total.s().on_error(note.s()))(),
+        group(chain(add.s(1, 1), add.s(2)), spread.s(3))(),
+        app.send_task("shortcuts.add", (3, 4)),
+        note.delay(None, -1, 10**25, 1e300, {"a": "b"}, ["x" * 2000]),
+    ]
+    results[0].revoke()
+    world.faults.inject("down", after=1.0, for_=1.2)
+    world.simulation.advance(2)
+    results.append(add.delay(5, 6))
+    return [outcome(result) for result in results]
+
+
+def outcome(result: Any) -> Any:
+    with suppress(TypeError):
+        result.get(timeout=10_000, propagate=False)
+    with suppress(ValueError):
+        return repr(result.get(timeout=1, propagate=False))
+    return result.state
+
+
+def client_of(app: Any) -> Any:
+    return app.backend.client
+
+
+@contextmanager
+def opened(seed: int, *, exact: bool) -> Iterator[CeleryWorld]:
+    with ExitStack() as stack:
+        stack.enter_context(AppPatch(app, {}).applied())
+        world = stack.enter_context(CeleryWorld(seed=seed, exact=exact))
+        world.start_worker(app, concurrency=2, queues=["celery", "other"])
+        yield world
+
+
+def told(seed: int, *, exact: bool, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, ...]:
+    """What happened, as it is told, in the messages, and in Redis."""
+    messages: list[tuple[str, str]] = []
+    publish: Callable[..., None] = Broker.publish
+
+    def published(broker: Broker, queue: str, raw: dict[str, Any]) -> None:
+        messages.append((queue, json.dumps(copy.deepcopy(raw), default=repr)))
+        publish(broker, queue, raw)
+
+    with monkeypatch.context() as patch, opened(seed, exact=exact) as world:
+        patch.setattr(Broker, "publish", published)
+        results = play(world)
+        client = client_of(app)
+        stored = {key: client.get(key) for key in sorted(client.keys("celery-task-meta-*"))}
+        channels = sorted(client.pubsub_channels())
+        return results, messages, stored, channels, world.record.digest()
+
+
+@pytest.mark.parametrize("seed", [0, 11])
+def test_messages_history_and_results_are_those_of_celery_itself(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quick = told(seed, exact=False, monkeypatch=monkeypatch)
+    exact = told(seed, exact=True, monkeypatch=monkeypatch)
+
+    assert len(quick[1]) > 25
+    for here, there in zip(quick, exact, strict=True):
+        assert here == there
+
+
+@pytest.mark.skipif(not NEWEST, reason="older ones take the slow way where they differ")
+def test_each_shortcut_knows_what_it_stands_for() -> None:
+    assert missing(SHORTCUTS) == []
+
+
+def test_a_function_that_somebody_has_patched_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    def mine(self: Any, *args: Any, **options: Any) -> str:
+        return "mine"
+
+    monkeypatch.setattr("kombu.resource.Resource.release", mine)
+    patches = Patches()
+    install_shortcuts(patches, SENDING_SHORTCUTS)
+
+    import kombu.resource
+
+    try:
+        assert kombu.resource.Resource.release is mine  # type: ignore[comparison-overlap]
+    finally:
+        patches.undo()
+
+
+def test_a_shortcut_that_answers_otherwise_is_not_taken() -> None:
+    patches = Patches()
+    wrong = Shortcut(
+        place="celery.app.amqp:saferepr", make=lambda _: lambda value, *_: repr(value), samples=[("a\nb",)]
+    )
+
+    install_shortcuts(patches, [wrong])
+
+    assert amqp.saferepr is saferepr  # type: ignore[attr-defined]
+
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=30) | st.binary(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.lists(inner, max_size=4).map(tuple)
+        | st.dictionaries(st.text(max_size=5), inner, max_size=4)
+    ),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(value=values, longest=st.none() | st.integers(min_value=1, max_value=60))
+def test_short_texts_are_celerys(value: Any, longest: int | None) -> None:
+    patches = Patches()
+    install_shortcuts(patches, PLAIN_SHORTCUTS)
+    try:
+        found = amqp.saferepr(value, longest)  # type: ignore[attr-defined]
+    finally:
+        patches.undo()
+
+    assert found == saferepr(value, longest)
+
+
+# The scripts of chords.
+
+
+class Script:
+    """One of Celery's scripts on a server of its own, run by us and by an interpreter."""
+
+    def __init__(self, text: str) -> None:
+        self.client = client_of(app)
+        self.text = text
+
+    def __call__(self, keys: list[str], args: list[Any]) -> list[Any]:
+        """Return what either says, and what it leaves behind."""
+        found = []
+        before = self.dump()
+        for run in (self.client.register_script(self.text), self.client.plain.register_script(self.text)):
+            self.client.plain.flushall()
+            for key, (kind, value, life) in before.items():
+                self.restore(key, kind, value, life)
+            reply = run(keys=keys, args=args)
+            found.append((reply, {key: entry[:2] for key, entry in self.dump().items()}, self.lives()))
+        return found
+
+    def dump(self) -> dict[bytes, tuple[bytes, Any, int]]:
+        plain = self.client.plain
+        kinds = {key: plain.type(key) for key in sorted(plain.keys())}
+        return {key: (kind, self.read(key, kind), plain.ttl(key)) for key, kind in kinds.items()}
+
+    def lives(self) -> dict[bytes, bool]:
+        return {key: self.client.plain.ttl(key) > 0 for key in sorted(self.client.plain.keys())}
+
+    def read(self, key: bytes, kind: bytes) -> Any:
+        plain = self.client.plain
+        if kind == b"zset":
+            return plain.zrange(key, 0, -1, withscores=True)
+        if kind == b"list":
+            return plain.lrange(key, 0, -1)
+        return plain.smembers(key) if kind == b"set" else plain.get(key)
+
+    def restore(self, key: bytes, kind: bytes, value: Any, life: int) -> None:
+        plain = self.client.plain
+        if kind == b"zset":
+            plain.zadd(key, dict(value))
+        elif kind == b"list":
+            plain.rpush(key, *value)
+        elif kind == b"set":
+            plain.sadd(key, *value)
+        else:
+            plain.set(key, value)
+        if life > 0:
+            plain.expire(key, life)
+
+
+@pytest.mark.skipif(not NEWEST, reason="older ones have no scripts")
+@pytest.mark.parametrize("seed", range(6))
+def test_the_scripts_of_chords_do_what_their_text_says(seed: int) -> None:
+    draw = Random(seed)
+    keys = ["j", "t", "s", "d", "g", "c"]
+    with opened(0, exact=False):
+        part = Script(redis_backend.CHORD_PART_RETURN_LUA)
+        extend = Script(redis_backend.CHORD_CLAIM_EXTEND_LUA)
+        clean = Script(redis_backend.CHORD_CLEANUP_LUA)
+        client = client_of(app).plain
+        client.set("s", 3)
+        if draw.random() < 0.5:
+            client.set("t", 1)
+        ordered = draw.choice([0, 1])
+        for _ in range(8):
+            index = draw.choice([0, 1, 2, 3, "+inf"])
+            lives = [draw.choice([0, 100]), draw.choice([0, 200]), 10, draw.choice(["one", "two"])]
+            steps = [
+                part(keys, [f"id{index}", f"value{index}", ordered, index, *lives]),
+                extend(["c", "s"], [draw.choice(["one", "two"]), 20]),
+            ]
+            if draw.random() < 0.3:
+                claim = [draw.choice(["one", "two"]), draw.choice([0, 50])]
+                steps.append(clean(["c", "j", "t", "s", "d"], claim))
+            for ours, theirs in steps:
+                assert ours == theirs
+
+
+def test_json_is_read_and_written_as_kombu_does() -> None:
+    value = {"a": [1, 2.5, None, True, "ä"], "raw": b"\x00\xff"}
+    with opened(0, exact=True):
+        text = kombu_json.dumps(value)
+    with opened(0, exact=False):
+        assert kombu_json.dumps(value) == text
+        assert kombu_json.loads(text) == value
+        with pytest.raises(json.JSONDecodeError, match="BOM"):
+            kombu_json.loads("\ufeff{}")
