@@ -2,6 +2,9 @@
 
 time-machine replaces them in C, so names bound earlier are covered too. It does not touch monotonic clocks or
 sleep: see ``substitutes``.
+
+Leans on ``Traveller._destination_timestamp_ns`` of time-machine, which is set instead of shifted, at every
+event. Where it is gone, ``shift`` does the same.
 """
 
 from __future__ import annotations
@@ -27,11 +30,16 @@ def wall_clock(start: float) -> Iterator[Callable[[float], None]]:
         nonlocal stands
         # In whole microseconds: datetime cuts off what is finer, and 0.1 s would be shown as 0.099999.
         then = round(instant * 1e6)
-        traveller.shift(dt.timedelta(microseconds=then - stands))
+        if direct and then >= stands:
+            traveller._destination_timestamp_ns = then * 1000  # noqa: SLF001 - listed above
+        else:
+            # Going back, it makes the uuid module forget the instants it has seen.
+            traveller.shift(dt.timedelta(microseconds=then - stands))
         stands = then
 
     with _unfrozen():
-        traveller = travel.start()
+        traveller: Any = travel.start()
+    direct = getattr(traveller, "_destination_timestamp_ns", None) == 0
     try:
         move(start)
         yield move

@@ -31,7 +31,7 @@ from pytest_taskservice.simulator.core.fibers import current_fiber
 from pytest_taskservice.simulator.core.simulation import Budget, Simulation
 from pytest_taskservice.simulator.substitutes import Patches, replaced
 from pytest_taskservice.simulator.threads import Threads
-from pytest_taskservice.simulator.wall import WallClock
+from pytest_taskservice.simulator.wallclock import wall_clock
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -51,7 +51,7 @@ _SLEEP = 1e-5
 class CeleryWorld:
     """Opened by ``with``; one at a time in a process. ``exact`` worlds take none of :mod:`.shortcuts`."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each is one choice of a world
         self,
         *,
         seed: int = 0,
@@ -62,9 +62,8 @@ class CeleryWorld:
         exact: bool = False,
     ) -> None:
         self.latency = latency or Latency()
-        self._clock = WallClock(start)
         self.simulation = Simulation(
-            seed=seed, start=start.timestamp(), on_move=self._clock.set, budget=budget
+            seed=seed, start=start.timestamp(), on_move=ignore, budget=budget
         )
         self.simulation.explain = self._explain
         self.simulation.on_sleep = self._note_sleep
@@ -245,8 +244,7 @@ class CeleryWorld:
 
     def _open(self, stack: ExitStack) -> None:
         simulation = self.simulation
-        self._clock.begin()
-        stack.callback(self._clock.end)
+        simulation.on_move = stack.enter_context(wall_clock(simulation.now()))
         stack.callback(gc.set_threshold, *gc.get_threshold())
         # Celery makes many objects that live for one message: the default looks at them every few tasks.
         gc.set_threshold(_COLLECT_EVERY, *gc.get_threshold()[1:])

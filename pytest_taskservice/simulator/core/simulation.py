@@ -85,7 +85,7 @@ class Simulation:
         """Says what is waiting, for an error's text."""
         self.on_sleep: Callable[[float], None] | None = None
         """Told how long an event is about to sleep."""
-        self._on_move = on_move
+        self.on_move = on_move
         self._step = 0.0
         self._agenda = Agenda()
         self._fibers = Fibers()
@@ -111,7 +111,7 @@ class Simulation:
     def step_clock(self, seconds: float) -> None:
         """Set the wall clock forward or back, as somebody does by hand; no timer moves with it."""
         self._step += seconds
-        self._on_move(self.now())
+        self.on_move(self.now())
 
     # What is to come.
 
@@ -254,7 +254,7 @@ class Simulation:
             if following is not None and following <= then:
                 return False
         self._elapsed = then
-        self._on_move(self.start + self._step + then)
+        self.on_move(self.start + self._step + then)
         return True
 
     def _end_if_closed(self) -> None:
@@ -316,7 +316,7 @@ class Simulation:
             return
         if due.at > self._elapsed:
             self._elapsed = due.at
-            self._on_move(self.start + self._step + due.at)
+            self.on_move(self.start + self._step + due.at)
         self.events += 1
         self._fibers.perform(due)
         if self._parked:
@@ -334,7 +334,7 @@ class Simulation:
 
     def _move(self, elapsed: float) -> None:
         self._elapsed = elapsed
-        self._on_move(self.start + self._step + elapsed)
+        self.on_move(self.start + self._step + elapsed)
 
     def _is_stuck(self) -> bool:
         counts = self._agenda.counts
