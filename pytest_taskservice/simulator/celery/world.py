@@ -22,6 +22,7 @@ from pytest_taskservice.simulator.celery.processes import ModuleState
 from pytest_taskservice.simulator.celery.quick_listening import LISTENING_SHORTCUTS
 from pytest_taskservice.simulator.celery.quick_plain import PLAIN_SHORTCUTS, install_json
 from pytest_taskservice.simulator.celery.quick_sending import SENDING_SHORTCUTS
+from pytest_taskservice.simulator.celery.quick_starting import STARTING_SHORTCUTS
 from pytest_taskservice.simulator.celery.record import Record
 from pytest_taskservice.simulator.celery.seams import install_seams
 from pytest_taskservice.simulator.celery.shortcuts import install_shortcuts
@@ -43,6 +44,7 @@ __all__ = ["DEFAULT_START", "CeleryWorld"]
 
 DEFAULT_START = datetime(2026, 1, 1, tzinfo=UTC)
 _READY_WITHIN = 60.0
+_SHORTCUTS = (*PLAIN_SHORTCUTS, *SENDING_SHORTCUTS, *LISTENING_SHORTCUTS, *STARTING_SHORTCUTS)
 _COLLECT_EVERY = 20_000
 _TOLD_SLEEPS = 10
 _SLEEP = 1e-5
@@ -257,7 +259,7 @@ class CeleryWorld:
         install_seams(patches, simulation, self.record.of_request)
         install_listener(patches, simulation, self.threads)
         if not self._exact:
-            install_shortcuts(patches, (*PLAIN_SHORTCUTS, *SENDING_SHORTCUTS, *LISTENING_SHORTCUTS))
+            install_shortcuts(patches, _SHORTCUTS)
             install_json(patches)
         self._open_redis(stack, patches)
         transport.attach(self)

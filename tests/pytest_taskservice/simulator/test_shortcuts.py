@@ -24,6 +24,7 @@ from pytest_taskservice.simulator.celery.broker import Broker
 from pytest_taskservice.simulator.celery.quick_listening import LISTENING_SHORTCUTS
 from pytest_taskservice.simulator.celery.quick_plain import PLAIN_SHORTCUTS
 from pytest_taskservice.simulator.celery.quick_sending import SENDING_SHORTCUTS
+from pytest_taskservice.simulator.celery.quick_starting import STARTING_SHORTCUTS
 from pytest_taskservice.simulator.celery.shortcuts import Shortcut, install_shortcuts, missing
 from pytest_taskservice.simulator.celery.world import CeleryWorld
 from pytest_taskservice.simulator.substitutes import Patches
@@ -34,7 +35,7 @@ app.conf.broker_connection_retry_on_startup = True
 # Untyped in the stubs.
 redis_backend: Any = import_module("celery.backends.redis")
 
-SHORTCUTS = (*PLAIN_SHORTCUTS, *SENDING_SHORTCUTS, *LISTENING_SHORTCUTS)
+SHORTCUTS = (*PLAIN_SHORTCUTS, *SENDING_SHORTCUTS, *LISTENING_SHORTCUTS, *STARTING_SHORTCUTS)
 NEWEST = version("celery").startswith("5.7.")
 
 
