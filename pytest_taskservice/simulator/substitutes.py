@@ -52,7 +52,8 @@ _REAL_TIME = frozenset(
         *sys.stdlib_module_names,
         "_pytest", "anyio", "coverage", "debugpy", "execnet", "faulthandler", "freezegun", "greenlet",
         "hypothesis", "pluggy", "pydevd", "pytest", "pytest_asyncio", "pytest_rerunfailures",
-        "pytest_taskservice", "pytest_timeout", "sniffio", "time_machine", "trio", "uvicorn", "uvloop", "xdist",
+        "pytest_taskservice", "pytest_timeout", "sniffio", "time_machine", "trio", "uvicorn", "uvloop",
+        "xdist",
     }
 )  # fmt: skip
 # These call a function that somebody else has handed to them.

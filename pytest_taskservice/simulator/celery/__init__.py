@@ -1,1 +1,1 @@
-"""Celery in virtual time: its real worker, canvas, retries and beat over a simulated broker, pool and clock."""
+"""Celery in virtual time: its real worker, canvas, retries and beat over a simulated broker and pool."""

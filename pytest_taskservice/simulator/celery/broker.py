@@ -1,8 +1,8 @@
 """The simulated broker: queues, deliveries, and what becomes of a message that nobody acknowledges.
 
-Messages travel in the order in which they were sent, over all queues; the seed draws how long each takes and which of
-several consumers gets it. Two kinds of broker differ in what they do for a consumer that is gone: ``redis`` gives its
-messages to others after the visibility timeout, ``amqp`` at once.
+Messages travel in the order in which they were sent, over all queues; the seed draws how long each takes
+and which of several consumers gets it. Two kinds of broker differ in what they do for a consumer that is
+gone: ``redis`` gives its messages to others after the visibility timeout, ``amqp`` at once.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ class BrokerDownError(ConnectionRefusedError):
 class BrokerRules:
     """How one kind of broker treats messages.
 
-    ``visibility_timeout`` in seconds: when an unacknowledged message goes to somebody else; ``None``: as soon as its
-    consumer is gone. ``priority_steps``: lower goes first, in these groups; ``None``: higher goes first, on queues
-    declared with ``x-max-priority`` only.
+    ``visibility_timeout`` in seconds: when an unacknowledged message goes to somebody else; ``None``: as
+    soon as its consumer is gone. ``priority_steps``: lower goes first, in these groups; ``None``: higher
+    goes first, on queues declared with ``x-max-priority`` only.
     """
 
     kind: str = "redis"
@@ -187,7 +187,10 @@ class Broker:
         properties = raw["properties"]
         again = {
             **raw,
-            "properties": {**properties, "delivery_info": {**properties["delivery_info"], "redelivered": True}},
+            "properties": {
+                **properties,
+                "delivery_info": {**properties["delivery_info"], "redelivered": True},
+            },
         }
         self._put(unacked.queue, again, next(self._orders if behind else self._front))
         self.kick()
@@ -204,8 +207,8 @@ class Broker:
     def closed(self, consumer: Any, tags: list[str]) -> None:
         """Take back the deliveries ``tags`` of a channel that is closed.
 
-        RabbitMQ does so itself. With Redis it is kombu that writes them back, one in front of the other, which it
-        cannot during an outage: then they come back after the visibility timeout.
+        RabbitMQ does so itself. With Redis it is kombu that writes them back, one in front of the other,
+        which it cannot during an outage: then they come back after the visibility timeout.
         """
         if self.rules.visibility_timeout is None:
             self.lost(lambda one: one is consumer)
@@ -230,7 +233,9 @@ class Broker:
 
     def waiting(self) -> list[tuple[str, Raw]]:
         """Return what waits in queues."""
-        return [(queue, raw) for queue, items in self._ready.items() for _, _, raw in sorted(items, key=_rank)]
+        return [
+            (queue, raw) for queue, items in self._ready.items() for _, _, raw in sorted(items, key=_rank)
+        ]
 
     def kick(self) -> None:
         """Look soon whether a waiting message can be delivered."""

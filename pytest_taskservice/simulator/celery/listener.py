@@ -1,4 +1,4 @@
-"""Results for ``taskservice``'s own Celery back end: heard in the simulation instead of by a thread on a socket."""
+"""Results for ``taskservice``'s own Celery back end: heard by a fiber instead of by a thread on a socket."""
 
 from __future__ import annotations
 

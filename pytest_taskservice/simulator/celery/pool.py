@@ -1,7 +1,7 @@
 """The simulated pool: slots that run task bodies in fibers, with limits, losses and terminations.
 
-What a body's end means is said by the real ``celery.worker.request.Request``, through the callbacks that a prefork
-pool would call, in the order of ``billiard.pool``.
+What a body's end means is said by the real ``celery.worker.request.Request``, through the callbacks that a
+prefork pool would call, in the order of ``billiard.pool``.
 """
 
 from __future__ import annotations
@@ -30,11 +30,12 @@ if TYPE_CHECKING:
 __all__ = ["Job", "SimulatedPool"]
 
 _trace: Any = import_module("celery.app.trace")
+_BasePool: Any = BasePool
 
 _FIRST_PID = 10_001
 
 
-class SimulatedPool(BasePool):
+class SimulatedPool(_BasePool):  # type: ignore[misc] # the stubs know other signatures
     """A prefork pool's face; ``process`` and ``world`` are set by the worker before it starts."""
 
     uses_semaphore = True
@@ -76,7 +77,7 @@ class SimulatedPool(BasePool):
         for job in list(self.jobs):
             job.abandon()
 
-    def terminate_job(self, pid: int, signal: int | None = None) -> None:  # noqa: A002 - Celery's word
+    def terminate_job(self, pid: int, signal: int | None = None) -> None:
         """Send a signal to the process that runs a task."""
         for job in list(self.jobs):
             if job.pid == pid:
@@ -122,7 +123,7 @@ class SimulatedPool(BasePool):
                 return
 
     def _get_info(self) -> dict[str, Any]:
-        info: dict[str, Any] = super()._get_info()  # type: ignore[misc] # the stubs lack it
+        info: dict[str, Any] = super()._get_info()
         return info | {
             "max-concurrency": self.limit,
             "processes": self._pids[: self.limit],
@@ -239,10 +240,13 @@ class Job:
             app = self.pool.process.app
             task = app.tasks[name]
             if task.__trace__ is None:
-                # Registered after the worker started: the embedded worker of Celery's tests makes it now, too.
+                # Registered after the worker started: the embedded worker of Celery's tests makes it now,
+                # too.
                 task.__trace__ = _trace.build_tracer(name, task, app.loader, self.pool.process.name, app=app)
             known = (app.tasks, self.pool.world.accepted(app), self.pool.process.name)
-            return _trace.fast_trace_task(name, task_id, dict(request), body, content_type, encoding, _loc=known)
+            return _trace.fast_trace_task(
+                name, task_id, dict(request), body, content_type, encoding, _loc=known
+            )
         return self._target(*self._args)
 
     def _lose(self, text: str) -> None:
@@ -273,7 +277,7 @@ class Job:
 
     def _reach_soft_limit(self, seconds: float) -> None:
         if not self._is_over(self._reach_soft_limit, seconds):
-            self.pool.process.post(self._options["timeout_callback"], True, seconds)  # noqa: FBT003 - billiard's
+            self.pool.process.post(self._options["timeout_callback"], True, seconds)
             self._interrupt(SoftTimeLimitExceeded(seconds))
 
     def _reach_hard_limit(self, seconds: float) -> None:
@@ -294,7 +298,7 @@ class Job:
     def _time_out(self, seconds: float) -> None:
         self.pool.world.release(self.pool.process)
         self._options["error_callback"](_caught(TimeLimitExceeded(seconds)))
-        self._options["timeout_callback"](False, seconds)  # noqa: FBT003 - billiard's signature
+        self._options["timeout_callback"](False, seconds)
 
     def _interrupt(self, error: BaseException) -> None:
         if self._fiber is not None:

@@ -1,7 +1,8 @@
 """What stands for a worker's processes: whose state is current, whose app, and who may wait for results.
 
 Celery keeps the state of a process in module globals: ``celery.worker.state``, ``celery._state._tls`` and
-``_task_join_will_block``. Several simulated processes share them, so each gets its own when its fiber goes on.
+``_task_join_will_block``. Several simulated processes share them, so each gets its own when its fiber goes
+on.
 """
 
 from __future__ import annotations
@@ -74,18 +75,20 @@ class ModuleState:
 
 
 def _content(container: Any) -> Any:
+    held: Any = container
     if isinstance(container, WeakSet):
         return container.data  # type: ignore[attr-defined] # the set of references
     if isinstance(container, LimitedSet):
-        return container._data, container._heap  # noqa: SLF001 - it offers no copy
+        return held._data, held._heap  # noqa: SLF001 - it offers no copy
     return list(container) if isinstance(container, list) else dict(container)
 
 
 def _fill(container: Any, content: Any) -> None:
+    held: Any = container
     if isinstance(container, WeakSet):
         container.data = set() if content is None else content  # type: ignore[attr-defined] # as above
     elif isinstance(container, LimitedSet):
-        container._data, container._heap = content or ({}, [])  # noqa: SLF001 - as above
+        held._data, held._heap = content or ({}, [])  # noqa: SLF001 - as above
     elif isinstance(container, list):
         container[:] = content or [0]
     else:
@@ -263,7 +266,7 @@ def install_process_state(patches: Patches) -> None:
         process = _process()
         return bool(get_real() if process is None else process.joins_block)
 
-    def put(blocks: bool) -> None:  # noqa: FBT001 - Celery's signature
+    def put(blocks: bool) -> None:
         process = _process()
         if process is None:
             set_real(blocks)
@@ -273,9 +276,15 @@ def install_process_state(patches: Patches) -> None:
     patches.set(_current, "_tls", _ThreadState(_current._tls))  # noqa: SLF001 - replaced
     blocks_before = get_real()
     # A pool that was built in this process may have left it set.
-    set_real(False)  # noqa: FBT003 - as above
+    set_real(False)
     patches.on_undo(lambda: set_real(blocks_before))
-    for name in ("celery._state", "celery.result", "celery.backends.redis", "celery.backends.rpc", "celery.worker.components"):
+    for name in (
+        "celery._state",
+        "celery.result",
+        "celery.backends.redis",
+        "celery.backends.rpc",
+        "celery.worker.components",
+    ):
         module = import_module(name)
         for attribute, value in (("task_join_will_block", get), ("_set_task_join_will_block", put)):
             if hasattr(module, attribute):

@@ -9,7 +9,7 @@ For all else it hands out redis-py's own.
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from fakeredis._helpers import SimpleError
 from redis.exceptions import ResponseError
@@ -173,7 +173,7 @@ class QuickPipeline:
         self._requests: list[list[bytes]] = []
         self._plain: Any = None
 
-    def __enter__(self) -> QuickPipeline:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:

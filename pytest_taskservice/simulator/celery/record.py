@@ -25,7 +25,8 @@ _KINDS = {
     "task-rejected": EventKind.REJECTED,
 }
 _DETAILS = (
-    "parent_id", "result", "exception", "runtime", "eta", "expires", "terminated", "expired", "signum", "requeue",
+    "parent_id", "result", "exception", "runtime", "eta", "expires", "terminated", "expired", "signum",
+    "requeue",
 )  # fmt: skip
 
 
@@ -36,7 +37,7 @@ class Record:
         self._simulation = simulation
         self._notes: list[Note] = []
 
-    def note(
+    def note(  # noqa: PLR0913 - one event, and all that is known of it
         self,
         kind: str,
         *,
@@ -127,7 +128,7 @@ class Record:
         )
 
     def digest(self) -> str:
-        """Return one short text that two simulations share exactly if the same happened at the same instants."""
+        """Return a short text that two simulations share if the same happened at the same instants."""
         return self.story().digest
 
     def notes(self) -> list[Note]:

@@ -5,7 +5,6 @@ Leans on ``celery.backends.asynchronous.Drainer`` and on ``ResultConsumer._drain
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -18,11 +17,13 @@ if TYPE_CHECKING:
 
 __all__ = ["drainer_for"]
 
+_Drainer: Any = Drainer
+
 
 def drainer_for(simulation: Simulation) -> type[Any]:
     """Return a drainer whose waits let ``simulation`` go on."""
 
-    class SimulatedDrainer(Drainer):  # type: ignore[misc] # untyped
+    class SimulatedDrainer(_Drainer):  # type: ignore[misc] # the stubs know none of its attributes
         """Lets the simulation go on until a result is there."""
 
         def drain_events_until(
@@ -40,7 +41,7 @@ def drainer_for(simulation: Simulation) -> type[Any]:
             end = None if timeout is None else simulation.monotonic() + timeout
             while not _is_ready(consumer, p):
                 if end is not None and simulation.monotonic() >= end:
-                    raise socket.timeout
+                    raise TimeoutError
                 if not _wait(simulation, consumer, p, end, interval):
                     # What on_interval looks at, a failed parent, may have been the last thing to happen.
                     if on_interval:

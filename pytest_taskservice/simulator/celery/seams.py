@@ -1,8 +1,10 @@
-"""Every place of Celery, kombu and billiard that is replaced while a simulation is open. Each is checked to be there.
+"""Every place of Celery, kombu and billiard that is replaced while a simulation is open. Each is checked to
+be there.
 
 - ``kombu.transport.TRANSPORT_ALIASES`` and ``_transport_cache``: connections lead to the simulated broker.
 - ``kombu.pools``: the pools of before are put aside, those of the simulation are forgotten.
-- Defaults bound at import, which no module's name reaches: ``monotonic`` in kombu's timer and in ``build_tracer``,
+- Defaults bound at import, which no module's name reaches: ``monotonic`` in kombu's timer and in
+``build_tracer``,
   ``uuid4`` in ``kombu.utils.uuid.uuid``.
 - ``celery.worker.components._Timer``: timers are events.
 - ``celery.backends.asynchronous.drainers``: waits for results are waits in the simulation.
@@ -16,7 +18,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from importlib import import_module
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -75,7 +77,12 @@ def _connect(patches: Patches) -> None:
         # These dicts hash every key they are given once more, so the keys they hold go past them.
         kept = list(dict.items(group))
         dict.clear(group)
-        patches.on_undo(lambda group=group, kept=kept: (dict.clear(group), dict.update(group, kept)))
+        patches.on_undo(partial(_fill_again, group, kept))
+
+
+def _fill_again(group: Any, kept: list[Any]) -> None:
+    dict.clear(group)
+    dict.update(group, kept)
 
 
 def _transport() -> type[SimulatedTransport]:
@@ -84,7 +91,13 @@ def _transport() -> type[SimulatedTransport]:
 
 def _set_clocks(patches: Patches, simulation: Simulation) -> None:
     timer = _kombu_timer.Timer
-    for function in (_kombu_timer.to_timestamp, timer.enter_at, timer.enter_after, timer.__iter__, _trace.build_tracer):
+    for function in (
+        _kombu_timer.to_timestamp,
+        timer.enter_at,
+        timer.enter_after,
+        timer.__iter__,
+        _trace.build_tracer,
+    ):
         patches.default(function, _monotonic, substitute(_monotonic))
     # It makes text of whatever it gets.
     patches.default(_kombu_uuid.uuid, uuid4, simulation.random.ids("kombu"))

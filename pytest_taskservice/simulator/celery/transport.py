@@ -5,7 +5,6 @@ Leans on ``kombu.transport.virtual``: ``Channel``, ``QoS``, ``Transport._deliver
 
 from __future__ import annotations
 
-import socket
 from collections import deque
 from queue import Empty
 from typing import TYPE_CHECKING, Any
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SimulatedTransport", "attach"]
 
+_virtual: Any = virtual
 _world: CeleryWorld | None = None
 
 
@@ -31,7 +31,7 @@ def attach(world: CeleryWorld | None) -> None:
     _world = world
 
 
-class SimulatedQoS(virtual.QoS):
+class SimulatedQoS(_virtual.QoS):  # type: ignore[misc] # the stubs know less than there is
     """Deliveries that the broker keeps until they are acknowledged."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -52,7 +52,7 @@ class SimulatedQoS(virtual.QoS):
         super().ack(delivery_tag)
         self.channel.broker.acknowledge(delivery_tag)
 
-    def reject(self, delivery_tag: str, requeue: bool = False) -> None:  # noqa: FBT001, FBT002 - kombu's signature
+    def reject(self, delivery_tag: str, requeue: bool = False) -> None:
         """Give it back, or drop it."""
         self._check()
         super().ack(delivery_tag)
@@ -80,13 +80,13 @@ class SimulatedQoS(virtual.QoS):
             raise ConnectionResetError(104, "the delivery's channel is closed")
 
 
-class SimulatedMessage(virtual.Message):
+class SimulatedMessage(_virtual.Message):  # type: ignore[misc] # as above
     """A message that knows which queue it came from."""
 
     sim_queue = ""
 
 
-class SimulatedChannel(virtual.Channel):
+class SimulatedChannel(_virtual.Channel):  # type: ignore[misc] # as above
     """One channel; as a consumer it takes messages for its connection."""
 
     QoS = SimulatedQoS
@@ -142,7 +142,7 @@ class SimulatedChannel(virtual.Channel):
         """Return the worker that the channel belongs to, or did until it was closed, if any."""
         return self._process
 
-    def basic_consume(self, queue: str, no_ack: bool, callback: Any, consumer_tag: str, **kwargs: Any) -> Any:  # noqa: FBT001 - kombu's signature
+    def basic_consume(self, queue: str, no_ack: bool, callback: Any, consumer_tag: str, **kwargs: Any) -> Any:
         """Consume from ``queue``."""
         self._tag_to_queue[consumer_tag] = queue
         self._active_queues.append(queue)
@@ -167,7 +167,7 @@ class SimulatedChannel(virtual.Channel):
             self.broker.leave(queue, self)
         return super().basic_cancel(consumer_tag)
 
-    def basic_get(self, queue: str, no_ack: bool = False, **kwargs: Any) -> Any:  # noqa: FBT001, FBT002 - kombu's signature
+    def basic_get(self, queue: str, no_ack: bool = False, **kwargs: Any) -> Any:
         """Take one message, if there is one."""
         self._talk()
         raw = self.broker.get(queue)
@@ -208,7 +208,9 @@ class SimulatedChannel(virtual.Channel):
     def _put(self, queue: str, message: dict[str, Any], **kwargs: Any) -> None:
         self._send([queue], message)
 
-    def _put_fanout(self, exchange: str, message: dict[str, Any], routing_key: str = "", **kwargs: Any) -> None:
+    def _put_fanout(
+        self, exchange: str, message: dict[str, Any], routing_key: str = "", **kwargs: Any
+    ) -> None:
         self._send(sorted(self._lookup(exchange, routing_key)), message)
 
     def _send(self, queues: list[str], message: dict[str, Any]) -> None:
@@ -251,7 +253,7 @@ class SimulatedChannel(virtual.Channel):
         self.broker.purge(queue)
 
 
-class SimulatedTransport(virtual.Transport):
+class SimulatedTransport(_virtual.Transport):  # type: ignore[misc] # as above
     """A connection to the broker that its URL names."""
 
     Channel = SimulatedChannel
@@ -295,7 +297,7 @@ class SimulatedTransport(virtual.Transport):
         self.broker.check()
         inbox = self.inbox
         if not _world.simulation.wait(lambda: bool(inbox), timeout=timeout, what="a message"):
-            raise socket.timeout
+            raise TimeoutError
         raw, queue = inbox.popleft()
         if queue in self._callbacks:
             self._deliver(raw, queue)

@@ -1,4 +1,4 @@
-"""The simulated worker: Celery's own ``WorkController`` and ``Consumer``, with an event loop that waits in a fiber."""
+"""The simulated worker: Celery's own ``WorkController`` and ``Consumer``, whose loop waits in a fiber."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ __all__ = ["SimulatedTimer", "SimulatedWorker"]
 
 _state: Any = import_module("celery.worker.state")
 _trace: Any = import_module("celery.app.trace")
+_Controller: Any = WorkController
 
 # What a timer of these functions brings is work; all others are the worker's upkeep.
 _WORK = frozenset({"apply_eta_task", "_limit_post_eta", "_schedule_bucket_request"})
@@ -120,8 +121,8 @@ class _Hub:
 class _Strategies(dict[str, Any]):
     """How a consumer takes each task's messages, made when its first one arrives.
 
-    An app of hundreds of tasks would else pay for all of them in each simulation; and a task that a test registers
-    after its worker has started is known as well.
+    An app of hundreds of tasks would else pay for all of them in each simulation; and a task that a test
+    registers after its worker has started is known as well.
     """
 
     def __init__(self, consumer: Any) -> None:
@@ -147,8 +148,15 @@ class SimulatedConsumer(Consumer):
         self.strategies = _Strategies(self)
 
     @staticmethod
-    def loop(
-        obj: Any, connection: Any, consumer: Any, blueprint: Any, hub: Any, qos: Any, *args: Any, **kwargs: Any
+    def loop(  # noqa: PLR0913, PLR0917 - Celery's signature
+        obj: Any,
+        connection: Any,
+        consumer: Any,
+        blueprint: Any,
+        hub: Any,
+        qos: Any,
+        *args: Any,
+        **kwargs: Any,
     ) -> None:
         """Do what ``asynloop`` does, without a poller."""
         handle = obj.create_task_handler()
@@ -190,7 +198,7 @@ class SimulatedConsumer(Consumer):
             process.ready = False
 
 
-class SimulatedWorker(WorkController):
+class SimulatedWorker(_Controller):  # type: ignore[misc] # the stubs know none of its attributes
     """One worker: its main process is a fiber, its pool's processes are others."""
 
     def __init__(
@@ -210,7 +218,7 @@ class SimulatedWorker(WorkController):
         self.process = MainProcess(simulation, world.state, app, name=hostname)
         hub = _Hub()
         hub.serve(self.process)
-        set_event_loop(hub)
+        set_event_loop(hub)  # type: ignore[arg-type] # stands for one
         try:
             super().__init__(
                 app=app,

@@ -6,7 +6,7 @@ import gc
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from kombu.serialization import prepare_accept_content
 from kombu.transport.virtual import BrokerState
@@ -64,9 +64,7 @@ class CeleryWorld:
         exact: bool = False,
     ) -> None:
         self.latency = latency or Latency()
-        self.simulation = Simulation(
-            seed=seed, start=start.timestamp(), on_move=ignore, budget=budget
-        )
+        self.simulation = Simulation(seed=seed, start=start.timestamp(), on_move=ignore, budget=budget)
         self.simulation.explain = self._explain
         self.simulation.on_sleep = self._note_sleep
         self.record = Record(self.simulation)
@@ -94,7 +92,7 @@ class CeleryWorld:
         self._stage: Any = None
         self._stack = ExitStack()
 
-    def __enter__(self) -> CeleryWorld:
+    def __enter__(self) -> Self:
         with ExitStack() as stack:
             self._open(stack)
             self._stack = stack.pop_all()

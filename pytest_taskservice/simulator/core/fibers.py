@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, Protocol, final
 
 from greenlet import GreenletExit, getcurrent, greenlet
 
-from pytest_taskservice.simulator.core.agenda import Due, Weight
-
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from pytest_taskservice.simulator.core.agenda import Due, Weight
 
 __all__ = ["Fiber", "Fibers", "Process", "current_fiber"]
 
@@ -55,7 +55,7 @@ class Fiber(greenlet):
             if self.ended:
                 return
             idle.append(self)
-            action, args = self.parent.switch()
+            action, args = self.parent.switch()  # type: ignore[union-attr] # whoever runs it is its parent
 
     def park(self) -> Any:
         """Give way; return what :meth:`resume` brings."""
@@ -63,7 +63,7 @@ class Fiber(greenlet):
             raise GreenletExit
         self.turn += 1
         self._home.parked[self] = None
-        found = self.parent.switch()
+        found = self.parent.switch()  # type: ignore[union-attr] # whoever runs it is its parent
         if self.ended:
             raise GreenletExit
         return found
@@ -111,7 +111,8 @@ class Fibers:
         here = getcurrent()
         if fiber.parent is not here:
             fiber.parent = here
-        # An event that runs is over for the agenda: what it wakes may cancel it, and it would be counted twice.
+        # An event that runs is over for the agenda: what it wakes may cancel it, and it would be counted
+        # twice.
         action, due.action = due.action, None
         fiber.switch(action, due.args)
 
@@ -136,7 +137,7 @@ _LAST_WORDS = 100
 
 
 def _end(fiber: Fiber) -> None:
-    """Unwind ``fiber`` now: one that is left to the garbage collector unwinds in the middle of something else."""
+    """Unwind ``fiber`` now: one that is left to the collector unwinds in the middle of something else."""
     fiber.ended = True
     for _ in range(_LAST_WORDS):
         if fiber.dead:

@@ -1,7 +1,7 @@
 """One world in virtual time: events, fibers, draws, and waiting for what they bring.
 
-Whoever opens a simulation owns it. While the owner waits, events run, each in a fiber. Anybody who waits inside an
-event parks. The clock moves only from one event to the next, so nothing is ever early.
+Whoever opens a simulation owns it. While the owner waits, events run, each in a fiber. Anybody who waits
+inside an event parks. The clock moves only from one event to the next, so nothing is ever early.
 """
 
 from __future__ import annotations
@@ -62,7 +62,8 @@ class Budget:
 class Simulation:
     """The clock, the agenda and the fibers; implements ``Timeline``.
 
-    ``start`` is the wall clock's first instant in seconds since the Unix epoch. ``on_move`` is told each new one.
+    ``start`` is the wall clock's first instant in seconds since the Unix epoch. ``on_move`` is told each
+    new one.
     """
 
     def __init__(
@@ -205,7 +206,7 @@ class Simulation:
         return self._pump(ready, deadline, what, idle_ends=True)
 
     def serve_outsiders(self, deadline: float | None) -> bool:
-        """Take one step for other threads, while the owner is blocked for real; return whether there was one."""
+        """Take one step for other threads, while the owner is blocked; return whether there was one."""
         outsiders = self.outsiders
         if outsiders is None or outsiders.wake():
             return outsiders is not None
@@ -280,7 +281,7 @@ class Simulation:
                     self._parked.remove(waiting)
         return True
 
-    def _pump(
+    def _pump(  # noqa: C901 - the one loop that everything runs in
         self, ready: Callable[[], bool] | None, deadline: float | None, what: str, *, idle_ends: bool
     ) -> bool:
         agenda = self._agenda
