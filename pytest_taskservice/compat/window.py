@@ -42,7 +42,7 @@ class StateWindows:
             missing = [name for name in VISIBLE_STATE if not hasattr(state, name)]
             if missing:
                 raise HarnessError(
-                    f"this Celery's worker.state has no {', '.join(missing)}: taskservice needs 5.7"
+                    f"this Celery's worker.state has no {', '.join(missing)}: taskservice knows 5.5 to 5.7"
                 )
             self._originals = {name: getattr(state, name) for name in VISIBLE_STATE}
         for name, original in self._originals.items():
