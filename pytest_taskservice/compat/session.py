@@ -105,7 +105,8 @@ class CompatSession:
         missing = [name for name in _SEAMS if not hasattr(testing, name)]
         if missing:
             raise HarnessError(
-                f"this Celery's contrib.testing.worker has no {', '.join(missing)}: taskservice knows 5.5 to 5.7"
+                f"this Celery's contrib.testing.worker has no {', '.join(missing)}: "
+                "taskservice knows 5.5 to 5.7"
             )
         original = getattr(testing, _SEAM)
         setattr(testing, _SEAM, self._serving)

@@ -238,7 +238,9 @@ class Agent:
         while state.active_requests and time.monotonic() < deadline:
             time.sleep(0.001)
         # Two turns: a result of the pool that has come in is acknowledged.
-        turned = turned and self._loop.call(lambda: None, deadline) and self._loop.call(lambda: None, deadline)
+        turned = (
+            turned and self._loop.call(lambda: None, deadline) and self._loop.call(lambda: None, deadline)
+        )
         return {"idle": turned and not state.active_requests}
 
     def _give_back(self) -> None:
@@ -247,7 +249,9 @@ class Agent:
         if semaphore is not None:
             # What waits for a slot must not start once it has gone back.
             semaphore.clear()
-        for request in {*scheduled_requests(self._consumer), *state.reserved_requests} - {*state.active_requests}:
+        for request in {*scheduled_requests(self._consumer), *state.reserved_requests} - {
+            *state.active_requests
+        }:
             request.reject(requeue=True)
 
     def _history(self, request: dict[str, Any]) -> dict[str, Any]:
