@@ -35,7 +35,7 @@ def drainer_for(simulation: Simulation) -> type[Any]:
             wait: Any = None,
         ) -> Iterator[None]:
             consumer: Any = self.result_consumer
-            if not hasattr(consumer, "_drain_one"):
+            if not hasattr(consumer, "_pubsub"):
                 yield from super().drain_events_until(p, timeout, interval, on_interval, wait)
                 return
             end = None if timeout is None else simulation.monotonic() + timeout
@@ -77,11 +77,20 @@ def _is_ready(consumer: Any, p: Any) -> bool:
     pubsub = consumer._pubsub  # noqa: SLF001 - the drainer's own side of it
     # Looked at after every event: only what has come in is worth Celery's way of reading it.
     while not p.ready and pubsub is not None and _has_news(pubsub):
-        with consumer._locked():  # noqa: SLF001 - as above
-            if not consumer._drain_one(pubsub, 0):  # noqa: SLF001 - as above
-                break
+        if not _read(consumer, pubsub):
+            break
         pubsub = consumer._pubsub  # noqa: SLF001 - a reconnect makes another
     return bool(p.ready)
+
+
+def _read(consumer: Any, pubsub: Any) -> bool:
+    """Take one message in; return whether there was one."""
+    if not hasattr(consumer, "_drain_one"):
+        # Before 5.7 there is no lock, and no more to it.
+        consumer.drain_events(timeout=0)
+        return True
+    with consumer._locked():  # noqa: SLF001 - as the consumer itself does
+        return bool(consumer._drain_one(pubsub, 0))  # noqa: SLF001 - as above
 
 
 def _has_news(pubsub: Any) -> bool:

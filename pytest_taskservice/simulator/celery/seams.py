@@ -8,6 +8,7 @@ be there.
   ``uuid4`` in ``kombu.utils.uuid.uuid``.
 - ``celery.worker.components._Timer``: timers are events.
 - ``celery.backends.asynchronous.drainers``: waits for results are waits in the simulation.
+- ``AsyncBackendMixin.remove_pending_result``, before 5.7: a result's end is its own process' affair.
 - ``billiard.pool.Lock``: a worker's hub exchanges it for the whole process.
 - ``Request.send_event``: the history is told by the requests themselves.
 - ``redis.utils.get_lib_version``: each result backend asks for it, and it reads a file each time.
@@ -57,6 +58,8 @@ def install_seams(patches: Patches, simulation: Simulation, tell: Tell) -> None:
     patches.set(_components, "_Timer", SimulatedTimer)
     patches.set(_billiard_pool, "Lock", _billiard_pool.Lock)
     patches.item(_asynchronous.drainers, "default", drainer_for(simulation))
+    if not hasattr(_asynchronous, "_waiting_on"):
+        _keep_pending(patches)
     install_process_state(patches)
     _listen(patches, tell)
     if hasattr(_redis_utils, "get_lib_version"):
@@ -78,6 +81,21 @@ def _connect(patches: Patches) -> None:
         kept = list(dict.items(group))
         dict.clear(group)
         patches.on_undo(partial(_fill_again, group, kept))
+
+
+def _keep_pending(patches: Patches) -> None:
+    """Let a result that is collected leave those alone who wait for the same id, as 5.7 does by itself.
+
+    Simulated processes share a result backend: the body of a chord is sent by a worker, and awaited by the test.
+    """
+    mixin = _asynchronous.AsyncBackendMixin
+    original = mixin.remove_pending_result
+
+    def remove_pending_result(backend: Any, result: Any) -> Any:
+        held = [known[result.id] for known in backend._pending_results if result.id in known]  # noqa: SLF001 - its own
+        return original(backend, result) if not held or any(each is result for each in held) else result
+
+    patches.set(mixin, "remove_pending_result", remove_pending_result)
 
 
 def _fill_again(group: Any, kept: list[Any]) -> None:
