@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from taskservice.backends.definitions import QueuedTask
 from taskservice.backends.publishing import keep_expired, publishing_time, quiet_results
-from taskservice.backends.seams import batch_of, publishes_plainly
+from taskservice.backends.seams import batch_of, batching, publishes_plainly
 from taskservice.backends.templates import Message, apply_message, template_of
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def _publish_each(
     size: int,
 ) -> None:
     # kombu holds them back for a pipeline where the transport has one, and sends them at once elsewhere.
-    with producer.batch(max_size=size):
+    with batching(producer, size):
         for message in messages:
             apply_message(producer, task, message, {**options, **publishing_time()})
 

@@ -7,6 +7,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from celery import states
+
+from taskservice.backends.versions import CELERY
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -19,10 +23,21 @@ COMMAND: Final = "taskservice_cancel"
 ABSENT: Final = "not running here"
 ANSWER_SECONDS: Final = 2.0
 
+# A worker of Celery 5.5 notes what is revoked, and stores it no earlier than the run is due.
+_WORKERS_STORE: Final = CELERY >= (5, 6)
+_WAITING: Final = frozenset({states.PENDING, states.RECEIVED, states.RETRY})
 
-def revoke_waiting(app: Celery, run_id: str) -> None:
-    """Have every worker that hears of it store REVOKED, unless it is running the task already."""
-    app.control.revoke(run_id)
+
+def revoke_waiting(app: Celery, *run_ids: str) -> None:
+    """Have every worker that hears of it store REVOKED for these, unless it is running them already."""
+    if _WORKERS_STORE:
+        app.control.revoke(list(run_ids))
+        return
+
+    told = app.control.revoke(list(run_ids), reply=True, timeout=ANSWER_SECONDS, limit=1)
+    for run_id in run_ids if told else ():
+        if app.backend.get_state(run_id) in _WAITING:
+            app.backend.mark_as_revoked(run_id, "revoked")
 
 
 def running_on(meta: Mapping[str, Any]) -> str | None:

@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 
     from taskservice.tasks import TaskDefinition
 
+    CeleryTask = Task[..., Any]
+else:
+    CeleryTask = Task  # before 5.7 it takes no parameters while it runs
+
 __all__ = ["QueuedTask", "register_definitions"]
 
 
@@ -76,7 +80,7 @@ def _register(app: Celery, definition: TaskDefinition[..., Any], payload_limit: 
     register(run)
 
 
-class QueuedTask(Task[..., Any]):
+class QueuedTask(CeleryTask):
     """A task that knows its queue and priority: Celery 6 drops the attributes it had for this."""
 
     abstract = True

@@ -4,12 +4,13 @@
   is settled. `record_message` lets Celery publish one message of a launch into it, and so learns its
   envelope; a message that does not come through there is a `ConfigurationError`.
 - ``Channel.create_publish_batch`` (kombu/transport/redis.py): the pipeline behind ``Producer.batch``.
-  Where a channel has none, or says that it is not safe, messages are published one by one.
+  Where a channel has none, as before kombu 5.7, or says that it is not safe, messages go one by one.
 - ``Task._get_exec_options`` (celery/app/task.py): a task's own options, for `execution_options`.
 """
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, Final
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Envelope",
     "batch_of",
+    "batching",
     "execution_options",
     "publishes_plainly",
     "record_message",
@@ -168,6 +170,12 @@ def batch_of(channel: Any, max_size: int) -> Any | None:
 
     create: Any = getattr(channel, "create_publish_batch", None)
     return None if create is None else create(max_size=max_size)
+
+
+def batching(producer: Any, max_size: int) -> AbstractContextManager[object]:
+    """Return a block in which what ``producer`` publishes shares round trips, where kombu can do that."""
+    batch: Callable[..., AbstractContextManager[object]] | None = getattr(producer, "batch", None)
+    return nullcontext() if batch is None else batch(max_size=max_size)
 
 
 def _found(home: type, name: str) -> object:

@@ -17,6 +17,7 @@ from celery import states
 from celery.backends.redis import RedisBackend
 from redis.exceptions import ResponseError
 
+from taskservice.backends.versions import CELERY
 from taskservice.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -73,7 +74,9 @@ _SEAMS: Final = (
     "ensure",
     "get_key_for_task",
 )
-_INSTANCE_SEAMS: Final = ("compression", "expires", "failure_expires", "serializer")
+# Before Celery 5.7 results are never compressed, and failures last as long as anything else.
+_SINCE_5_7: Final = ("compression", "failure_expires") if CELERY >= (5, 7) else ()
+_INSTANCE_SEAMS: Final = ("expires", "serializer", *_SINCE_5_7)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -98,7 +101,7 @@ def require_storing(backend: Any) -> None:
 
 def stores_in_json(backend: Any) -> bool:
     """Return whether a script can read what is stored, and put it into a list."""
-    return backend.serializer == "json" and not backend.compression
+    return backend.serializer == "json" and not getattr(backend, "compression", None)
 
 
 def is_plain_redis(backend: Any) -> bool:
@@ -108,8 +111,9 @@ def is_plain_redis(backend: Any) -> bool:
 
 def seconds_to_live(backend: Any, state: str) -> int:
     """Return how long a result is kept, 0 for ever."""
-    failed = state == states.FAILURE and backend.failure_expires is not None
-    return int((backend.failure_expires if failed else backend.expires) or 0)
+    of_failure = getattr(backend, "failure_expires", None)
+    failed = state == states.FAILURE and of_failure is not None
+    return int((of_failure if failed else backend.expires) or 0)
 
 
 def write_results(backend: Any, results: Sequence[StoredResult], *, channel: str | bytes = "") -> None:

@@ -57,7 +57,8 @@ class MessageTemplate:
     def __init__(self, app: Celery, envelope: Envelope, first: Message) -> None:
         self.envelope = envelope
         self._amqp: Any = app.amqp
-        self._levels = app.conf.task_repr_maxlevels
+        # A setting from 5.7 on; 3 is what it was before.
+        self._levels = getattr(app.conf, "task_repr_maxlevels", 3)
         # As Celery has it: a run that no other one launched is its own root.
         self._own_root = envelope.headers["root_id"] == first.id
         self._headers = {key: envelope.headers[key] for key in envelope.headers if key != "compression"}

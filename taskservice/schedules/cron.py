@@ -7,6 +7,7 @@ first. It is imported when the first cron string is seen.
 from __future__ import annotations
 
 import re
+from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
@@ -17,7 +18,7 @@ from zoneinfo import ZoneInfo
 if TYPE_CHECKING:
     from celery.schedules import crontab
 
-__all__ = ["Cron", "CronTiming", "celery_crontab"]
+__all__ = ["Cron", "CronTiming", "celery_crontab", "cron_timing"]
 
 WORDS: Final = {
     "@hourly": "0 * * * *",
@@ -64,7 +65,14 @@ class CronTiming:
 
     def after(self, last: datetime, now: datetime) -> datetime:
         """See `Timing`."""
-        local, delta, _ = self.crontab.remaining_delta(last)
+        # What Celery returns besides is in the zone of this machine before 5.7.
+        zone: Any = self.crontab.tz
+        local = last.astimezone(zone)
+        token = _asked_at.set(local)
+        try:
+            _, delta, _ = self.crontab.remaining_delta(local)
+        finally:
+            _asked_at.reset(token)
         wall: datetime = local + delta
         first = wall.replace(fold=0).astimezone(UTC)
         return first if first > last else wall.replace(fold=1).astimezone(UTC)
@@ -88,21 +96,28 @@ def celery_crontab(text: str, **options: Any) -> crontab:
     return crontab(minute, hour, weekday, day, month, **options)
 
 
+def cron_timing(found: crontab) -> CronTiming:
+    """Return the timing of a crontab that some app has."""
+    reduced: Any = found.__reduce__()
+    kind, fields, _ = reduced
+    return CronTiming(kind(*fields, nowfun=_asked_at.get, app=found.app))
+
+
+# Before 5.7 Celery looks for a later minute of the same hour only if that hour is of the present day.
+_asked_at: ContextVar[datetime] = ContextVar("_asked_at")
+
+
 @lru_cache(maxsize=1024)
 def _timing(text: str, zone: str) -> CronTiming:
-    # An app is asked for its time zone and nothing else.
-    app = SimpleNamespace(timezone=ZoneInfo(zone))
+    # An app is asked for its time zone, and whether it thinks in UTC, and nothing else.
+    app = SimpleNamespace(timezone=ZoneInfo(zone), conf=SimpleNamespace(enable_utc=True))
     try:
-        timing = CronTiming(celery_crontab(text, nowfun=_now, app=app))
-        now = _now()
+        timing = CronTiming(celery_crontab(text, nowfun=_asked_at.get, app=app))
+        now = datetime.now(tz=UTC)
         timing.after(now, now)
     except (ValueError, RuntimeError) as error:
         raise ValueError(f"cron {text!r} never fires: {error}") from error
     return timing
-
-
-def _now() -> datetime:
-    return datetime.now(tz=UTC)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -12,7 +12,7 @@ from celery.schedules import BaseSchedule, crontab, schedule
 
 from taskservice.beat import find_tasks
 from taskservice.errors import ConfigurationError, ScheduleError
-from taskservice.schedules.cron import CronTiming
+from taskservice.schedules.cron import cron_timing
 from taskservice.schedules.entries import celery_schedule, celery_value, parse_schedule, parse_timing
 from taskservice.schedules.timetable import Interval
 
@@ -60,7 +60,7 @@ def timing_of(found: Any, app: Celery) -> Timing:
     if kind is schedule and not found.relative and found.nowfun is None:
         return Interval(every=found.run_every)
     if kind is crontab and found.nowfun is None and app.conf.beat_cron_starting_deadline is None:
-        return CronTiming(found)
+        return cron_timing(found)
     return _CelerysOwn(schedule=found)
 
 

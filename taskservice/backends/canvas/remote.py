@@ -6,13 +6,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import anyio
 from anyio import to_thread
-from celery import Task, chain, chord, group, xmap, xstarmap
+from celery import Task, chain, chord, group
 from celery.backends.base import DisabledBackend
 
+from taskservice.backends.cancelling import revoke_waiting
+from taskservice.backends.canvas.growth import refuse_growth
 from taskservice.backends.canvas.plan import Parallel, Plan, Run, Series, Step, placed
 from taskservice.backends.definitions import QueuedTask
 from taskservice.backends.handles import REVOKE_SECONDS, CeleryHandle
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["RemoteRuns", "Tasks", "map_arguments", "send_canvas"]
 
 _SENT: Final = ("countdown", "eta", "expires", "priority", "queue")
-Tasks = Mapping[str, Task[..., Any]]
+Tasks: TypeAlias = "Mapping[str, Task[..., Any]]"  # quoted: Celery's classes take no parameters before 5.7
 """The Celery task of each run, by the run's id."""
 
 
@@ -47,6 +49,7 @@ def _check(app: Celery, plan: Plan) -> None:
             "header in a header, and takes one more to send"
         )
 
+    refuse_growth(plan)
     visible = visibility_timeout(app)
     if visible is not None:
         for run in plan.runs:
@@ -128,8 +131,11 @@ class _Builder:
             options.setdefault("priority", task.definition_priority)
         options.setdefault("expires", task.expires)
         found = {name: value for name, value in options.items() if value is not None}
-        kind: Any = xstarmap if run.star else xmap
-        return kind(task.s(), run.items, app=self._app, route_name=task.name, **found)
+        name, kwargs = map_arguments(task, run)
+        # Not Celery's own xmap: before 5.7 that forgets its options, its id among them, when it is sent.
+        return self._app.tasks[name].signature(
+            (), kwargs, immutable=True, app=self._app, route_name=task.name, **found
+        )
 
 
 def _options(run: Run) -> dict[str, Any]:
@@ -170,7 +176,7 @@ class RemoteRuns:
         waiting = [handle for handle in left if handle.id not in running]
         # First what waits: nothing of it may start when one that runs ends.
         if waiting:
-            await to_thread.run_sync(self._app.control.revoke, [handle.id for handle in waiting])
+            await to_thread.run_sync(revoke_waiting, self._app, *[handle.id for handle in waiting])
             with anyio.move_on_after(REVOKE_SECONDS):
                 # One that has been started in the meantime is waited for in vain.
                 await _until_over(waiting)
