@@ -18,6 +18,7 @@ from taskservice.worker.heartbeat import install_heartbeat
 from taskservice.worker.installers import installers
 from taskservice.worker.stopping import install_stopping
 from taskservice.worker.taking import install_taking
+from taskservice.worker.waking import install_waking
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -46,6 +47,7 @@ def install_worker(app: Celery, settings: Settings) -> None:
     install_cancel(app)
     install_taking(app)
     install_stopping(app, settings)
+    install_waking(app)
     if settings.traces:
         from taskservice.worker.traces import install_traces
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import logging
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from inspect import signature
+from typing import TYPE_CHECKING, Any, Final
 
 from billiard.einfo import ExceptionInfo
 from celery import states
@@ -17,6 +18,7 @@ from celery.app.task import Context
 from celery.backends.base import DisabledBackend
 from celery.utils.imports import symbol_by_name
 from celery.worker import state as worker_state
+from celery.worker.request import Request
 from redis.exceptions import RedisError
 
 from taskservice.errors import RunLostError
@@ -31,6 +33,9 @@ if TYPE_CHECKING:
 __all__ = ["guard_requests", "is_redelivered"]
 
 logger = logging.getLogger(__name__)
+
+# Celery 5.5 knows no other cancelling; of runs whose message goes back to its queue it says RETRY, too.
+_ALWAYS_RETRIED: Final = "emit_retry" not in signature(Request.cancel).parameters
 
 
 def guard_requests(app: Celery, letters: RedisLetters, most: int) -> None:
@@ -69,10 +74,10 @@ def _guarded(base: Any, deaths: _Deaths) -> Any:
         def cancel(self, pool: Any, signal: Any = None, emit_retry: bool = True) -> None:
             """Kill the run because the worker is being stopped, which no run is to blame for."""
             try:
-                super().cancel(pool, signal, emit_retry)
+                super().cancel(pool, signal, **({} if _ALWAYS_RETRIED else {"emit_retry": emit_retry}))
             finally:
                 if self.time_start and self.task.acks_late:
-                    deaths.forgive(self, waits_for_retry=emit_retry)
+                    deaths.forgive(self, waits_for_retry=emit_retry and not _ALWAYS_RETRIED)
 
         def on_timeout(self, soft: bool, timeout: float) -> None:
             with _request_known(self):

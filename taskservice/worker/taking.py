@@ -9,12 +9,16 @@ Leaned on, of kombu/transport/redis.py, with a check in `take_safely`, and repla
 that a worker takes tasks from: ``Channel._brpop_start``, ``_brpop_read`` and ``handlers["BRPOP"]``, which
 send and read; ``_in_poll``, ``_brpop_sent_at``, ``_queue_cycle``, ``_q_for_pri``, ``_flush_brpop_reauth``
 and ``Transport._deliver``, which they share with the poller; ``QoS.append``, which notes; ``_connparams``,
-which fails in a way that nobody expects once the connection was given up.
+which fails in a way that nobody expects once the connection was given up. kombu looks after a connection
+that went silent, by ``_brpop_sent_at`` and ``_flush_brpop_reauth``, from 5.7 on. Before that it also looks
+for messages whose worker died in every tenth of its rounds only, whatever ``unacked_restore_throttle`` says:
+``QoS.restore_visible``.
 """
 
 from __future__ import annotations
 
 import logging
+from functools import partial
 from queue import Empty
 from time import monotonic, time
 from typing import TYPE_CHECKING, Any, Final
@@ -26,6 +30,7 @@ from kombu.utils.encoding import bytes_to_str
 from kombu.utils.json import loads
 from redis.exceptions import ConnectionError as RedisConnectionError
 
+from taskservice.backends.versions import KOMBU
 from taskservice.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -58,12 +63,12 @@ end
 return false
 """
 
+_LOOKED_AFTER: Final = KOMBU >= (5, 7)
 _SEAMS: Final = (
+    *(("_brpop_sent_at", "_flush_brpop_reauth") if _LOOKED_AFTER else ()),
     "_brpop_read",
-    "_brpop_sent_at",
     "_brpop_start",
     "_connparams",
-    "_flush_brpop_reauth",
     "_in_poll",
     "_q_for_pri",
     "_queue_cycle",
@@ -102,6 +107,14 @@ def take_safely(channel: Any) -> None:
     channel.handlers["BRPOP"] = taker.read
     channel.qos.append = taker.note
     _lose_connection_plainly(channel)
+    if not _LOOKED_AFTER:
+        _restore_as_configured(channel)
+
+
+def _restore_as_configured(channel: Any) -> None:
+    often = channel.connection.client.transport_options.get("unacked_restore_throttle")
+    if often:
+        channel.qos.restore_visible = partial(channel.qos.restore_visible, interval=often)
 
 
 def _lose_connection_plainly(channel: Any) -> None:
@@ -134,7 +147,10 @@ class _Taker:
         """Ask for a message; kombu calls this when none has been asked for."""
         if self._all_empty or self._refused:
             self._taking = False
-            self._wait(timeout)
+            if timeout is None:
+                self._wait()
+            else:
+                self._wait(timeout)
             return
 
         channel = self._channel
@@ -162,7 +178,8 @@ class _Taker:
         finally:
             # Before the delivery, in which a solo pool runs the task: nothing is on its way any more.
             channel._in_poll = None  # noqa: SLF001 - listed above
-            channel._flush_brpop_reauth()  # noqa: SLF001 - listed above
+            if _LOOKED_AFTER:
+                channel._flush_brpop_reauth()  # noqa: SLF001 - listed above
         if found is None:
             raise Empty
 
