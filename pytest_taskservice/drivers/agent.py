@@ -2,7 +2,7 @@
 
 Once the worker consumes, the agent greets the test process on a socket inherited from it; that is the
 sign of being ready. A thread then answers one JSON line with another. It reads Celery's own worker state, and
-changes it only on the worker's event loop, through ``Hub.call_soon``. Nothing of it travels over the broker.
+changes it only on the worker's event loop. Nothing of it travels over the broker.
 """
 
 from __future__ import annotations
@@ -16,17 +16,18 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from heapq import heapify
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from celery import bootsteps, signals
 from celery.worker.request import Request
 
+from pytest_taskservice.drivers.scheduled import drop_scheduled, scheduled_requests
+from pytest_taskservice.drivers.worker_loop import WorkerLoop
+
 if TYPE_CHECKING:
     from celery import Celery
 
-# The stubs lag behind: ``scheduled_requests`` came with 5.7.
 state: Any = import_module("celery.worker.state")
 
 __all__ = ["Agent", "install"]
@@ -95,6 +96,7 @@ class Agent:
         self._connection = connection
         self._pid = os.getpid()
         self._consumer: Any = None
+        self._loop = WorkerLoop()
         self._events: deque[dict[str, Any]] = deque(maxlen=_HISTORY)
         self._seen = 0
         self._commands: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
@@ -109,6 +111,7 @@ class Agent:
         """Serve ``consumer``; called again after every reconnect."""
         first = self._consumer is None
         self._consumer = consumer
+        self._loop.attach(consumer.hub)
         if first:
             threading.Thread(target=self._talk, name="taskservice-agent", daemon=True).start()
 
@@ -138,7 +141,9 @@ class Agent:
 
     def _talk(self) -> None:
         with self._connection, self._connection.makefile("rwb") as stream:
-            self._on_loop(lambda: None, time.monotonic() + 60.0)
+            # Two turns: in the first one it subscribes to what is broadcast to workers.
+            for _ in range(2):
+                self._loop.call(lambda: None, time.monotonic() + 60.0)
             for answer in itertools.chain([self._hello({})], map(self._answer, stream)):
                 stream.write(json.dumps(answer, default=str).encode() + b"\n")
                 stream.flush()
@@ -162,7 +167,7 @@ class Agent:
         return {
             "active": [[request.id, request.name] for request in active],
             "reserved": [[request.id, request.name] for request in reserved],
-            "scheduled": [[request.id, request.name] for request in list(state.scheduled_requests)],
+            "scheduled": [[request.id, request.name] for request in scheduled_requests(self._consumer)],
             "events": self._seen,
         }
 
@@ -170,31 +175,29 @@ class Agent:
         """Wait until nothing runs here and what had arrived has been looked at."""
         deadline = time.monotonic() + request["timeout"]
         before = self._seen
+        idle: list[bool] = []
         while True:
-            # Two turns of the loop: what lay in the broker's socket before is a request after.
-            turned = self._on_loop(lambda: None, deadline) and self._on_loop(lambda: None, deadline)
-            idle = not (state.reserved_requests or state.active_requests or state.scheduled_requests)
-            if turned and idle:
+            # Two turns of the loop: what lay in the broker's socket before is a request after. Looked at from
+            # there, too: on its way from the timer to the pool a request is nowhere.
+            turned = self._loop.call(lambda: None, deadline)
+            if turned and self._loop.call(lambda: idle.append(self._is_idle()), deadline) and idle[-1]:
                 return {"idle": True, "moved": self._seen != before}
             if time.monotonic() >= deadline:
                 return {"idle": False, "moved": True}
             time.sleep(0.0005)
 
+    def _is_idle(self) -> bool:
+        return not (state.reserved_requests or state.active_requests or scheduled_requests(self._consumer))
+
     def _clear(self, request: dict[str, Any]) -> dict[str, Any]:
         """Drop what waits, terminate what runs; say whether the worker is idle afterwards."""
         deadline = time.monotonic() + request["timeout"]
-        self._on_loop(self._drop, deadline)
+        self._loop.call(self._drop, deadline)
         return self._settle({"timeout": max(0.0, deadline - time.monotonic())})
 
     def _drop(self) -> None:
         consumer = self._consumer
-        for request in list(state.scheduled_requests):
-            consumer.timer.cancel(request._eta_timer_entry)  # noqa: SLF001 - as Consumer.on_close does
-            consumer.qos.decrement_eventually()
-            request.acknowledge()
-            state.scheduled_requests.discard(request)
-            state.requests.pop(request.id, None)
-        _forget_cancelled(consumer.timer)
+        drop_scheduled(consumer)
         for bucket in consumer.task_buckets.values():
             if bucket:
                 bucket.clear_pending()
@@ -209,31 +212,13 @@ class Agent:
         def add() -> None:
             self._consumer.add_task_queue(request["queue"])
 
-        done = self._on_loop(add, time.monotonic() + 2.0)
+        done = self._loop.call(add, time.monotonic() + 2.0)
         return {"queues": self._queues(), "done": done}
 
     def _history(self, request: dict[str, Any]) -> dict[str, Any]:
         newer = self._seen - request["after"]
         events = list(self._events)
         return {"events": events[-newer:] if newer > 0 else [], "last": self._seen}
-
-    def _on_loop(self, action: Callable[[], None], deadline: float) -> bool:
-        """Run ``action`` on the worker's event loop; say whether it ran before ``deadline``."""
-        done = threading.Event()
-        errors: list[Exception] = []
-
-        def run() -> None:
-            try:
-                action()
-            except Exception as error:  # noqa: BLE001 - raised in the thread that asked
-                errors.append(error)
-            done.set()
-
-        self._consumer.hub.call_soon(run)
-        finished = done.wait(max(0.0, deadline - time.monotonic()))
-        if errors:
-            raise errors[0]
-        return finished
 
 
 class _Recorder:
@@ -255,13 +240,6 @@ class _Recorder:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._dispatcher, name)
-
-
-def _forget_cancelled(timer: Any) -> None:
-    # A cancelled entry never fires, but inspect().scheduled() would list it until it is due.
-    schedule = getattr(timer, "schedule", timer)
-    schedule._queue[:] = [entry for entry in schedule._queue if not entry.entry.canceled]  # noqa: SLF001
-    heapify(schedule._queue)  # noqa: SLF001 - kombu's timer offers no way to drop an entry
 
 
 def _step(agent: Agent) -> type[Any]:

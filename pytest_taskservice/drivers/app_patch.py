@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from pytest_taskservice.errors import HarnessError
@@ -52,7 +53,10 @@ class AppPatch:
     def __init__(self, app: Celery, changes: Mapping[str, Any]) -> None:
         missing = [name for name in _STATE if not hasattr(app, name)]
         if missing:
-            raise HarnessError(f"this Celery has no {', '.join(missing)}: taskservice needs 5.7")
+            raise HarnessError(
+                f"an app of Celery {version('celery')} has no {', '.join(missing)}: "
+                "taskservice knows 5.5 to 5.7"
+            )
 
         self._app = app
         self._changes = dict(changes)
@@ -122,8 +126,10 @@ def override(conf: Any, settings: Mapping[str, Any]) -> None:
     """Set ``settings`` so that they win over every other source of an app's configuration."""
     _load(conf)
     for key, value in settings.items():
-        # A prefixed ('CELERY_...') or old spelling made on the app itself would win over the plain one.
-        others = [name for name in conf._to_keys(key) if name in conf.changes]  # noqa: SLF001 - tested
+        # A prefixed ('CELERY_...') or old spelling made on the app itself would win over the plain one;
+        # before 5.7 a prefixed one does so wherever it is from.
+        spelt = conf._to_keys(key)  # noqa: SLF001 - tested
+        others = [name for name in spelt if any(name in each for each in conf.maps)]
         conf.changes.update(dict.fromkeys([key, *others], value))
 
 
