@@ -1,4 +1,8 @@
-"""Which tests are thorough: they say little about a Python version, and CI runs them on one."""
+"""Which tests CI leaves out where.
+
+Thorough ones say little about a Python version, and run on one. What is no internal one says little about a
+minor of Celery, and runs with the newest and the oldest.
+"""
 
 from __future__ import annotations
 
@@ -25,6 +29,25 @@ MODULES = frozenset(
 )
 WORLDS = frozenset({"celery-rabbitmq", "celery-solo", "celery-threads"})
 
+# Each plays what reaches into Celery or kombu by private places, or what they were seen to do differently.
+INTERNALS = frozenset(
+    {
+        "test_cancel.py",
+        "test_canvas.py",
+        "test_canvas_celery.py",
+        "test_celery_backend.py",
+        "test_driver.py",
+        "test_heartbeat.py",
+        "test_launch_many.py",
+        "test_launch_many_celery.py",
+        "test_launch_one_celery.py",
+        "test_own_app.py",
+        "test_redis_scheduler.py",
+        "test_schedules.py",
+        "test_task_backend.py",
+    }
+)
+
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
@@ -36,3 +59,7 @@ def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
         ours = item.path.name in MODULES or item.path.parent.name in FOLDERS
         if ours or given.get("world") in WORLDS:
             item.add_marker("thorough")
+        # The client's loop is not Celery's, nor is a run in process.
+        elsewhere = given.get("anyio_backend") == "trio" or given.get("world") == "anyio"
+        if item.path.name in INTERNALS and not elsewhere:
+            item.add_marker("internals")
