@@ -92,7 +92,8 @@ def _keep_pending(patches: Patches) -> None:
     original = mixin.remove_pending_result
 
     def remove_pending_result(backend: Any, result: Any) -> Any:
-        held = [known[result.id] for known in backend._pending_results if result.id in known]  # noqa: SLF001 - its own
+        pending = backend._pending_results  # noqa: SLF001 - its own
+        held = [known[result.id] for known in pending if result.id in known]
         return original(backend, result) if not held or any(each is result for each in held) else result
 
     patches.set(mixin, "remove_pending_result", remove_pending_result)
