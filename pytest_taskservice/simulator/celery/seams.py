@@ -86,7 +86,7 @@ def _connect(patches: Patches) -> None:
 def _keep_pending(patches: Patches) -> None:
     """Let a result that is collected leave those alone who wait for the same id, as 5.7 does by itself.
 
-    Simulated processes share a result backend: the body of a chord is sent by a worker, and awaited by the test.
+    Simulated processes share a result backend: a worker sends the body of a chord, and the test awaits it.
     """
     mixin = _asynchronous.AsyncBackendMixin
     original = mixin.remove_pending_result

@@ -9,7 +9,7 @@ import pytest
 if TYPE_CHECKING:
     from tests.pytest_taskservice.plugin.conftest import Downstream
 
-ALL = ("celery", "celery-eager", "anyio-asyncio", "anyio-trio")
+ALL = ("celery", "celery-sim", "celery-eager", "anyio-asyncio", "anyio-trio")
 
 
 def ids(result: pytest.RunResult) -> tuple[str, ...]:
@@ -165,12 +165,12 @@ def test_the_task_service_awaits_in_an_async_test_and_blocks_in_any_other(downst
 
     result = downstream.run("--taskservice-backend=all", "-v", "-p", "anyio")
 
-    # Three worlds on two loops, and four worlds.
-    result.assert_outcomes(passed=6 + 4)
+    # Four worlds on two loops, and five worlds.
+    result.assert_outcomes(passed=8 + 5)
     result.stdout.fnmatch_lines_random(
         [
             f"*::test_async*{world}*{loop}* PASSED*"
-            for world in ("celery", "anyio")
+            for world in ("celery", "celery-sim", "anyio")
             for loop in ("asyncio", "trio")
         ]
     )
