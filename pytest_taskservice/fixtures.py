@@ -156,6 +156,9 @@ def open_world(request: pytest.FixtureRequest, world: str, *, needs_app: bool = 
     wanted = needs_app or not world.startswith("anyio") or _names_app(request)
     app = _app_of(request) if wanted else None
     request.node.stash[WORLD] = driver
+    # A world that has no network of its own is told which real one a test may use.
+    if hasattr(driver, "allow_sockets"):
+        driver.allow_sockets = _allowed_sockets(request)
     driver.begin(
         app,
         check_settings(_settings_of(request)),
@@ -195,6 +198,17 @@ def _settings_of(request: pytest.FixtureRequest) -> Mapping[str, Any]:
     for key in ("broker_url", "result_backend"):
         settings.pop(key, None)
     return settings
+
+
+def _allowed_sockets(request: pytest.FixtureRequest) -> bool | tuple[str, ...]:
+    """Return what the nearest marker, or else the option, allows to be connected to."""
+    for marker in request.node.iter_markers("taskservice"):
+        if "allow_sockets" in marker.kwargs:
+            choice = marker.kwargs["allow_sockets"]
+            if isinstance(choice, bool):
+                return choice
+            return (choice,) if isinstance(choice, str) else tuple(map(str, choice))
+    return request.config.stash[HARNESS].options.allow_sockets
 
 
 def _wants_real_time(request: pytest.FixtureRequest) -> bool:

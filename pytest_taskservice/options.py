@@ -39,6 +39,11 @@ _OPTIONS = (
     ("seed", "N", "celery-sim and anyio: the seed that every draw comes from (0)"),
     ("seeds", "N", "celery-sim: run each test with N seeds, from --taskservice-seed on (1)"),
     ("start", "INSTANT", "celery-sim and anyio: the virtual clock's start, in ISO 8601, or now (2026-01-01)"),
+    (
+        "allow-sockets",
+        "HOSTS",
+        "celery-sim: real connections that tests may make: all, or a list of host or host:port",
+    ),
     ("events", "N", "celery-sim, anyio: how many events one wait may bring (1000000)"),
 )
 
@@ -60,6 +65,7 @@ class HarnessOptions:
     seeds: int = 1
     start: datetime = DEFAULT_START
     events: int = 1_000_000
+    allow_sockets: bool | tuple[str, ...] = False
     check_determinism: bool = False
     seeded: bool = False
     explicit: bool = False
@@ -123,6 +129,9 @@ def _checked(given: dict[str, Any], backends: str | None) -> HarnessOptions:
     values["seeds"] = _number(given, "seeds", 1, int, limit=1_000_000)
     values["events"] = _number(given, "events", 1_000_000, int, limit=1_000_000_000)
     values["seeded"] = "seed" in given or "seeds" in given
+    if "allow_sockets" in given:
+        named = tuple(name.strip() for name in str(given["allow_sockets"]).split(",") if name.strip())
+        values["allow_sockets"] = True if "all" in named else named
     if "start" in given:
         values["start"] = _instant(given["start"])
     return HarnessOptions(explicit=bool(given or backends is not None), **values)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -40,7 +40,6 @@ class SimulatorOptions:
     start: datetime = DEFAULT_START
     concurrency: int = 2
     events: int = 1_000_000
-    allow_sockets: bool = False
 
 
 @dataclass(kw_only=True)
@@ -67,6 +66,8 @@ class CelerySimDriver:
         self.refused: list[CapabilityError] = []
         self.seed = 0
         """The seed of the next test."""
+        self.allow_sockets: bool | Sequence[str] = False
+        """Which real connections the next test may make: all, or those to ``host`` or ``host:port``."""
         self.calm_after: int | None = None
         """After so many draws the next test's world is without chance; for shrinking a failure."""
         self._options = options
@@ -96,7 +97,7 @@ class CelerySimDriver:
             seed=self.seed,
             start=options.start,
             budget=Budget(events=options.events),
-            allow_sockets=options.allow_sockets,
+            allow_sockets=self.allow_sockets,
         )
         if self.calm_after is not None:
             world.simulation.random.calm_after = self.calm_after

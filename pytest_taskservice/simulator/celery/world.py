@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Self
@@ -60,7 +60,7 @@ class CeleryWorld:
         start: datetime = DEFAULT_START,
         latency: Latency | None = None,
         budget: Budget | None = None,
-        allow_sockets: bool = False,
+        allow_sockets: bool | Sequence[str] = False,
         exact: bool = False,
     ) -> None:
         self.latency = latency or Latency()

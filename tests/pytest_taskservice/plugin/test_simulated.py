@@ -147,3 +147,31 @@ def test_a_wait_that_nothing_can_end_says_what_waits(downstream: Downstream) -> 
     result.stdout.fnmatch_lines(
         ["*SimulationIdleError: waited for a result, but the simulation is idle*", "*holds shopx.tasks.add*"]
     )
+
+
+def test_a_real_connection_is_refused_unless_it_is_allowed(downstream: Downstream) -> None:
+    downstream.write(
+        test_shopx="""
+        import socket
+
+        import pytest
+
+        @pytest.fixture
+        def port():
+            with socket.create_server(("127.0.0.1", 0)) as server:
+                yield server.getsockname()[1]
+
+        def test_refused(port, taskservice_backend):
+            socket.create_connection(("127.0.0.1", port), timeout=5)
+
+        @pytest.mark.taskservice(allow_sockets=["127.0.0.1"])
+        def test_allowed(port, taskservice_backend):
+            socket.create_connection(("127.0.0.1", port), timeout=5).close()
+        """
+    )
+
+    result = downstream.run("--taskservice-backend=celery-sim")
+
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(["*no real connections in a simulation: 127.0.0.1:*allow_sockets=*"])
+    assert downstream.run("--taskservice-backend=celery-sim", "--taskservice-allow-sockets=all").ret == 0
