@@ -102,6 +102,8 @@ class Broker:
         self._front = count(-1, -1)
         self._last_arrival = 0.0
         self._dispatching = False
+        # kombu's Redis transport says so in the headers, too; a server of AMQP never touches those.
+        self._mark_again = {"redelivered": True} if rules.kind == "redis" else {}
 
     # What clients do.
 
@@ -187,6 +189,7 @@ class Broker:
         properties = raw["properties"]
         again = {
             **raw,
+            "headers": {**(raw["headers"] or {}), **self._mark_again},
             "properties": {
                 **properties,
                 "delivery_info": {**properties["delivery_info"], "redelivered": True},

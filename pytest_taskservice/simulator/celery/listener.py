@@ -5,6 +5,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from celery.backends.redis import RedisBackend
+
 from pytest_taskservice.simulator.celery.quick_results import QuickClient
 from taskservice.backends.results import ResultListener
 
@@ -23,7 +25,7 @@ def install_listener(patches: Patches, simulation: Simulation, threads: Threads)
 
     def make(backend: Any, **options: Any) -> ResultListener:
         listener = ResultListener(backend, **options)
-        if isinstance(backend.__dict__.get("client", getattr(backend, "client", None)), QuickClient):
+        if isinstance(backend, RedisBackend):
             unthreaded: Any = listener
             unthreaded._thread = _Ear(listener, backend.client, simulation, threads)  # noqa: SLF001 - its own
         return listener
@@ -35,7 +37,7 @@ class _Ear:
     """Stands for the listener's thread: a fiber that follows every channel."""
 
     def __init__(
-        self, listener: ResultListener, client: QuickClient, simulation: Simulation, threads: Threads
+        self, listener: ResultListener, client: Any, simulation: Simulation, threads: Threads
     ) -> None:
         self.closed = False
         self._listener = listener
@@ -64,9 +66,7 @@ class _Ear:
         return first
 
     def _listen(self) -> None:
-        line = self._client.open_line()
-        line.send([[b"PSUBSCRIBE", b"*"]])
-        line.inbox.clear()
+        pubsub, line = self._follow()
         while not self.closed:
             self._simulation.wait(lambda: self._woken or bool(line.inbox), timeout=None, what="results")
             if self._woken:
@@ -74,11 +74,24 @@ class _Ear:
                 wanted = self._listener.wanted
                 self._listener.followed([each for each in self._listener.touched() if each in wanted])
             if line.inbox:
-                heard = [(each[2], each[3]) for each in line.inbox]
+                heard = [(each[2], each[3]) for each in line.inbox if each[0] == b"pmessage"]
                 line.inbox.clear()
                 self._listener.take(heard)
             self._threads.touch()
+        if pubsub is not None:
+            pubsub.close()
         line.close()
+
+    def _follow(self) -> tuple[Any, Any]:
+        """Return what keeps the subscription, and the line on which it is told."""
+        if isinstance(self._client, QuickClient):
+            line = self._client.open_line()
+            line.send([[b"PSUBSCRIBE", b"*"]])
+            return None, line
+        # A back end of somebody's own kind has a client of redis-py, over the same simulated server.
+        pubsub = self._client.pubsub()
+        pubsub.psubscribe("*")
+        return pubsub, pubsub.connection._sock  # noqa: SLF001 - a line, as the simulated connections make it
 
 
 def _nothing() -> None:

@@ -222,6 +222,7 @@ class ChildProcess:
         self.job = job
         """What it runs."""
         self.app = parent.app
+        self.name = parent.name
         self.joins_block = True
 
     @property
