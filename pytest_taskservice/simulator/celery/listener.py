@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from celery.backends.redis import RedisBackend
 
 from pytest_taskservice.simulator.celery.quick_results import QuickClient
+from pytest_taskservice.simulator.core.fibers import current_fiber
 from taskservice.backends.results import ResultListener
+from taskservice.errors import SoftTimeLimitError
 
 if TYPE_CHECKING:
     from pytest_taskservice.simulator.core.simulation import Simulation
     from pytest_taskservice.simulator.substitutes import Patches
     from pytest_taskservice.simulator.threads import Threads
 
-__all__ = ["install_listener"]
+__all__ = ["install_limits", "install_listener"]
 
 _celery_backend: Any = import_module("taskservice.backends.celery")
+_definitions: Any = import_module("taskservice.backends.definitions")
 
 
 def install_listener(patches: Patches, simulation: Simulation, threads: Threads) -> None:
@@ -31,6 +36,28 @@ def install_listener(patches: Patches, simulation: Simulation, threads: Threads)
         return listener
 
     patches.set(_celery_backend, "ResultListener", make)
+
+
+def install_limits(patches: Patches) -> None:
+    """Have ``taskservice``'s soft time limits reach simulated bodies: no signal does."""
+    inside, call_with_signal = _definitions._in_pool_process, _definitions._call_with_signal  # noqa: SLF001 - replaced
+
+    def in_pool_process() -> bool:
+        return current_fiber() is not None or bool(inside())
+
+    def call_softly(call: Callable[[], Any], seconds: float | None) -> Any:
+        fiber = current_fiber()
+        process: Any = None if fiber is None else fiber.process
+        if process is None:
+            return call_with_signal(call, seconds)
+        before, process.soft_limit = process.soft_limit, partial(SoftTimeLimitError, seconds)
+        try:
+            return call()
+        finally:
+            process.soft_limit = before
+
+    patches.set(_definitions, "_in_pool_process", in_pool_process)
+    patches.set(_definitions, "_call_with_signal", call_softly)
 
 
 class _Ear:

@@ -301,7 +301,8 @@ class Job:
     def _reach_soft_limit(self, seconds: float) -> None:
         if not self._is_over(self._reach_soft_limit, seconds):
             self.pool.process.post(self._options["timeout_callback"], True, seconds)
-            self._interrupt(SoftTimeLimitExceeded())
+            process: Any = self._fiber and self._fiber.process
+            self._interrupt(SoftTimeLimitExceeded() if process is None else process.soft_limit())
 
     def _reach_hard_limit(self, seconds: float) -> None:
         if not self._is_over(self._reach_hard_limit, seconds):

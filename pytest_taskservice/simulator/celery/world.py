@@ -18,7 +18,7 @@ from pytest_taskservice.simulator.celery.accounts import Accounts, take_stock
 from pytest_taskservice.simulator.celery.beat import SimulatedBeat
 from pytest_taskservice.simulator.celery.broker import Broker, Latency, rules_for
 from pytest_taskservice.simulator.celery.faults import Faults
-from pytest_taskservice.simulator.celery.listener import install_listener
+from pytest_taskservice.simulator.celery.listener import install_limits, install_listener
 from pytest_taskservice.simulator.celery.processes import ModuleState
 from pytest_taskservice.simulator.celery.quick_listening import LISTENING_SHORTCUTS
 from pytest_taskservice.simulator.celery.quick_plain import PLAIN_SHORTCUTS, install_json
@@ -270,6 +270,7 @@ class CeleryWorld:
         signals.task_received.connect(self.record.received, weak=False)
         stack.callback(signals.task_received.disconnect, self.record.received)
         install_listener(patches, simulation, self.threads)
+        install_limits(patches)
         install_fiber_loops(patches, simulation)
         if not self._exact:
             install_shortcuts(patches, _SHORTCUTS)

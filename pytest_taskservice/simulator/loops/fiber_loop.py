@@ -2,8 +2,8 @@
 
 A task that calls ``asyncio.run()`` or ``anyio.run()`` does so in a fiber, on the thread of the test, which may be
 running a loop itself. Leaned on: ``asyncio._get_running_loop`` and ``_set_running_loop``, which asyncio offers to makers
-of loops; sniffio's ``thread_local`` and ``current_async_library_cvar``; ``AsyncIOBackend.run`` of AnyIO, for its choice
-of uvloop, which cannot be told the time.
+of loops; sniffio's ``thread_local`` and ``current_async_library_cvar``; AnyIO's ``AsyncIOBackend.run``, for its choice of uvloop,
+which cannot be told the time, and ``run_sync_in_worker_thread``, to count its threads.
 """
 
 from __future__ import annotations
@@ -30,6 +30,9 @@ __all__ = ["OwnLoops", "install_fiber_loops"]
 _State = tuple[Any, Any]
 _NONE: _State = (None, None)
 _real_monotonic = time.monotonic
+_TICK = 0.002
+_PATIENCE = 10.0
+"""Real seconds for which time stands still for a thread at work."""
 
 
 class OwnLoops:
@@ -72,7 +75,20 @@ def install_fiber_loops(patches: Patches, simulation: Simulation) -> None:
 
     patches.set(asyncio, "new_event_loop", new_event_loop)
     patches.set(asyncio.events, "new_event_loop", new_event_loop)
+    in_thread = AsyncIOBackend.run_sync_in_worker_thread
+
+    async def run_counted(cls: Any, *args: Any, **kwargs: Any) -> Any:
+        loop = asyncio.get_running_loop()
+        if not isinstance(loop, _FiberLoop):
+            return await in_thread(*args, **kwargs)
+        loop.flying += 1
+        try:
+            return await in_thread(*args, **kwargs)
+        finally:
+            loop.flying -= 1
+
     patches.set(AsyncIOBackend, "run", classmethod(run_ours))
+    patches.set(AsyncIOBackend, "run_sync_in_worker_thread", classmethod(run_counted))
 
 
 class _FiberLoop(asyncio.SelectorEventLoop):
@@ -80,10 +96,21 @@ class _FiberLoop(asyncio.SelectorEventLoop):
 
     def __init__(self, simulation: Simulation) -> None:
         self._simulation = simulation
-        super().__init__(_Parking(simulation))
+        self.flying = 0
+        """How many calls of this loop are in threads."""
+        super().__init__(_Parking(simulation, self))
 
     def time(self) -> float:
         return self._simulation.monotonic() if not self._simulation.closed else _real_monotonic()
+
+    def run_in_executor(self, *args: Any) -> Any:
+        found = super().run_in_executor(*args)
+        self.flying += 1
+        found.add_done_callback(self._landed)
+        return found
+
+    def _landed(self, future: Any) -> None:
+        self.flying -= 1
 
     def _write_to_self(self) -> None:
         super()._write_to_self()  # type: ignore[misc] # every loop of asyncio's has it
@@ -95,8 +122,9 @@ class _FiberLoop(asyncio.SelectorEventLoop):
 class _Parking(selectors.BaseSelector):
     """A selector that gives way to other fibers instead of sleeping."""
 
-    def __init__(self, simulation: Simulation) -> None:
+    def __init__(self, simulation: Simulation, loop: _FiberLoop) -> None:
         self._simulation = simulation
+        self._loop = loop
         self._real = selectors.DefaultSelector()
 
     def select(self, timeout: float | None = None) -> list[tuple[SelectorKey, int]]:
@@ -107,12 +135,22 @@ class _Parking(selectors.BaseSelector):
         if simulation.closed or current_fiber() is None:
             return real.select(timeout)
 
+        # A thread that computes takes no virtual time, as a body takes none; one that waits in the simulation does.
+        end = _real_monotonic() + _PATIENCE
+        while self._loop.flying and not self._waited_for() and _real_monotonic() < end:
+            if events := real.select(_TICK):
+                return events
+
         def ready() -> bool:
             events[:] = real.select(0)
             return bool(events)
 
         simulation.wait(ready, timeout=timeout, what="an event loop in a task")
         return events
+
+    def _waited_for(self) -> bool:
+        outsiders = self._simulation.outsiders
+        return outsiders is not None and outsiders.waiting()
 
     def register(self, fileobj: Any, events: int, data: Any = None) -> SelectorKey:
         return self._real.register(fileobj, events, data)
