@@ -1,7 +1,7 @@
 """The simulator tells the truth: the same cases, played by a real worker and in virtual time, are told alike.
 
-What is compared: results, errors and their text, what each body was handed and knew of itself, callbacks and errbacks,
-everything stored in the result backend, the history of each run, and the order that canvas promises.
+What is compared: results, errors and their text, what each body was handed and knew of itself, callbacks and
+errbacks, everything stored in the result backend, each run's history, and the order that canvas promises.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from pytest_taskservice.drivers.celery_worker import CeleryWorkerDriver, WorkerO
 from pytest_taskservice.reaper import shared_reaper
 from pytest_taskservice.redis import RedisRequest, acquire
 from tests.contract.truth import truth_tasks
-from tests.contract.truth.truth_cases import Case
 from tests.contract.truth.truth_drawn import EXPIRES, drawn_trees, lasting, single
 from tests.contract.truth.truth_worlds import Seen, differences, play
 
 if TYPE_CHECKING:
     from pytest_taskservice.drivers.base import WorldDriver
     from pytest_taskservice.redis import RedisServer
+    from tests.contract.truth.truth_cases import Case
 
 SLOTS = 8
 TREES = 120
@@ -180,7 +180,7 @@ def taken(driver: WorldDriver, priorities: Sequence[int | None]) -> list[int]:
     app, queue = truth_tasks.app, "truth-priorities"
     driver.begin(app, {})
     try:
-        app.backend.client.delete(truth_tasks.JOURNAL)
+        truth_tasks.store().delete(truth_tasks.JOURNAL)
         send(queue, "first", None)
         driver.settle(timeout=20)
         app.control.cancel_consumer(queue, reply=True, timeout=5, limit=1)
@@ -188,14 +188,14 @@ def taken(driver: WorldDriver, priorities: Sequence[int | None]) -> list[int]:
             send(queue, str(number), priority)
         app.control.add_consumer(queue, reply=True, timeout=5, limit=1)
         driver.settle(timeout=20)
-        entries = [json.loads(line)["run"] for line in app.backend.client.lrange(truth_tasks.JOURNAL, 1, -1)]
+        entries = [json.loads(line)["run"] for line in truth_tasks.store().lrange(truth_tasks.JOURNAL, 1, -1)]
         return [int(run) for run in entries]
     finally:
         driver.reset()
 
 
 def send(queue: str, name: str, priority: int | None) -> None:
-    options = {} if priority is None else {"priority": priority}
+    options: dict[str, Any] = {} if priority is None else {"priority": priority}
     truth_tasks.play.apply_async(kwargs={"does": {"kind": "return"}}, task_id=name, queue=queue, **options)
 
 

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import pickle
 import signal
-import sys
 from collections import deque
 from collections.abc import Callable
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from billiard import VERSION as BILLIARD
+from billiard import VERSION as BILLIARD  # type: ignore[attr-defined] # the stubs lack it
 from billiard.common import TERM_SIGNAL
 from billiard.einfo import ExceptionInfo
 from billiard.exceptions import SoftTimeLimitExceeded, Terminated, TimeLimitExceeded, WorkerLostError
@@ -202,7 +201,7 @@ class Job:
         except GreenletExit:
             raise
         except BaseException as error:  # noqa: BLE001 - whatever ends a process
-            self._leave(error)
+            self._leave(error, ExceptionInfo())
             return
         self.returned = found
         world.at_end(self)
@@ -243,7 +242,8 @@ class Job:
 
     def _call_apart(self, fiber: Fiber) -> Any:
         """Run the body as in a process of its own: no event loop of the test's is running there."""
-        with OwnLoops() as fiber.own:
+        with OwnLoops() as loops:
+            fiber.own = loops
             try:
                 return self._call()
             finally:
@@ -264,13 +264,13 @@ class Job:
             )
         return self._target(*self._args)
 
-    def _leave(self, error: BaseException) -> None:
+    def _leave(self, error: BaseException, told: ExceptionInfo) -> None:
         """End as a process does whose body raises what Celery's tracer lets pass: ``sys.exit()`` for one."""
         if BILLIARD < _TELLS_EXITS:
             status = error.code if isinstance(error, SystemExit) else 1
             self._lose(f"Worker exited prematurely: exitcode {status or 0} Job: {self.id}.")
         else:
-            self.finish("error_callback", _sent(ExceptionInfo(sys.exc_info())))
+            self.finish("error_callback", _sent(told))
 
     def _lose(self, text: str) -> None:
         if not self.done:

