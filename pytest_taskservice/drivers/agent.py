@@ -56,6 +56,8 @@ _DETAILS = (
     "terminated",
     "expired",
     "signum",
+    "redelivered",
+    "requeue",
 )
 
 
@@ -74,6 +76,7 @@ def install(app: Celery, descriptor: int) -> Agent:
     # A cached property of AppEvents: setting it wins over the class.
     app.events.__dict__["Dispatcher"] = dispatcher
     _tell_by_request(agent)
+    signals.task_received.connect(agent.received, weak=False)
     app.steps["consumer"].add(_step(agent))
     signals.worker_process_init.connect(agent.forget, weak=False)
     return agent
@@ -126,6 +129,19 @@ class Agent:
         # A solo pool sends this signal from the worker itself.
         if os.getpid() != self._pid:
             self._connection.close()
+
+    def received(self, sender: Any = None, request: Any = None, **_: Any) -> None:
+        """Record that a message has been accepted; its event is not sent for every task."""
+        fields = {
+            "uuid": request.id,
+            "name": request.name,
+            "retries": request.request_dict.get("retries"),
+            "parent_id": request.parent_id,
+            "eta": request.eta and request.eta.isoformat(),
+            "expires": request.expires and request.expires.isoformat(),
+            "redelivered": request.delivery_info.get("redelivered") or None,
+        }
+        self.record("task-received", fields)
 
     def record(self, kind: str, fields: dict[str, Any]) -> None:
         """Keep one of Celery's task events; ``fields`` are the event's own, with ``name`` and ``retries``."""
@@ -263,7 +279,7 @@ class Agent:
 class _Recorder:
     """An event dispatcher that says it is enabled, so that requests tell; it sends only if the user wants.
 
-    What no request tells is recorded here: that a message has arrived, and that nobody knows its task.
+    What no request tells is recorded here: that nobody knows a message's task.
     """
 
     def __init__(self, dispatcher: Any, record: Callable[[str, dict[str, Any]], None]) -> None:
@@ -273,7 +289,7 @@ class _Recorder:
     enabled = True
 
     def send(self, type: str, **fields: Any) -> Any:  # noqa: A002 - Celery's word
-        if type == "task-received" or (type == "task-failed" and "NotRegistered" in str(fields)):
+        if type == "task-failed" and "NotRegistered" in str(fields):
             self._record(type, {"name": "(not registered)", **fields})
         return self._dispatcher.send(type, **fields)
 

@@ -30,6 +30,7 @@ _STEPS = 1000
 _PATIENCE = 2.0
 """Real seconds for which threads that compute may yet bring what an idle simulation cannot."""
 _SERVED_WITHIN = 60.0
+_AGAIN = 0.02
 
 _condition_wait: Any = threading.Condition.wait
 _thread_join: Any = threading.Thread.join
@@ -90,10 +91,11 @@ class Threads:
             return True
         waiter = _Waiter(ready, deadline, what)
         self._waiters.append(waiter)
-        if self.nudge is not None:
-            self.nudge()
         end = _now() + _SERVED_WITHIN
-        while not waiter.over.acquire(timeout=1.0):
+        self._ask_owner()
+        while not waiter.over.acquire(timeout=_AGAIN):
+            # Once more: it may have looked before it began to wait.
+            self._ask_owner()
             if self._simulation.closed:
                 raise SimulationError(
                     f"thread {waiter.name} waited for {what} when the simulation was closed"
@@ -106,6 +108,10 @@ class Threads:
                     "only while the test's own thread waits (for a result, a thread, in taskservice_clock)"
                 )
         return waiter.result
+
+    def _ask_owner(self) -> None:
+        if self.nudge is not None:
+            self.nudge()
 
     def waiting(self) -> bool:
         """Return whether any thread waits."""

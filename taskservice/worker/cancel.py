@@ -41,7 +41,8 @@ def cancel_running(state: Any, run_id: str, terminate: bool = False) -> dict[str
 
     pool = state.consumer.pool
     in_processes = type(pool).__module__.endswith(".prefork")
-    kill = terminate and in_processes
+    # A simulated pool says so itself: its processes are none that a signal could reach.
+    kill = terminate and (in_processes or bool(getattr(pool, "ends_bodies", False)))
     if not kill and not getattr(request.task, "definition_is_async", False):
         return {"error": _refusal(request.name, in_processes=in_processes)}
 

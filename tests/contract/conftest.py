@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pytest_taskservice.drivers.celery_sim import CelerySimDriver, SimulatorOptions
 from pytest_taskservice.redis import RedisRequest, acquire
 from taskservice import AnyIOBackend, CeleryBackend, Settings, TaskBackend, create_app
 from tests.contract.clusters import CLUSTERS, UNABLE, Clusters, require
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 SLOTS = 2
 LOOPS = ("asyncio", "trio")
-WORLDS = ("anyio", *CLUSTERS, "eager")
+WORLDS = ("anyio", *CLUSTERS, "celery-sim", "eager")
 
 
 @pytest.fixture(scope="session")
@@ -45,10 +46,24 @@ def backend_settings(clusters: Clusters, world: str) -> Settings:
 
 
 @pytest.fixture
-def backend_app(clusters: Clusters, world: str) -> Celery:
+def backend_app(clusters: Clusters, world: str, request: pytest.FixtureRequest) -> Celery:
     """The client's app; in a world that has a worker, that runs."""
     require(world)
+    if world == "celery-sim":
+        simulated: Celery = request.getfixturevalue("simulated_app")
+        return simulated
     return clusters.app(world) if world in CLUSTERS else create_app(clusters.settings(world))
+
+
+@pytest.fixture
+def simulated_app(clusters: Clusters) -> Iterator[Celery]:
+    """The app in a simulation of its own, and the event loops of the test with it."""
+    driver = CelerySimDriver(options=SimulatorOptions(concurrency=SLOTS))
+    app = create_app(clusters.settings("celery-sim"))
+    driver.begin(app, {}, loops=True)
+    driver.start_worker()
+    yield app
+    driver.reset()
 
 
 @pytest.fixture
@@ -108,7 +123,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def _is_repetition(item: pytest.Item) -> bool:
     given = item.callspec.params if hasattr(item, "callspec") else {}
-    return _world(item) in CLUSTERS.keys() - {"celery"} and given.get("anyio_backend") == "trio"
+    world, loop = _world(item), given.get("anyio_backend")
+    # A simulation runs beside the client's loop, in its thread: both loops for the first of the suites.
+    simulated = world == "celery-sim" and item.path.name != "test_task_backend.py"
+    return loop == "trio" and (simulated or world in CLUSTERS.keys() - {"celery"})
 
 
 def _world(item: pytest.Item) -> str:

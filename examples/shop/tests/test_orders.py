@@ -23,7 +23,7 @@ def test_a_paid_order_is_confirmed(shop: "Shop", taskservice_app: Celery) -> Non
 
 
 # Eager mode raises the task's error out of apply_async(), which no broker ever does.
-@pytest.mark.taskservice(backend="celery")
+@pytest.mark.taskservice(backend="celery,celery-sim")
 def test_a_declined_card_cancels_the_order(
     shop: "Shop", taskservice_app: Celery, taskservice_driver: Any
 ) -> None:
@@ -54,7 +54,7 @@ def test_a_dead_gateway_is_asked_four_times(shop: "Shop", taskservice_app: Celer
     assert shop.payments() == ["down"] * 4
 
 
-@pytest.mark.taskservice(backend="celery")
+@pytest.mark.taskservice(backend="celery,celery-sim")
 def test_the_last_piece_is_sold_once(shop: "Shop", taskservice_app: Celery, taskservice_driver: Any) -> None:
     shop.stocks("lamp", 1)
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 # Eager mode cannot replace a task by a chord: it would have to wait inside a task.
-@pytest.mark.taskservice(backend="celery")
+@pytest.mark.taskservice(backend="celery,celery-sim")
 def test_the_report_adds_up_all_items(shop: "Shop", taskservice_app: Celery) -> None:
     shop.stocks("lamp", 1)
     shop.stocks("chair", 1)

@@ -30,6 +30,7 @@ class SimulatedBeat:
 
     weight = Weight.RECURRING
     main = None
+    name = "beat"
     joins_block = False
     held_up: list[tuple[Callable[..., Any], tuple[Any, ...]]] | None = None
 

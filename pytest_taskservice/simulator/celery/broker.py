@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import heapq
 from bisect import bisect_right
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import count
@@ -26,6 +27,7 @@ Raw = dict[str, Any]
 
 _REDIS = ("redis", "rediss", "sentinel", "valkey", "valkeys")
 _DEFAULT_VISIBILITY = 3600.0
+_LAST_SENT = 10_000
 
 
 class BrokerDownError(ConnectionRefusedError):
@@ -101,7 +103,11 @@ class Broker:
         self._orders = count()
         self._front = count(-1, -1)
         self._last_arrival = 0.0
+        # Those that have arrived are dropped by whoever looks next.
+        self._coming: deque[tuple[Due, str, Raw]] = deque(maxlen=_LAST_SENT)
         self._dispatching = False
+        # kombu's Redis transport says so in the headers, too; a server of AMQP never touches those.
+        self._mark_again = {"redelivered": True} if rules.kind == "redis" else {}
 
     # What clients do.
 
@@ -123,11 +129,22 @@ class Broker:
         arrival = max(simulation.elapsed + delay, self._last_arrival)
         self._last_arrival = arrival
         if self.fate is None:
-            simulation.after(arrival - simulation.elapsed, self._arrive, queue, raw)
+            due = simulation.after(arrival - simulation.elapsed, self._arrive, queue, raw)
+            self._coming.append((due, queue, raw))
             return
         for number, more in enumerate(self.fate(queue, raw)):
             copy = raw if not number else {**raw, "properties": {**raw["properties"], "delivery_tag": uuid()}}
             simulation.after(arrival + more - simulation.elapsed, self._arrive, queue, copy)
+
+    def arrive_now(self, queue: str) -> None:
+        """Have in ``queue`` what was accepted for it: a client that looks itself finds it there."""
+        while self._coming and self._coming[0][0].action is None:
+            self._coming.popleft()
+        for due, its_queue, raw in tuple(self._coming):
+            if its_queue == queue and due.action is not None:
+                self._simulation.cancel(due)
+                self._put(queue, raw, next(self._orders))
+        self.kick()
 
     def get(self, queue: str) -> Raw | None:
         """Take the first message of ``queue``, if there is one."""
@@ -187,6 +204,7 @@ class Broker:
         properties = raw["properties"]
         again = {
             **raw,
+            "headers": {**(raw["headers"] or {}), **self._mark_again},
             "properties": {
                 **properties,
                 "delivery_info": {**properties["delivery_info"], "redelivered": True},

@@ -6,12 +6,14 @@ prefork pool would call, in the order of ``billiard.pool``.
 
 from __future__ import annotations
 
+import pickle
 import signal
 from collections import deque
 from collections.abc import Callable
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from billiard import VERSION as BILLIARD  # type: ignore[attr-defined] # the stubs lack it
 from billiard.common import TERM_SIGNAL
 from billiard.einfo import ExceptionInfo
 from billiard.exceptions import SoftTimeLimitExceeded, Terminated, TimeLimitExceeded, WorkerLostError
@@ -21,6 +23,7 @@ from greenlet import GreenletExit
 
 from pytest_taskservice.simulator.celery.processes import ChildProcess
 from pytest_taskservice.simulator.core.fibers import Fiber, current_fiber
+from pytest_taskservice.simulator.loops.fiber_loop import OwnLoops
 
 if TYPE_CHECKING:
     from pytest_taskservice.simulator.celery.processes import MainProcess
@@ -33,6 +36,8 @@ _trace: Any = import_module("celery.app.trace")
 _BasePool: Any = BasePool
 
 _FIRST_PID = 10_001
+_TELLS_EXITS = (4, 3)
+"""The version of billiard that tells of a body's ``SystemExit`` before its process ends."""
 
 
 class SimulatedPool(_BasePool):  # type: ignore[misc] # the stubs know other signatures
@@ -40,6 +45,7 @@ class SimulatedPool(_BasePool):  # type: ignore[misc] # the stubs know other sig
 
     uses_semaphore = True
     task_join_will_block = False
+    ends_bodies = True
     process: MainProcess
     world: CeleryWorld
 
@@ -191,15 +197,15 @@ class Job:
             return
         world.simulation.spend(world.body_cost(self))
         try:
-            found = self._call()
+            found = self._call_apart(fiber)
         except GreenletExit:
             raise
         except BaseException as error:  # noqa: BLE001 - whatever ends a process
-            self._lose(f"Worker exited prematurely: {error!r}")
+            self._leave(error, ExceptionInfo())
             return
         self.returned = found
         world.at_end(self)
-        self.finish("callback", found)
+        self.finish("callback", _sent(found) if found[0] else found)
 
     def finish(self, callback: str, *args: Any) -> None:
         """Tell the main process how it ended."""
@@ -234,6 +240,15 @@ class Job:
         """Be ended as soon as it has started."""
         self._terminated = signum
 
+    def _call_apart(self, fiber: Fiber) -> Any:
+        """Run the body as in a process of its own: no event loop of the test's is running there."""
+        with OwnLoops() as loops:
+            fiber.own = loops
+            try:
+                return self._call()
+            finally:
+                fiber.own = None
+
     def _call(self) -> Any:
         if self._target is _trace.trace_task_ret:
             name, task_id, request, body, content_type, encoding = self._args
@@ -248,6 +263,14 @@ class Job:
                 name, task_id, dict(request), body, content_type, encoding, _loc=known
             )
         return self._target(*self._args)
+
+    def _leave(self, error: BaseException, told: ExceptionInfo) -> None:
+        """End as a process does whose body raises what Celery's tracer lets pass: ``sys.exit()`` for one."""
+        if BILLIARD < _TELLS_EXITS:
+            status = error.code if isinstance(error, SystemExit) else 1
+            self._lose(f"Worker exited prematurely: exitcode {status or 0} Job: {self.id}.")
+        else:
+            self.finish("error_callback", _sent(told))
 
     def _lose(self, text: str) -> None:
         if not self.done:
@@ -278,7 +301,8 @@ class Job:
     def _reach_soft_limit(self, seconds: float) -> None:
         if not self._is_over(self._reach_soft_limit, seconds):
             self.pool.process.post(self._options["timeout_callback"], True, seconds)
-            self._interrupt(SoftTimeLimitExceeded(seconds))
+            process: Any = self._fiber and self._fiber.process
+            self._interrupt(SoftTimeLimitExceeded() if process is None else process.soft_limit())
 
     def _reach_hard_limit(self, seconds: float) -> None:
         if not self._is_over(self._reach_hard_limit, seconds):
@@ -303,6 +327,14 @@ class Job:
     def _interrupt(self, error: BaseException) -> None:
         if self._fiber is not None:
             self._fiber.interrupt(error)
+
+
+def _sent(found: Any) -> Any:
+    """Return what a failure is on the other side of a pipe: billiard's wrapper of the error stays behind."""
+    try:
+        return pickle.loads(pickle.dumps(found))  # noqa: S301 - our own
+    except Exception:  # noqa: BLE001 - whatever it raises, the error is told as it is
+        return found
 
 
 def _caught(error: BaseException) -> ExceptionInfo:

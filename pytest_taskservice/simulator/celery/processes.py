@@ -13,6 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
+from billiard.exceptions import SoftTimeLimitExceeded
 from celery.utils.collections import LimitedSet
 
 from pytest_taskservice.simulator.core.agenda import Weight
@@ -222,7 +223,10 @@ class ChildProcess:
         self.job = job
         """What it runs."""
         self.app = parent.app
+        self.name = parent.name
         self.joins_block = True
+        self.soft_limit: Callable[[], BaseException] = SoftTimeLimitExceeded
+        """Makes what its body gets at the soft time limit."""
 
     @property
     def held_up(self) -> list[tuple[Callable[..., Any], tuple[Any, ...]]] | None:

@@ -52,25 +52,34 @@ class Record:
         at = simulation.start + simulation.elapsed
         self._notes.append((at, kind, run, task, attempt, worker, detail or {}))
 
-    def sent(self, headers: Mapping[str, Any], queue: str) -> None:
-        """Note a task's message."""
+    def sent(self, headers: Mapping[str, Any], queue: str, *, worker: str = "") -> None:
+        """Note a task's message; ``worker`` has sent it, or the test."""
         self.note(
             EventKind.SENT,
             run=headers.get("id") or "",
             task=headers.get("shadow") or headers["task"],
             attempt=int(headers.get("retries") or 0) + 1,
+            worker=worker,
             detail={"queue": queue},
         )
 
-    def received(self, headers: Mapping[str, Any], worker: str, *, again: bool) -> None:
-        """Note that a worker has a task's message."""
+    def received(self, sender: Any = None, request: Any = None, **_: Any) -> None:
+        """Note that a worker has accepted a task's message; a receiver of Celery's ``task_received``."""
+        detail: dict[str, Any] = {}
+        if request.parent_id is not None:
+            detail["parent_id"] = request.parent_id
+        for name in ("eta", "expires"):
+            if instant := getattr(request, name):
+                detail[name] = instant.isoformat()
+        if request.delivery_info.get("redelivered"):
+            detail["redelivered"] = True
         self.note(
             EventKind.RECEIVED,
-            run=headers.get("id") or "",
-            task=headers.get("shadow") or headers["task"],
-            attempt=int(headers.get("retries") or 0) + 1,
-            worker=worker,
-            detail={"redelivered": True} if again else None,
+            run=request.id,
+            task=request.name,
+            attempt=int(request.request_dict.get("retries") or 0) + 1,
+            worker=request.hostname,
+            detail=detail,
         )
 
     def succeeded(self, request: Mapping[str, Any], worker: str, result: str, runtime: float) -> None:
@@ -113,7 +122,7 @@ class Record:
             )
 
     def log(self) -> EventLog:
-        """Return the history: what happened to runs."""
+        """Return the history: what happened to runs, as far as a real worker and the test would tell it."""
         return self.story().log()
 
     def story(self) -> Story:

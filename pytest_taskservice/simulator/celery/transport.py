@@ -170,6 +170,7 @@ class SimulatedChannel(_virtual.Channel):  # type: ignore[misc] # as above
     def basic_get(self, queue: str, no_ack: bool = False, **kwargs: Any) -> Any:
         """Take one message, if there is one."""
         self._talk()
+        self.broker.arrive_now(queue)
         raw = self.broker.get(queue)
         if raw is None:
             return None
@@ -244,9 +245,11 @@ class SimulatedChannel(_virtual.Channel):  # type: ignore[misc] # as above
         return raw
 
     def _size(self, queue: str) -> int:
+        self.broker.arrive_now(queue)
         return self.broker.size(queue)
 
     def _purge(self, queue: str) -> int:
+        self.broker.arrive_now(queue)
         return self.broker.purge(queue)
 
     def _delete(self, queue: str, *args: Any, **kwargs: Any) -> None:

@@ -160,13 +160,10 @@ class SimulatedConsumer(Consumer):
     ) -> None:
         """Do what ``asynloop`` does, without a poller."""
         handle = obj.create_task_handler()
-        record, name = obj.controller.record, obj.hostname
 
         def received(message: Any) -> Any:
             headers = message.headers
             if "task" in headers:
-                again = bool((message.delivery_info or {}).get("redelivered"))
-                record.received(headers, name, again=again)
                 found = handle(message)
                 obj.controller.world.at_received(obj.controller, headers)
                 return found
@@ -206,7 +203,6 @@ class SimulatedWorker(_Controller):  # type: ignore[misc] # the stubs know none 
     ) -> None:
         simulation = world.simulation
         self.world = world
-        self.record = world.record
         self.when_ready: Callable[[], None] | None = None
         """Called once, as soon as it consumes."""
         self.successor: SimulatedWorker | None = None
@@ -239,6 +235,8 @@ class SimulatedWorker(_Controller):  # type: ignore[misc] # the stubs know none 
         found.timer.simulation, found.timer.process = simulation, self.process
         found.pool.process, found.pool.world = self.process, world
         self.simulated_pool: SimulatedPool = found.pool
+        self.known_queues: set[str] = set()
+        """Queues that it has been told to listen to, or had from the start."""
 
     @property
     def ready(self) -> bool:

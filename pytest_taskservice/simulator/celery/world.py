@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Self
 
+from celery import signals
 from kombu.serialization import prepare_accept_content
 from kombu.transport.virtual import BrokerState
 
@@ -17,7 +18,7 @@ from pytest_taskservice.simulator.celery.accounts import Accounts, take_stock
 from pytest_taskservice.simulator.celery.beat import SimulatedBeat
 from pytest_taskservice.simulator.celery.broker import Broker, Latency, rules_for
 from pytest_taskservice.simulator.celery.faults import Faults
-from pytest_taskservice.simulator.celery.listener import install_listener
+from pytest_taskservice.simulator.celery.listener import install_limits, install_listener
 from pytest_taskservice.simulator.celery.processes import ModuleState
 from pytest_taskservice.simulator.celery.quick_listening import LISTENING_SHORTCUTS
 from pytest_taskservice.simulator.celery.quick_plain import PLAIN_SHORTCUTS, install_json
@@ -30,6 +31,7 @@ from pytest_taskservice.simulator.celery.traps import ignore, no_time
 from pytest_taskservice.simulator.celery.worker import SimulatedWorker
 from pytest_taskservice.simulator.core.fibers import current_fiber
 from pytest_taskservice.simulator.core.simulation import Budget, Simulation
+from pytest_taskservice.simulator.loops.fiber_loop import install_fiber_loops
 from pytest_taskservice.simulator.substitutes import Patches, replaced
 from pytest_taskservice.simulator.threads import Threads
 from pytest_taskservice.simulator.wallclock import wall_clock
@@ -117,6 +119,10 @@ class CeleryWorld:
             stage.help = self.threads.help
             self.threads.nudge = stage.ask_owner
             self._stack.enter_context(virtual_loops(stage))
+            # Once more, over it: a task's loop waits as a task does.
+            patches = Patches()
+            install_fiber_loops(patches, self.simulation)
+            self._stack.callback(patches.undo)
 
     def start_worker(
         self, app: Celery, *, hostname: str | None = None, concurrency: int = 2, **options: Any
@@ -200,6 +206,10 @@ class CeleryWorld:
         if "task" not in headers or not worker.ready:
             return
         for queue in queues:
+            if queue in worker.known_queues:
+                continue
+            # Once: a test may have told the worker to leave it.
+            worker.known_queues.add(queue)
             if not consumer.task_consumer.consuming_from(queue):
                 worker.process.post(consumer.add_task_queue, queue)
 
@@ -222,7 +232,11 @@ class CeleryWorld:
         """Note a message that has left."""
         headers = message["headers"]
         if headers and "task" in headers:
-            self.record.sent(headers, queues[0] if queues else "")
+            fiber = current_fiber()
+            process: Any = None if fiber is None else fiber.process
+            self.record.sent(
+                headers, queues[0] if queues else "", worker="" if process is None else process.name
+            )
 
     def body_cost(self, job: Job) -> float:
         """Return how long a body takes that does not wait for anything."""
@@ -255,7 +269,11 @@ class CeleryWorld:
         simulation.outsiders = self.threads
         self.threads.install(patches)
         install_seams(patches, simulation, self.record.of_request)
+        signals.task_received.connect(self.record.received, weak=False)
+        stack.callback(signals.task_received.disconnect, self.record.received)
         install_listener(patches, simulation, self.threads)
+        install_limits(patches)
+        install_fiber_loops(patches, simulation)
         if not self._exact:
             install_shortcuts(patches, _SHORTCUTS)
             install_json(patches)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from pytest_taskservice.simulator.core.agenda import Due, Weight
 
-__all__ = ["Fiber", "Fibers", "Process", "current_fiber"]
+__all__ = ["Fiber", "Fibers", "Process", "ThreadState", "current_fiber"]
 
 
 class Process(Protocol):
@@ -33,6 +33,16 @@ class Process(Protocol):
         """Make the process's own state the current one: its fiber goes on."""
 
 
+class ThreadState(Protocol):
+    """What a fiber has that belongs to its thread, and that others of the thread must not see."""
+
+    def leave(self) -> None:
+        """Put it aside: the fiber gives way."""
+
+    def come_back(self) -> None:
+        """Put it back: the fiber goes on."""
+
+
 @final
 class Fiber(greenlet):
     """One stack. ``process`` stands for the process that the running event belongs to."""
@@ -41,6 +51,7 @@ class Fiber(greenlet):
         super().__init__()
         self._home = home
         self.process: Process | None = None
+        self.own: ThreadState | None = None
         self.ended = False
         """Whether nothing may come of it any more; it dies at its next wait."""
         self.turn = 0
@@ -63,7 +74,14 @@ class Fiber(greenlet):
             raise GreenletExit
         self.turn += 1
         self._home.parked[self] = None
-        found = self.parent.switch()  # type: ignore[union-attr] # whoever runs it is its parent
+        own = self.own
+        if own is not None:
+            own.leave()
+        try:
+            found = self.parent.switch()  # type: ignore[union-attr] # whoever runs it is its parent
+        finally:
+            if own is not None:
+                own.come_back()
         if self.ended:
             raise GreenletExit
         return found

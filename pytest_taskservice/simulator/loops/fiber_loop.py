@@ -1,0 +1,185 @@
+"""Event loops inside of simulated tasks: one that waits lets the other tasks go on, in virtual time.
+
+A task that calls ``asyncio.run()`` or ``anyio.run()`` does so in a fiber, on the test's thread, which may be
+running a loop itself. Leaned on: ``asyncio._get_running_loop`` and ``_set_running_loop``, which asyncio
+offers to makers of loops; trio's ``GLOBAL_RUN_CONTEXT``; sniffio's ``thread_local`` and
+``current_async_library_cvar``; AnyIO's ``AsyncIOBackend.run``, for its choice of uvloop, which cannot be told
+the time, and ``run_sync_in_worker_thread``, to count its threads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import selectors
+import sys
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Self
+
+import sniffio
+from sniffio import thread_local
+
+from pytest_taskservice.simulator.core.fibers import current_fiber
+
+if TYPE_CHECKING:
+    from selectors import SelectorKey
+
+    from pytest_taskservice.simulator.core.simulation import Simulation
+    from pytest_taskservice.simulator.substitutes import Patches
+
+__all__ = ["OwnLoops", "install_fiber_loops"]
+
+_State = tuple[Any, Any, dict[str, Any]]
+_NONE: _State = (None, None, {})
+_real_monotonic = time.monotonic
+_TICK = 0.002
+_PATIENCE = 10.0
+"""Real seconds for which time stands still for a thread at work."""
+
+
+class OwnLoops:
+    """What loop runs in one fiber: none at first, whatever the thread is doing."""
+
+    def __init__(self) -> None:
+        self._outside: _State = _NONE
+        self._mine: _State = _NONE
+
+    def __enter__(self) -> Self:
+        # In the fiber's own context, which is a copy.
+        sniffio.current_async_library_cvar.set(None)
+        self._outside = _exchange(_NONE)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        _exchange(self._outside)
+
+    def leave(self) -> None:
+        """The fiber gives way: the thread runs what it ran before."""
+        self._mine = _exchange(self._outside)
+
+    def come_back(self) -> None:
+        """The fiber goes on."""
+        self._outside = _exchange(self._mine)
+
+
+def install_fiber_loops(patches: Patches, simulation: Simulation) -> None:
+    """Have loops that tasks make wait in ``simulation``; others stay what they are."""
+    from anyio._backends._asyncio import AsyncIOBackend
+
+    before, run = asyncio.events.new_event_loop, AsyncIOBackend.run
+
+    def new_event_loop() -> asyncio.AbstractEventLoop:
+        return before() if current_fiber() is None else _FiberLoop(simulation)
+
+    def run_ours(cls: Any, func: Any, args: Any, kwargs: Any, options: dict[str, Any]) -> Any:
+        ours = {} if current_fiber() is None else {"use_uvloop": False}
+        return run(func, args, kwargs, options | ours)
+
+    patches.set(asyncio, "new_event_loop", new_event_loop)
+    patches.set(asyncio.events, "new_event_loop", new_event_loop)
+    in_thread = AsyncIOBackend.run_sync_in_worker_thread
+
+    async def run_counted(cls: Any, *args: Any, **kwargs: Any) -> Any:
+        loop = asyncio.get_running_loop()
+        if not isinstance(loop, _FiberLoop):
+            return await in_thread(*args, **kwargs)
+        loop.flying += 1
+        try:
+            return await in_thread(*args, **kwargs)
+        finally:
+            loop.flying -= 1
+
+    patches.set(AsyncIOBackend, "run", classmethod(run_ours))
+    patches.set(AsyncIOBackend, "run_sync_in_worker_thread", classmethod(run_counted))
+
+
+class _FiberLoop(asyncio.SelectorEventLoop):
+    """asyncio's own loop, whose clock is the simulation's."""
+
+    def __init__(self, simulation: Simulation) -> None:
+        self._simulation = simulation
+        self.flying = 0
+        """How many calls of this loop are in threads."""
+        super().__init__(_Parking(simulation, self))
+
+    def time(self) -> float:
+        return self._simulation.monotonic() if not self._simulation.closed else _real_monotonic()
+
+    def run_in_executor(self, executor: Any, func: Any, *args: Any) -> Any:  # type: ignore[override] # generic
+        found = super().run_in_executor(executor, func, *args)
+        self.flying += 1
+        found.add_done_callback(self._landed)
+        return found
+
+    def _landed(self, future: Any) -> None:
+        self.flying -= 1
+
+    def _write_to_self(self) -> None:
+        super()._write_to_self()  # type: ignore[misc] # every loop of asyncio's has it
+        if not self._simulation.closed:
+            # Who waits is asked after an event: this is one.
+            self._simulation.after(0.0, _nothing)
+
+
+class _Parking(selectors.BaseSelector):
+    """A selector that gives way to other fibers instead of sleeping."""
+
+    def __init__(self, simulation: Simulation, loop: _FiberLoop) -> None:
+        self._simulation = simulation
+        self._loop = loop
+        self._real = selectors.DefaultSelector()
+
+    def select(self, timeout: float | None = None) -> list[tuple[SelectorKey, int]]:
+        simulation, real = self._simulation, self._real
+        events = real.select(0)
+        if events or (timeout is not None and timeout <= 0):
+            return events
+        if simulation.closed or current_fiber() is None:
+            return real.select(timeout)
+
+        # A thread that computes takes no virtual time, as a body does; one that waits in the simulation may.
+        end = _real_monotonic() + _PATIENCE
+        while self._loop.flying and not self._waited_for() and _real_monotonic() < end:
+            if events := real.select(_TICK):
+                return events
+
+        def ready() -> bool:
+            events[:] = real.select(0)
+            return bool(events)
+
+        simulation.wait(ready, timeout=timeout, what="an event loop in a task")
+        return events
+
+    def _waited_for(self) -> bool:
+        outsiders = self._simulation.outsiders
+        return outsiders is not None and outsiders.waiting()
+
+    def register(self, fileobj: Any, events: int, data: Any = None) -> SelectorKey:
+        return self._real.register(fileobj, events, data)
+
+    def unregister(self, fileobj: Any) -> SelectorKey:
+        return self._real.unregister(fileobj)
+
+    def modify(self, fileobj: Any, events: int, data: Any = None) -> SelectorKey:
+        return self._real.modify(fileobj, events, data)
+
+    def get_map(self) -> Mapping[Any, SelectorKey]:
+        return self._real.get_map()
+
+    def close(self) -> None:
+        self._real.close()
+
+
+def _exchange(state: _State) -> _State:
+    trio: Any = sys.modules.get("trio._core._run")
+    run = {} if trio is None else vars(trio.GLOBAL_RUN_CONTEXT)
+    before = asyncio._get_running_loop(), thread_local.name, dict(run)  # noqa: SLF001 - for makers of loops
+    asyncio._set_running_loop(state[0])  # noqa: SLF001 - as above
+    thread_local.name = state[1]
+    run.clear()
+    run.update(state[2])
+    return before
+
+
+def _nothing() -> None:
+    """Be an event."""
