@@ -46,7 +46,7 @@ __all__ = [
 
 _MARKER = (
     "taskservice(backend=NAMES, config={...}, clock='real', allow_sockets=[...]): narrow the worlds a test "
-    "runs in, change the app's Celery settings for it, have it run in real time, or connect to somebody for real"
+    "runs in, change the app's Celery settings for it, have it run in real time, or connect for real"
 )
 _FINDINGS = pytest.StashKey[list[Any]]()
 _SCENARIO_SUFFIX = ".scenario.yaml"
