@@ -9,6 +9,7 @@ __all__ = [
     "HarnessTimeoutError",
     "RedisProviderError",
     "ScenarioError",
+    "SimulationBlockedError",
     "SocketRefusedError",
     "UnknownNameError",
     "WorkerElsewhereError",
@@ -107,6 +108,24 @@ class SimulationBudgetError(SimulationError):
         text = (
             f"waited for {self.what}: not reached after {self.events:,} events, at +{self.elapsed:g} s; "
             "an endless retry or schedule? The bound is --taskservice-events"
+        )
+        return _listed(text, self.waiting)
+
+
+class SimulationBlockedError(SimulationError):
+    """A task body held the thread in real time: nothing else could happen."""
+
+    def __init__(self, who: str, seconds: float, place: str, waiting: tuple[str, ...] = ()) -> None:
+        super().__init__(who, seconds, place, waiting)
+        self.who = who
+        self.seconds = seconds
+        self.place = place
+        self.waiting = waiting
+
+    def __str__(self) -> str:
+        text = (
+            f"{self.who} has blocked the simulation for {self.seconds:g} real seconds at {self.place}: a "
+            "lock that another task holds, a real socket, a loop without end? The bound is --taskservice-timeout"
         )
         return _listed(text, self.waiting)
 

@@ -35,7 +35,11 @@ _OPTIONS = (
     ("app", "MODULE:APP", "your Celery app, such as shop.celery:app"),
     ("pool", "POOL", f"pool of the worker: {', '.join(_POOLS)} (prefork)"),
     ("concurrency", "N", "slots of the worker (2)"),
-    ("timeout", "SECONDS", "bound for the worker's start (30)"),
+    (
+        "timeout",
+        "SECONDS",
+        "bound for the worker's start; celery-sim: for a task that blocks in real time (30)",
+    ),
     ("seed", "N", "celery-sim and anyio: the seed that every draw comes from (0)"),
     ("seeds", "N", "celery-sim: run each test with N seeds, from --taskservice-seed on (1)"),
     ("start", "INSTANT", "celery-sim and anyio: the virtual clock's start, in ISO 8601, or now (2026-01-01)"),

@@ -139,7 +139,10 @@ class HarnessSession:
         options = self.options
         return CelerySimDriver(
             options=SimulatorOptions(
-                start=options.start, concurrency=options.concurrency, events=options.events
+                start=options.start,
+                concurrency=options.concurrency,
+                events=options.events,
+                patience=options.timeout,
             )
         )
 

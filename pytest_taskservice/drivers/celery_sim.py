@@ -35,11 +35,15 @@ _CANNOT = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SimulatorOptions:
-    """How a simulated world is made. ``events`` bounds what one wait may bring."""
+    """How a simulated world is made.
+
+    ``events`` bounds what one wait may bring; ``patience``, in real seconds, how long a task body may block.
+    """
 
     start: datetime = DEFAULT_START
     concurrency: int = 2
     events: int = 1_000_000
+    patience: float = 30.0
 
 
 @dataclass(kw_only=True)
@@ -98,6 +102,7 @@ class CelerySimDriver:
             start=options.start,
             budget=Budget(events=options.events),
             allow_sockets=self.allow_sockets,
+            patience=options.patience,
         )
         if self.calm_after is not None:
             world.simulation.random.calm_after = self.calm_after

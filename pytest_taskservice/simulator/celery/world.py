@@ -35,6 +35,7 @@ from pytest_taskservice.simulator.loops.fiber_loop import install_fiber_loops
 from pytest_taskservice.simulator.substitutes import Patches, replaced
 from pytest_taskservice.simulator.threads import Threads
 from pytest_taskservice.simulator.wallclock import wall_clock
+from pytest_taskservice.simulator.watchdog import watched
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -63,6 +64,7 @@ class CeleryWorld:
         latency: Latency | None = None,
         budget: Budget | None = None,
         allow_sockets: bool | Sequence[str] = False,
+        patience: float = 30.0,
         exact: bool = False,
     ) -> None:
         self.latency = latency or Latency()
@@ -86,6 +88,7 @@ class CeleryWorld:
         self.route: Callable[[list[str], Mapping[str, Any]], None] | None = None
         """Called with its queues and headers before it leaves."""
         self._allow_sockets = allow_sockets
+        self._patience = patience
         self._exact = exact
         self._brokers: dict[Any, Broker] = {}
         self._exchanges: dict[Any, BrokerState] = {}
@@ -283,6 +286,7 @@ class CeleryWorld:
         self.state = ModuleState()
         stack.callback(self.state.close)
         stack.callback(simulation.close)
+        stack.enter_context(watched(simulation, self._patience))
 
     def _open_redis(self, stack: ExitStack, patches: Patches) -> None:
         from pytest_taskservice.simulator.celery.quick_results import install_quick_results

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Budget", "Outsiders", "Simulation"]
 
+_POLLS = 10_000
+"""How often a test may sleep while nothing is to come."""
 MONOTONIC_START = 10_000.0
 """What the monotonic clock says when a simulation opens: no real one starts at zero either."""
 
@@ -80,6 +82,10 @@ class Simulation:
         self.budget = budget or Budget()
         self.events = 0
         """How many events have run."""
+        self.busy = False
+        """Whether an event runs now."""
+        self.failure: Exception | None = None
+        """Raised by whoever let the running event happen."""
         self.outsiders: Outsiders | None = None
         self.closed = False
         self.explain: Callable[[], Iterable[str]] = tuple
@@ -88,6 +94,7 @@ class Simulation:
         """Told how long an event is about to sleep."""
         self.on_move = on_move
         self._step = 0.0
+        self._polled = (0, 0)
         self._agenda = Agenda()
         self._fibers = Fibers()
         self._elapsed = 0.0
@@ -163,6 +170,7 @@ class Simulation:
         """Do nothing for ``seconds`` of virtual time; others go on."""
         fiber = current_fiber()
         if fiber is None:
+            self._count_poll(seconds)
             if not self._pass(seconds):
                 self.wait(_never, timeout=seconds, what=f"time.sleep({seconds:g})")
             return
@@ -172,6 +180,16 @@ class Simulation:
         weight = Weight.WORK if fiber.process is None else fiber.process.weight
         self.after(seconds, fiber.resume, fiber.turn + 1, weight=weight)
         fiber.park()
+
+    def _count_poll(self, seconds: float) -> None:
+        """Stop whoever sleeps again and again for something that nothing can bring."""
+        nothing = self.outsiders is None or not self.outsiders.waiting()
+        if self.events != self._polled[0] or len(self._agenda) or not nothing:
+            self._polled = (self.events, 0)
+            return
+        self._polled = (self.events, self._polled[1] + 1)
+        if self._polled[1] > _POLLS:
+            raise SimulationIdleError(f"{_POLLS:,} times time.sleep({seconds:g})", self.waiting_for())
 
     def spend(self, seconds: float) -> None:
         """Let a little time pass, as talking to a server takes; others may come in between."""
@@ -319,7 +337,12 @@ class Simulation:
             self._elapsed = due.at
             self.on_move(self.start + self._step + due.at)
         self.events += 1
+        self.busy = True
         self._fibers.perform(due)
+        self.busy = False
+        if self.failure is not None:
+            failure, self.failure = self.failure, None
+            raise failure
         if self._parked:
             self._wake_parked()
         outsiders = self.outsiders
