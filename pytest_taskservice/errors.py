@@ -125,7 +125,7 @@ class SimulationBlockedError(SimulationError):
     def __str__(self) -> str:
         text = (
             f"{self.who} has blocked the simulation for {self.seconds:g} real seconds at {self.place}: a "
-            "lock that another task holds, a real socket, a loop without end? The bound is --taskservice-timeout"
+            "lock another task holds, a real socket, a loop without end? The bound is --taskservice-timeout"
         )
         return _listed(text, self.waiting)
 
