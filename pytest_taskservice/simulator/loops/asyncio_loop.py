@@ -76,6 +76,11 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         """Start a process, for which time stands still."""
         return self._awaiting(await super().subprocess_shell(*args, **kwargs))
 
+    async def shutdown_default_executor(self, timeout: float | None = None) -> None:
+        """Wait for the executor's threads, however long that takes in virtual time."""
+        # A thread of asyncio's own joins them, which no seat speaks for: a timer would be over at once.
+        await super().shutdown_default_executor()
+
     def next_timer(self, timeout: float | None) -> float:
         """Return the instant until which a loop sleeps that wants to sleep for ``timeout``."""
         if timeout is None:
