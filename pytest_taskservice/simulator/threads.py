@@ -1,13 +1,15 @@
 """Threads beside a simulation: they wait for it for real, and it runs while its owner waits for them.
 
 Replaces ``threading.Condition.wait`` and ``threading.Thread.join`` while open: on the owner's thread they
-take steps for whoever waits. Everything in ``queue`` and ``concurrent.futures`` waits through them.
+take steps for whoever waits. Everything in ``queue`` and ``concurrent.futures`` waits through them. Replaces
+``BaseEventLoop.run_forever`` too, to know of a loop that the owner runs in real time.
 """
 
 # ruff: noqa: SLF001 - a condition's own parts, see above
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -34,6 +36,7 @@ _AGAIN = 0.02
 
 _condition_wait: Any = threading.Condition.wait
 _thread_join: Any = threading.Thread.join
+_run_forever: Any = asyncio.BaseEventLoop.run_forever
 _now = time.monotonic
 
 
@@ -58,6 +61,7 @@ class Threads:
         self._impatience = 0.0
         self.nudge: Callable[[], Any] | None = None
         """Called when a thread begins to wait: the owner may wait in another way than by a condition."""
+        self._loop: Any = None
         self._going = 0
 
     def install(self, patches: Patches) -> None:
@@ -78,6 +82,17 @@ class Threads:
                 _thread_join(thread, 0.0 if threads._going else _TICK)
                 threads._serve(None)
 
+        def run_forever(loop: Any) -> None:
+            if not threads.inside():
+                _run_forever(loop)
+                return
+            before, threads._loop = threads._loop, loop
+            try:
+                _run_forever(loop)
+            finally:
+                threads._loop = before
+
+        patches.set(asyncio.BaseEventLoop, "run_forever", run_forever)
         patches.set(threading.Condition, "wait", wait)
         patches.set(threading.Thread, "join", join)
 
@@ -112,6 +127,8 @@ class Threads:
     def _ask_owner(self) -> None:
         if self.nudge is not None:
             self.nudge()
+        elif self._loop is not None:
+            self._loop.call_soon_threadsafe(self._help_in_loop)
 
     def waiting(self) -> bool:
         """Return whether any thread waits."""
@@ -149,6 +166,11 @@ class Threads:
         real_sleep(_TICK)
         self._impatience += _TICK
         return True
+
+    def _help_in_loop(self) -> None:
+        """Take steps in an event loop of the owner's that keeps real time, a turn of it for each."""
+        if self.help() and self._loop is not None:
+            self._loop.call_soon(self._help_in_loop)
 
     def help(self) -> bool:
         """Take a step for threads that wait; return whether any still does."""

@@ -73,6 +73,7 @@ def test_a_celery_app_lives_through_hours_in_a_moment(downstream: Downstream) ->
 def test_threads_loops_and_frozen_time_are_in_the_same_simulation(downstream: Downstream) -> None:
     downstream.write(
         test_shopx="""
+        import asyncio
         import time
         from concurrent.futures import ThreadPoolExecutor
         from datetime import datetime
@@ -87,6 +88,12 @@ def test_threads_loops_and_frozen_time_are_in_the_same_simulation(downstream: Do
             with ThreadPoolExecutor(4) as pool:
                 results = pool.map(lambda number: add.delay(number, 1).get(), range(8))
                 assert list(results) == [1, 2, 3, 4, 5, 6, 7, 8]
+
+        def test_a_loop_in_real_time_waits_for_a_thread(taskservice_app):
+            async def main():
+                return await asyncio.to_thread(lambda: add.delay(2, 2).get())
+
+            assert asyncio.run(main()) == 4
 
         def test_a_blocking_service(task_service):
             assert task_service.launch_and_await_task(add, 1, 2)[1] == 3
@@ -126,7 +133,7 @@ def test_threads_loops_and_frozen_time_are_in_the_same_simulation(downstream: Do
 
     result = downstream.run("-p", "anyio", "--taskservice-backend=celery-sim")
 
-    result.assert_outcomes(passed=8)
+    result.assert_outcomes(passed=9)
 
 
 def test_a_wait_that_nothing_can_end_says_what_waits(downstream: Downstream) -> None:
