@@ -31,7 +31,7 @@ def crossed(app: Celery) -> Celery:
     app.finalize()
     other = Celery("other", set_as_current=False)
     # Shared tasks of other tests are in every app, and need not be importable here.
-    told = [carry(app, task) for task in tasks_to_carry(app) if task.name not in other.tasks]
+    told = [carry(app, task) for task in tasks_to_carry(app) if task.__module__ == __name__]
     define(other, json.loads(json.dumps(told)))
     return other
 
