@@ -44,11 +44,11 @@ def app() -> Celery:
 def test_a_function_keeps_its_defaults_its_variables_and_the_globals_of_its_module(app: Celery) -> None:
     factor = 3
 
-    @app.task(name="scaled", shared=False)
+    @app.task(name="carried.scaled", shared=False)
     def scaled(number: int, plus: int = 1, *, minus: int = 2) -> int:
         return number * factor + plus - minus + NUMBER
 
-    assert crossed(app).tasks["scaled"](10) == 36
+    assert crossed(app).tasks["carried.scaled"](10) == 36
 
 
 def test_functions_and_tasks_that_it_calls_come_along(app: Celery) -> None:
@@ -58,23 +58,23 @@ def test_functions_and_tasks_that_it_calls_come_along(app: Celery) -> None:
     def factorial(number: int) -> int:
         return 1 if number < 2 else number * factorial(number - 1)
 
-    @app.task(name="first", shared=False)
+    @app.task(name="carried.first", shared=False)
     def first(number: int) -> Any:
         return double(number), factorial(number), second.name, app.main
 
-    @app.task(name="second", shared=False)
+    @app.task(name="carried.second", shared=False)
     def second() -> Any:
         return first.name
 
     other = crossed(app)
 
-    assert other.tasks["first"](4) == (8, 24, "second", "other")
-    assert other.tasks["second"]() == "first"
+    assert other.tasks["carried.first"](4) == (8, 24, "carried.second", "other")
+    assert other.tasks["carried.second"]() == "carried.first"
 
 
 def test_options_come_along(app: Celery) -> None:
     @app.task(
-        name="bound",
+        name="carried.bound",
         shared=False,
         bind=True,
         base=Loud,
@@ -85,9 +85,9 @@ def test_options_come_along(app: Celery) -> None:
     def bound(self: Any) -> Any:
         return self.name, self.max_retries
 
-    task: Any = crossed(app).tasks["bound"]
+    task: Any = crossed(app).tasks["carried.bound"]
 
-    assert task() == ("bound", 9)
+    assert task() == ("carried.bound", 9)
     assert Loud in type(task).__mro__
     assert task.autoretry_for == (KeyError,)
     assert task.acks_late
@@ -97,7 +97,7 @@ def test_what_is_defined_again_replaces_what_was(app: Celery) -> None:
     def make(value: int) -> Celery:
         app = Celery("mine", set_as_current=False)
 
-        @app.task(name="same", shared=False)
+        @app.task(name="carried.same", shared=False)
         def same() -> int:
             return value
 
@@ -107,22 +107,22 @@ def test_what_is_defined_again_replaces_what_was(app: Celery) -> None:
     other = crossed(make(1))
     changed = make(2)
 
-    define(other, [carry(changed, changed.tasks["same"])])
+    define(other, [carry(changed, changed.tasks["carried.same"])])
 
-    assert other.tasks["same"]() == 2
+    assert other.tasks["carried.same"]() == 2
 
 
 def test_the_variable_that_cannot_be_told_is_named(app: Celery) -> None:
     lock = threading.Lock()
 
-    @app.task(name="locked", shared=False)
+    @app.task(name="carried.locked", shared=False)
     def locked() -> Any:
         return lock
 
     app.finalize()
 
     with pytest.raises(UnportableError, match=r"variable 'lock' of .*locked"):
-        carry(app, app.tasks["locked"])
+        carry(app, app.tasks["carried.locked"])
 
 
 def test_classes_are_found_where_a_module_holds_them(app: Celery) -> None:

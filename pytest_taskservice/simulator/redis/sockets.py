@@ -37,6 +37,9 @@ _TOOLS = frozenset(
     }
 )
 
+# Between who wants a connection and the socket.
+_PLUMBING = frozenset({*sys.stdlib_module_names, "anyio", "pytest_taskservice", "trio"})
+
 
 class SocketGuard:
     """Refuses connections, but those that ``allowed`` names: ``True``, or ``"host"`` and ``"host:port"``."""
@@ -89,7 +92,7 @@ def _caller() -> str | None:
         root = frame.f_globals.get("__name__", "").partition(".")[0]
         if root in _TOOLS:
             return None
-        if root not in sys.stdlib_module_names:
+        if root not in _PLUMBING:
             return f"{frame.f_code.co_filename}:{frame.f_lineno}, in {frame.f_code.co_name}"
         if frame.f_back is None:
             break

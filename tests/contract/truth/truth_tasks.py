@@ -9,7 +9,7 @@ import sys
 import time
 import uuid
 from importlib import import_module
-from typing import Any
+from typing import Any, cast
 
 from celery import Celery
 from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
@@ -136,7 +136,7 @@ def _raise(task: Any, given: tuple[Any, ...], does: dict[str, Any]) -> Any:
 def _retry(task: Any, given: tuple[Any, ...], does: dict[str, Any]) -> Any:
     if task.request.retries >= does["times"]:
         return act_again(task, given, does["then"])
-    options: dict[str, Any] = {"countdown": does.get("countdown", 0), "max_retries": does.get("most", 3)}
+    options: dict[str, Any] = {"countdown": does.get("countdown", 0.05), "max_retries": does.get("most", 3)}
     if does.get("error"):
         options["exc"] = ERRORS[does["error"]]()
     if does.get("anew"):
@@ -242,7 +242,8 @@ def quiet(self: Any, *given: Any, does: dict[str, Any]) -> Any:
     autoretry_for=(ValueError,),
     dont_autoretry_for=(UnicodeError,),
     max_retries=2,
-    default_retry_delay=0,
+    # With none at all, on a worker the run may end in another process before the first has stored RETRY.
+    default_retry_delay=cast("Any", 0.05),
 )
 def auto(self: Any, *given: Any, does: dict[str, Any]) -> Any:
     return act(self, given, does)
