@@ -16,6 +16,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from celery import bootsteps
+from kombu.asynchronous import Hub
 
 from taskservice.backends.versions import KOMBU
 
@@ -35,9 +36,9 @@ def install_waking(app: Celery) -> None:
 def wake_for_calls(hub: Any) -> None:
     """Have ``hub`` hear at once of ``call_soon``; to be called again after a reconnection, which empties it.
 
-    By the thread that runs the hub. Nothing to do where kombu sees to it, or a pool has no event loop.
+    By the thread that runs the hub. Nothing to do where kombu sees to it, or where no hub of kombu's turns.
     """
-    if _WAKES_ITSELF or hub is None:
+    if _WAKES_ITSELF or not isinstance(hub, Hub):
         return
 
     waker = getattr(hub.call_soon, "__self__", None)
