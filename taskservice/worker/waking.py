@@ -38,7 +38,8 @@ def wake_for_calls(hub: Any) -> None:
 
     By the thread that runs the hub. Nothing to do where kombu sees to it, or where no hub of kombu's turns.
     """
-    if _WAKES_ITSELF or not isinstance(hub, Hub):
+    needs_waking = isinstance(hub, Hub) and not _WAKES_ITSELF
+    if not needs_waking:
         return
 
     waker = getattr(hub.call_soon, "__self__", None)
