@@ -11,7 +11,7 @@ __all__ = ["Event", "EventKind", "EventLog"]
 
 
 class EventKind(StrEnum):
-    """What can happen to a run."""
+    """What can happen, most of it to a run."""
 
     SENT = "sent"
     RECEIVED = "received"
@@ -25,6 +25,16 @@ class EventKind(StrEnum):
     """Something was broken on purpose; of no run, ``detail`` says what."""
     HEALED = "healed"
     """That is over."""
+    CHANGED = "changed"
+    """A workflow run has another status; ``detail`` has ``status``, ``reason``, ``id`` of the event."""
+    ASKED = "asked"
+    """A workflow run asks its user something; ``detail`` has ``question``, ``prompt``, ``id``."""
+    TOLD = "told"
+    """A workflow run told its clients something of its own; ``detail`` has ``kind``, ``data``, ``id``."""
+    WORKER_UP = "worker up"
+    """A worker consumes; of no run. ``detail`` has ``slots`` and ``queues``."""
+    WORKER_GONE = "worker gone"
+    """A worker is no more; of no run."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Protocol
@@ -14,10 +14,27 @@ if TYPE_CHECKING:
 
     from pytest_taskservice.clock import Clock
     from pytest_taskservice.history import EventLog
+    from pytest_taskservice.scenario.acts import FaultCall
+    from pytest_taskservice.scenario.model import Config, Entry, Workers, Workflow
     from taskservice import BlockingTaskService
     from taskservice.backends.base import TaskBackend
+    from taskservice.workflow.model import WorkflowEvent
 
-__all__ = ["Capability", "CapabilityError", "Driver", "Outcome", "TaskCall", "WorldDriver"]
+__all__ = [
+    "CanvasRuns",
+    "Capability",
+    "CapabilityError",
+    "Driver",
+    "FaultControl",
+    "Injection",
+    "Outcome",
+    "Stage",
+    "StoryDriver",
+    "TaskCall",
+    "WorkflowControl",
+    "WorkflowOutcome",
+    "WorldDriver",
+]
 
 
 class Capability(StrEnum):
@@ -33,6 +50,15 @@ class Capability(StrEnum):
     PRIORITIES = "priorities"
     PROCESSES = "processes"
     CLOCK = "virtual time"
+    CANVAS = "canvases"
+    WORKERS = "workers of one's own"
+    BEAT = "beat"
+    WORKFLOWS = "workflows"
+    PROCESS_FAULTS = "faults of processes"
+    CONNECTION_FAULTS = "faults of connections"
+    DELIVERY_FAULTS = "faults of deliveries"
+    STRIKES = "faults at a point of a run"
+    RACES = "races"
 
 
 class CapabilityError(HarnessError, RuntimeError):
@@ -81,6 +107,97 @@ class Outcome:
     error: str = ""
     message: str = ""
     attempts: int = 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CanvasRuns:
+    """The runs of one canvas: ``ends`` are those whose end is its end, ``members`` the others, in order."""
+
+    ends: tuple[str, ...]
+    members: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WorkflowOutcome:
+    """Where a workflow run stands.
+
+    ``status`` is one of `WorkflowStatus`, ``reason`` a `FailureReason` or empty. ``error`` is the class
+    name of what its function raised and ``message`` its text, empty unless it did; ``question`` is the id
+    of what it asks, empty unless it does.
+    """
+
+    status: str
+    reason: str = ""
+    result: Any = None
+    error: str = ""
+    message: str = ""
+    question: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stage:
+    """What a story needs of its world before its first step.
+
+    ``seed`` draws what the file leaves open: which worker a fault strikes, the order of a race.
+    """
+
+    workers: Workers | None = None
+    config: Config | None = None
+    workflows: Mapping[str, Workflow] = field(default_factory=dict)
+    beat: Mapping[str, Entry] = field(default_factory=dict)
+    tasks: Mapping[str, TaskCall] = field(default_factory=dict)
+    faults: frozenset[str] = frozenset()
+    """The kinds of faults that may be injected, so that what they need is there from the start."""
+    seed: int = 0
+
+
+class Injection(Protocol):
+    """A fault that was injected."""
+
+    @property
+    def struck(self) -> int:
+        """How often it has struck."""
+
+    def heal(self) -> None:
+        """End it; may be called twice."""
+
+
+class FaultControl(Protocol):
+    """Breaking a world on purpose. What it breaks and heals is told in the history, as events of no run."""
+
+    def inject(self, call: FaultCall) -> Injection:
+        """Begin one fault. Raise :class:`CapabilityError` for what the world cannot break."""
+
+    def heal(self) -> None:
+        """End all faults, and return when every process they ended is up again."""
+
+
+class WorkflowControl(Protocol):
+    """Workflow runs in a world. Their events are in the history, told while they happened.
+
+    Commands raise the runtime's own errors (`WorkflowError` and its leaves, each with a ``code``).
+    """
+
+    def start(self, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+        """Start a workflow of the stage and return its run's id."""
+
+    def answer(self, run_id: str, value: Any, *, question: str | None = None) -> None:
+        """Answer the open question, or the one with the id ``question``."""
+
+    def resume(self, run_id: str) -> None:
+        """Send one more message that has a worker take the run up; it does nothing where none is due."""
+
+    def stop(self, run_id: str) -> None:
+        """End the run at once."""
+
+    def outcome(self, run_id: str) -> WorkflowOutcome | None:
+        """Return where the run stands; ``None`` when its data is gone."""
+
+    def events(self, run_id: str, *, after: int = 0) -> list[WorkflowEvent]:
+        """Return what a client that reads on after event ``after`` is told by now."""
+
+    def stored_keys(self, run_id: str) -> int:
+        """Return how many keys the store holds for the run."""
 
 
 class Driver(Protocol):
@@ -156,3 +273,22 @@ class WorldDriver(Driver, Protocol):
 
     def report(self) -> dict[str, str]:
         """Return the texts to attach to a failing test, by title."""
+
+
+class StoryDriver(WorldDriver, Protocol):
+    """A driver as a scenario uses it; every world's driver is one."""
+
+    def set_stage(self, stage: Stage) -> None:
+        """Say before ``begin`` what the next story needs; a test that is no story has no stage."""
+
+    def launch_canvas(self, kind: str, members: tuple[TaskCall, ...], body: TaskCall | None) -> CanvasRuns:
+        """Submit a ``chain``, a ``group`` or a ``chord`` of calls and return its runs."""
+
+    def workflows(self) -> WorkflowControl:
+        """Return control over workflow runs; :class:`CapabilityError` where there are none."""
+
+    def faults(self) -> FaultControl:
+        """Return control over faults; :class:`CapabilityError` where nothing can be broken."""
+
+    def at_once(self, acts: Sequence[Callable[[], None]]) -> None:
+        """Do all of ``acts`` at once, in an order that the seed draws or that really races; none raises."""

@@ -6,16 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_taskservice.history import EventKind
 from pytest_taskservice.scenario import fields
-from pytest_taskservice.scenario.model import (
-    REASONS,
-    STATUSES,
-    Config,
-    Expectation,
-    Launch,
-    Property,
-    Step,
-    Task,
-)
+from pytest_taskservice.scenario.acts import Launch, Step
+from pytest_taskservice.scenario.model import REASONS, STATUSES, Config, Expectation, Property, Task
 from pytest_taskservice.scenario.nodes import Entry, Node, Table, wrong
 from pytest_taskservice.scenario.story import Moment, moments
 from pytest_taskservice.scenario.words import format_duration, unknown

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 from pytest_taskservice.drivers.base import Driver, Outcome, TaskCall
 from pytest_taskservice.errors import HarnessTimeoutError
 from pytest_taskservice.history import EventLog
+from pytest_taskservice.scenario.acts import Launch, Mark, Revoke, Step, Wait
 from pytest_taskservice.scenario.behaviour import SYNTHETIC
 from pytest_taskservice.scenario.expectations import Mismatch, Record, check, labels
 from pytest_taskservice.scenario.invariants import ONE_FINAL_STATE, check_invariants
-from pytest_taskservice.scenario.model import FINAL_STATUSES, Launch, Mark, Revoke, Scenario, Step, Wait
+from pytest_taskservice.scenario.model import FINAL_STATUSES, Scenario
 from pytest_taskservice.scenario.story import story_length
 from pytest_taskservice.scenario.words import format_duration
 

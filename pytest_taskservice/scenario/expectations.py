@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pytest_taskservice.scenario.fold import View, told, views
-from pytest_taskservice.scenario.model import Expectation, Mark, Property
+from pytest_taskservice.scenario.model import Expectation, Property
 from pytest_taskservice.scenario.words import format_duration
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from pytest_taskservice.history import EventLog
+    from pytest_taskservice.scenario.acts import Mark
 
 __all__ = ["Ending", "Mismatch", "Record", "check", "labels", "reason_of"]
 

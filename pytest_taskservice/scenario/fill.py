@@ -12,7 +12,7 @@ from pytest_taskservice.scenario.words import unknown
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from pytest_taskservice.scenario.model import Mark
+    from pytest_taskservice.scenario.acts import Mark
 
 __all__ = ["Filler", "case_of", "merged", "size"]
 

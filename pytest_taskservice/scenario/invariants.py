@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 from pytest_taskservice.history import Event, EventKind
 from pytest_taskservice.scenario.expectations import Ending, Mismatch, Record, labels
 from pytest_taskservice.scenario.fold import View, told, views
-from pytest_taskservice.scenario.model import FINAL_STATUSES, Mark
+from pytest_taskservice.scenario.model import FINAL_STATUSES
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
+
+    from pytest_taskservice.scenario.acts import Mark
 
 __all__ = ["ONE_FINAL_STATE", "check_invariants"]
 

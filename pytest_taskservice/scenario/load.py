@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_taskservice.errors import ScenarioError
 from pytest_taskservice.scenario import fields
+from pytest_taskservice.scenario.acts import Launch, Mark
 from pytest_taskservice.scenario.claims import read_claims
 from pytest_taskservice.scenario.fill import Filler, case_of, merged, size
-from pytest_taskservice.scenario.model import Launch, Mark, Scenario, Skip
+from pytest_taskservice.scenario.model import Scenario, Skip
 from pytest_taskservice.scenario.nodes import (
     Entry,
     Node,

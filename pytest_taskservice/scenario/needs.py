@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pytest_taskservice.drivers.base import Capability
-from pytest_taskservice.scenario.model import Launch, Revoke, Scenario, Task
+from pytest_taskservice.scenario.acts import Launch, Revoke
 from pytest_taskservice.scenario.story import moments
 from pytest_taskservice.scenario.words import format_duration
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from pytest_taskservice.scenario.model import Scenario, Task
 
 __all__ = ["needs"]
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from pytest_taskservice.errors import ScenarioError
-from pytest_taskservice.scenario.model import Mark
+from pytest_taskservice.scenario.acts import Mark
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -6,13 +6,15 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from pytest_taskservice.scenario import fields
-from pytest_taskservice.scenario.model import Config, Launch, Revoke, Step, Task, Wait
+from pytest_taskservice.scenario.acts import Launch, Revoke, Step, Wait
 from pytest_taskservice.scenario.nodes import Items, Node, Scalar, Table, describe, wrong
 from pytest_taskservice.scenario.story import moments
 from pytest_taskservice.scenario.words import format_duration, unknown
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+
+    from pytest_taskservice.scenario.model import Config, Task
 
 __all__ = ["read_steps"]
 

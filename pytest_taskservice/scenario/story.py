@@ -9,12 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pytest_taskservice.scenario.model import Config, Launch, Revoke, Scenario, Step, Task, Wait
+from pytest_taskservice.scenario.acts import Launch, Revoke, Step, Wait
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from pytest_taskservice.scenario.behaviour import Behaviour
+    from pytest_taskservice.scenario.model import Config, Scenario, Task
 
 __all__ = ["Moment", "behaviour_length", "moments", "story_length"]
 

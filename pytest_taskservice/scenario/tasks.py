@@ -33,7 +33,7 @@ def read_config(node: Node | None) -> Config:
     keys = ("task_soft_time_limit", "task_time_limit")
     table = fields.table(node, "config")
     fields.known_keys(table, "config", keys, _LATER_CONFIG)
-    limits = {key: fields.some_time(entry.value, key) for key, entry in table.entries.items()}
+    limits: dict[str, Any] = {key: fields.some_time(entry.value, key) for key, entry in table.entries.items()}
     return Config(**limits)
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from pytest_taskservice.drivers.base import Outcome
 from pytest_taskservice.history import Event, EventKind, EventLog
+from pytest_taskservice.scenario.acts import Mark
 from pytest_taskservice.scenario.expectations import Mismatch, Record, check
 from pytest_taskservice.scenario.invariants import (
     FINAL_IS_FINAL,
@@ -15,7 +16,7 @@ from pytest_taskservice.scenario.invariants import (
     STATE_MACHINE,
     check_invariants,
 )
-from pytest_taskservice.scenario.model import Expectation, Mark, Property
+from pytest_taskservice.scenario.model import Expectation, Property
 
 MARK = Mark(path="f.yaml", line=9, column=7)
 PAID = Outcome(status="SUCCESS", result="paid")

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from pytest_taskservice.errors import ScenarioError
 from pytest_taskservice.scenario import load
+from pytest_taskservice.scenario.acts import Launch, Revoke, Wait
 from pytest_taskservice.scenario.behaviour import Behaviour, Retry
 from pytest_taskservice.scenario.load import load_text
-from pytest_taskservice.scenario.model import Launch, Property, Revoke, Skip, Wait
+from pytest_taskservice.scenario.model import Property, Skip
 
 if TYPE_CHECKING:
     from pytest_taskservice.scenario.model import Scenario

@@ -5,9 +5,10 @@ from textwrap import dedent
 from pytest_taskservice.drivers.base import Outcome
 from pytest_taskservice.history import Event, EventKind, EventLog
 from pytest_taskservice.report.text import render_verdict
+from pytest_taskservice.scenario.acts import Mark
 from pytest_taskservice.scenario.engine import Verdict
 from pytest_taskservice.scenario.expectations import Mismatch
-from pytest_taskservice.scenario.model import Mark, Scenario
+from pytest_taskservice.scenario.model import Scenario
 
 MARK = Mark(path="shop.scenario.yaml", line=12, column=7)
 STORY = Scenario(mark=MARK, name="a card is charged", case="lamp-2")
