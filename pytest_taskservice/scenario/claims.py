@@ -1,4 +1,4 @@
-"""Reading ``expect`` of a document, and refusing what no run could meet."""
+"""Reading ``expect`` of a document; ``possible`` refuses what no story could meet."""
 
 from __future__ import annotations
 
@@ -6,169 +6,199 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_taskservice.history import EventKind
 from pytest_taskservice.scenario import fields
-from pytest_taskservice.scenario.acts import Launch, Step
-from pytest_taskservice.scenario.model import REASONS, STATUSES, Config, Expectation, Property, Task
-from pytest_taskservice.scenario.nodes import Entry, Node, Table, wrong
-from pytest_taskservice.scenario.story import Moment, moments
-from pytest_taskservice.scenario.words import format_duration, unknown
+from pytest_taskservice.scenario.captured import Cast, Kind, Names
+from pytest_taskservice.scenario.model import (
+    REASONS,
+    STATUSES,
+    WORKFLOW_REASONS,
+    WORKFLOW_STATUSES,
+    Expectation,
+    Property,
+)
+from pytest_taskservice.scenario.nodes import Node, Table, wrong
+from pytest_taskservice.scenario.possible import Told, check
+from pytest_taskservice.scenario.targets import Target, targets
+from pytest_taskservice.scenario.words import unknown
+from pytest_taskservice.scenario.workflows import CLIENT_EVENTS, EMITTED
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
-__all__ = ["read_claims"]
+    from pytest_taskservice.scenario.acts import Step
 
-_LATER_PROPERTIES = {"sometimes": "properties over many seeds"}
-_LATER_MATCHERS = {
-    "deliveries": "deliveries",
-    "stored_keys": "stored keys",
-    "all_occupied": "slots of workers",
+__all__ = ["BOUNDS", "COMMAND_ERRORS", "MATCHERS", "RUN_EVENTS", "WORKFLOW_EVENTS", "read_claims"]
+
+_RUN = ("status", "result", "error", "reason", "attempts", "events", "deliveries", "starts", "runs")
+MATCHERS: Mapping[Kind, tuple[str, ...]] = {
+    Kind.RUN: _RUN,
+    Kind.MEMBERS: _RUN,
+    Kind.ENTRY: _RUN,
+    Kind.WORKFLOW: ("status", "result", "error", "reason", "events", "runs", "stored_keys"),
+    Kind.COMMAND: ("taken", "error"),
+    Kind.CLIENT: ("events",),
+    Kind.FAULT: ("struck",),
+    Kind.WORKERS: ("all_occupied", "running", "alive"),
 }
-_INSTANT = {Property.EVENTUALLY: "within", Property.AT: "time"}
-_MATCHERS: Mapping[str, Callable[[Node], Any]] = {
-    "status": lambda node: fields.word(node, "status", STATUSES),
-    "result": fields.plain,
-    "error": lambda node: fields.text(node, "error", lines=True),
-    "reason": lambda node: fields.word(node, "reason", REASONS),
-    "attempts": lambda node: fields.integer(node, "attempts", 1, 1000),
-    "events": lambda node: [
-        fields.word(item, "event", tuple(EventKind)) for item in fields.items(node, "events")
-    ],
-}
-_OF_A_FAILURE = ("error", "reason")
+"""What may be said of each kind of target."""
+BOUNDS = {Property.EVENTUALLY: "within", Property.AT: "time"}
+"""The key of those properties that have an instant."""
+RUN_EVENTS = (
+    *(EventKind.SENT, EventKind.RECEIVED, EventKind.STARTED, EventKind.RETRIED),
+    *(EventKind.SUCCEEDED, EventKind.FAILED, EventKind.REVOKED, EventKind.REJECTED),
+)
+WORKFLOW_EVENTS = (EventKind.CHANGED, EventKind.ASKED, EventKind.TOLD)
+COMMAND_ERRORS = ("workflow_expired", "workflow_over", "question_not_open", "conflict", "unknown_workflow")
+_ORDERED = (Kind.RUN, Kind.MEMBERS, Kind.ENTRY, Kind.WORKFLOW)
+_WHERE = "captured by no as: of a step, and no beat entry"
 
 
 def read_claims(
-    node: Node, steps: tuple[Step, ...], tasks: Mapping[str, Task], config: Config
+    node: Node, steps: tuple[Step, ...], cast: Cast, names: Names, *, breaks: bool
 ) -> tuple[Expectation, ...]:
-    """Return the expectations in the order of the file."""
+    """Return the expectations in the order of the file; ``breaks`` says that the seed draws faults."""
     table = fields.table(node, "expect")
-    fields.known_keys(table, "expect", tuple(Property), _LATER_PROPERTIES)
+    fields.known_keys(table, "expect", tuple(Property))
     if not table.entries:
         raise wrong(table.mark, "found an empty expect; a scenario that expects nothing proves nothing")
 
-    launches = {
-        moment.step.name: moment
-        for moment in moments(steps, tasks, config)
-        if isinstance(moment.step, Launch) and moment.step.name
-    }
-    found = []
-    for key, entry in table.entries.items():
-        for item in fields.items(entry.value, key):
-            claim = _Claim(Property(key), fields.table(item, f"an item of {key}"))
-            found.append(claim.read(launches))
-            claim.check(launches[found[-1].of], tasks, config)
-    return tuple(found)
+    reader = _Reader(cast, names, targets(steps, cast, breaks=breaks))
+    return tuple(
+        reader.read(Property(key), fields.table(item, f"an item of {key}"))
+        for key, entry in table.entries.items()
+        for item in fields.items(entry.value, key)
+    )
 
 
-class _Claim:
-    """One item of ``expect`` while it is read."""
+class _Reader:
+    """Reads the items of ``expect``."""
 
-    def __init__(self, kind: Property, table: Table) -> None:
-        self._kind = kind
-        self._table = table
-        self._instant: float | None = None
-        self._wanted: dict[str, Any] = {}
+    def __init__(self, cast: Cast, names: Names, found: Mapping[str, Target]) -> None:
+        self._cast = cast
+        self._names = names
+        self._targets = found
 
-    def read(self, launches: Mapping[str, Moment]) -> Expectation:
-        """Return the expectation."""
-        bound = _INSTANT.get(self._kind)
-        keys = (*((bound,) if bound else ()), "of", *_MATCHERS)
-        what = f"an item of {self._kind}"
-        fields.known_keys(self._table, what, keys, _LATER_MATCHERS)
-        for key in filter(None, (bound, "of")):
-            if key not in self._table.entries:
-                raise wrong(self._table.mark, f"{key} is missing in {what}; allowed: {', '.join(keys)}")
+    def read(self, kind: Property, table: Table) -> Expectation:
+        """Return one expectation."""
+        what = f"an item of {kind}"
+        if "of" not in table.entries:
+            allowed = ("of", "event") if kind is Property.ORDER else (*_bound(kind), "of", *_RUN)
+            fields.known_keys(table, what, (*allowed, *_every_matcher()))
+            raise wrong(table.mark, f"of is missing in {what}; allowed: {', '.join(allowed)}")
 
-        for key, reader in _MATCHERS.items():
-            if (node := self._table.get(key)) is not None:
-                self._wanted[key] = reader(node)
-        if not self._wanted:
-            raise wrong(self._table.mark, f"{what} wants nothing; add one of: {', '.join(_MATCHERS)}")
+        if kind is Property.ORDER:
+            return self._order(table)
+        target = self._target(table.entries["of"].value)
+        wanted, instant = self._wanted(kind, table, target), None
+        if key := next(iter(_bound(kind)), None):
+            instant = fields.duration(table.entries[key].value, key)
+        told = Told(kind=kind, table=table, wanted=wanted, instant=instant, bound=key or "")
+        check(told, target, self._cast)
+        return Expectation(mark=table.mark, property=kind, of=target.name, wanted=wanted, instant=instant)
 
-        if bound:
-            self._instant = fields.duration(self._table.entries[bound].value, bound)
+    def _target(self, node: Node) -> Target:
+        name = fields.text(node, "of")
+        if name in self._targets:
+            return self._targets[name]
+
+        known = sorted(self._targets)
+        raise wrong(node.mark, unknown("run", name, known, where=f"({_WHERE})"))
+
+    def _wanted(self, kind: Property, table: Table, target: Target) -> dict[str, Any]:
+        matchers = MATCHERS[target.kind]
+        allowed, what = (*_bound(kind), "of", *matchers), f"an item of {kind}"
+        for key, entry in table.entries.items():
+            if key in _every_matcher() and key not in matchers:
+                raise wrong(
+                    entry.key.mark,
+                    f"found {key} of {target}; {key} is of a {_owners(key)}; allowed: {', '.join(matchers)}",
+                )
+        fields.known_keys(table, f"{what} of {target}", allowed)
+        for key in _bound(kind):
+            if key not in table.entries:
+                raise wrong(table.mark, f"{key} is missing in {what}; allowed: {', '.join(allowed)}")
+
+        wanted = {key: _read(key, given, target) for key in matchers if (given := table.get(key)) is not None}
+        if not wanted:
+            raise wrong(table.mark, f"{what} wants nothing; add one of: {', '.join(matchers)}")
+        return wanted
+
+    def _order(self, table: Table) -> Expectation:
+        fields.known_keys(table, "an item of order", ("of", "event"))
+        if "event" not in table.entries:
+            raise wrong(table.mark, "event is missing in an item of order; allowed: of, event")
+
+        node = table.entries["of"].value
+        found = self._names.find_all(node, "of", _ORDERED, where=_WHERE)
+        if len(found) < 2:
+            raise wrong(node.mark, "found one name in order; it takes two to have one")
+
+        kinds = {self._names.kind(name) is Kind.WORKFLOW for name in found}
+        if len(kinds) > 1:
+            raise wrong(node.mark, "found task runs and workflow runs in one order; they share no event")
+        events = WORKFLOW_EVENTS if True in kinds else RUN_EVENTS
+        event = fields.word(table.entries["event"].value, "event", events)
         return Expectation(
-            mark=self._table.mark,
-            property=self._kind,
-            of=self._run(launches),
-            wanted=self._wanted,
-            instant=self._instant,
+            mark=table.mark,
+            property=Property.ORDER,
+            of=found[0],
+            wanted={"event": event},
+            targets=found,
         )
 
-    def _run(self, launches: Mapping[str, Moment]) -> str:
-        node = self._table.entries["of"].value
-        name = fields.name(node, "of")
-        if name not in launches:
-            message = unknown("run", name, sorted(launches), where="(captured by no as: of a launch)")
-            raise wrong(node.mark, message)
-        return name
 
-    def check(self, launch: Moment, tasks: Mapping[str, Task], config: Config) -> None:
-        """Raise at what contradicts itself or the story."""
-        self._check_itself()
-        if self._kind is Property.ALWAYS:
-            self._check_always()
-        if self._kind is Property.NEVER:
-            return
+def _bound(kind: Property) -> tuple[str, ...]:
+    return (BOUNDS[kind],) if kind in BOUNDS else ()
 
-        self._check_instant(launch)
-        step = launch.step
-        task = tasks[step.task] if isinstance(step, Launch) else None
-        if task and task.behaviour:
-            self._check_behaviour(task, config)
 
-    def _check_itself(self) -> None:
-        status = self._wanted.get("status")
-        for key in ("result", *_OF_A_FAILURE):
-            fits = ("SUCCESS",) if key == "result" else ("FAILURE", "REVOKED")
-            if key in self._wanted and status is not None and status not in fits:
-                self._refuse(key, f"found {key} beside status {status}; a {status} run has none")
-        if "result" in self._wanted:
-            for key in _OF_A_FAILURE:
-                if key in self._wanted:
-                    self._refuse(key, f"found {key} beside result; a run has one or the other")
+def _every_matcher() -> tuple[str, ...]:
+    return tuple(dict.fromkeys(key for keys in MATCHERS.values() for key in keys))
 
-    def _check_always(self) -> None:
-        for key in ("result", *_OF_A_FAILURE):
-            if key in self._wanted:
-                self._refuse(key, f"found {key} in always; no run has one from its first event on")
-        status = self._wanted.get("status", "PENDING")
-        if status != "PENDING":
-            self._refuse("status", f"found {status} in always; every run is PENDING at first")
 
-    def _check_instant(self, launch: Moment) -> None:
-        if self._instant is None:
-            return
+def _owners(matcher: str) -> str:
+    owners = (kind for kind in Kind if matcher in MATCHERS[kind] and kind not in (Kind.MEMBERS, Kind.ENTRY))
+    return " or ".join(owners)
 
-        key = _INSTANT[self._kind]
-        if self._instant < launch.begins:
-            self._refuse(
-                key,
-                f"found {key}: {format_duration(self._instant)}, earlier than the launch at "
-                f"{format_duration(launch.begins)}; no run could meet it",
-            )
-        if self._wanted.get("status") == "SUCCESS" and self._instant < launch.run_over:
-            self._refuse(
-                key,
-                f"found {key}: {format_duration(self._instant)} for SUCCESS, but the run takes "
-                f"until {format_duration(launch.run_over)} at least; no run could meet it",
-            )
 
-    def _check_behaviour(self, task: Task, config: Config) -> None:
-        behaviour = task.behaviour
-        attempts = self._wanted.get("attempts", 1)
-        most = behaviour.retry.max_attempts if behaviour and behaviour.retry else 1
-        if attempts > most:
-            self._refuse("attempts", f"found {attempts} attempts; {task.name!r} makes {most} at most")
+def _read(key: str, node: Node, target: Target) -> Any:
+    if words := _words(key, target):
+        return fields.word(node, key, words, where=f"of {target}")
 
-        for kind, limit in (
-            ("soft_time_limit", config.task_soft_time_limit),
-            ("hard_time_limit", config.task_time_limit),
-        ):
-            if self._wanted.get("reason") == kind and limit is None:
-                setting = f"task_{kind.removeprefix('hard_')}"
-                self._refuse("reason", f"found {kind}, but config sets no {setting}")
+    match key:
+        case "result":
+            return fields.plain(node)
+        case "error":
+            return fields.text(node, key, lines=True)
+        case "events":
+            return [_event(item, target) for item in fields.items(node, key)]
+        case "taken" | "all_occupied":
+            return fields.boolean(node, key)
+    return fields.integer(node, key, 1 if key == "attempts" else 0, _MOST.get(key, 1_000_000))
 
-    def _refuse(self, key: str, message: str) -> None:
-        entry: Entry = self._table.entries[key]
-        raise wrong(entry.value.mark, message)
+
+def _words(key: str, target: Target) -> tuple[str, ...]:
+    """Return the words there are for ``key``, if it is one of those that have any."""
+    flows = target.kind is Kind.WORKFLOW
+    match key:
+        case "status":
+            return WORKFLOW_STATUSES if flows else STATUSES
+        case "reason":
+            return WORKFLOW_REASONS if flows else REASONS
+        case "error" if target.kind is Kind.COMMAND:
+            return COMMAND_ERRORS
+    return ()
+
+
+_MOST = {"attempts": 1000, "deliveries": 1000, "starts": 1000}
+
+
+def _event(node: Node, target: Target) -> str:
+    if target.kind is not Kind.CLIENT:
+        known = WORKFLOW_EVENTS if target.kind is Kind.WORKFLOW else RUN_EVENTS
+        return str(fields.word(node, "event", known))
+
+    workflow = target.workflow
+    if workflow is None or workflow.call is not None:
+        return fields.name(node, "event")
+
+    own = dict.fromkeys(step.text or EMITTED for step in workflow.steps if step.kind == "emit")
+    return fields.word(node, "event", (*CLIENT_EVENTS, *own))

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pytest_taskservice.scenario.nodes import Items, Node, Scalar, Table, describe, wrong
 from pytest_taskservice.scenario.words import DURATION, parse_duration, unknown
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 __all__ = [
+    "action",
     "boolean",
+    "distinct",
     "duration",
     "integer",
+    "is_duration",
     "items",
     "known_keys",
+    "looks_timed",
     "name",
-    "names",
     "number",
     "plain",
     "some_time",
@@ -26,6 +29,8 @@ __all__ = [
     "text",
     "word",
 ]
+
+T = TypeVar("T")
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,59}")
 
@@ -47,18 +52,38 @@ def items(node: Node, what: str) -> tuple[Node, ...]:
     return node.items
 
 
-def known_keys(
-    node: Table, what: str, allowed: Sequence[str], later: Mapping[str, str] | None = None
-) -> None:
-    """Raise at the first key that is not ``allowed``; ``later`` tells what planned ones are."""
+def distinct(node: Node, what: str, reader: Callable[[Node, str], T]) -> tuple[T, ...]:
+    """Return the items of a list, each read by ``reader``, or raise at one that comes again."""
+    found: list[T] = []
+    seen: set[T] = set()
+    for item in items(node, what):
+        value = reader(item, what)
+        if value in seen:
+            raise wrong(item.mark, f"found {describe(item)} again in {what}")
+        seen.add(value)
+        found.append(value)
+    return tuple(found)
+
+
+def known_keys(node: Table, what: str, allowed: Sequence[str]) -> None:
+    """Raise at the first key that is not ``allowed``."""
     for key, entry in node.entries.items():
-        if later and key in later:
-            raise wrong(
-                entry.key.mark,
-                f"found {key!r}: this version does not play {later[key]} yet; allowed: {', '.join(allowed)}",
-            )
         if key not in allowed:
             raise wrong(entry.key.mark, unknown("key", key, allowed, where=f"in {what}"))
+
+
+def action(node: Table, what: str, keys: Mapping[str, Sequence[str]]) -> str:
+    """Return the one key of ``node`` that says what is done; ``keys`` holds the keys allowed beside each."""
+    found = [key for key in node.entries if key in keys]
+    if len(found) != 1:
+        every = tuple(dict.fromkeys(key for allowed in keys.values() for key in allowed))
+        known_keys(node, what, every)
+        problem = f"found {' and '.join(found)} in one step" if found else f"{what} does nothing"
+        raise wrong(node.mark, f"{problem}; {what} does one of: {', '.join(keys)}")
+
+    article = "an" if found[0][0] in "aeiou" else "a"
+    known_keys(node, f"{article} {found[0]} step", keys[found[0]])
+    return found[0]
 
 
 def text(node: Node, what: str, *, lines: bool = False) -> str:
@@ -86,21 +111,14 @@ def name(node: Node, what: str) -> str:
     return found
 
 
-def names(node: Node, what: str) -> tuple[str, ...]:
-    """Return one name or a list of them."""
-    if isinstance(node, Items):
-        return tuple(name(item, what) for item in items(node, what))
-    return (name(node, what),)
-
-
-def word(node: Node, what: str, allowed: Sequence[str]) -> str:
-    """Return one of the ``allowed`` words."""
+def word(node: Node, what: str, allowed: Sequence[str], *, where: str = "") -> str:
+    """Return one of the ``allowed`` words; ``where`` follows a wrong one."""
     if not isinstance(node, Scalar) or not isinstance(node.value, str):
         raise wrong(node.mark, f"found {describe(node)}; {what} is one of: {', '.join(allowed)}")
 
     if node.value not in allowed:
         via = f" (from parameter {node.via!r})" if node.via else ""
-        raise wrong(node.mark, f"{unknown(what, node.value, allowed)}{via}")
+        raise wrong(node.mark, f"{unknown(what, node.value, allowed, where=where)}{via}")
     return node.value
 
 
@@ -141,6 +159,20 @@ def duration(node: Node, what: str) -> float:
         return parse_duration(value)
     except ValueError as error:
         raise wrong(node.mark, f"found {describe(node)}, which {error}; {what} is {DURATION}") from error
+
+
+def is_duration(text: str) -> bool:
+    """Tell whether ``text`` is a duration."""
+    try:
+        parse_duration(text)
+    except ValueError:
+        return False
+    return True
+
+
+def looks_timed(node: Node) -> bool:
+    """Tell whether ``node`` was meant to be a duration, right or wrong: no name begins so."""
+    return isinstance(node, Scalar) and bool(re.match(r"[-+.\d]|None", str(node.value)))
 
 
 def some_time(node: Node, what: str) -> float:

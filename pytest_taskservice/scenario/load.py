@@ -6,13 +6,17 @@ for each document that is wrong.
 
 from __future__ import annotations
 
+from dataclasses import fields as parts_of
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pytest_taskservice.errors import ScenarioError
 from pytest_taskservice.scenario import fields
-from pytest_taskservice.scenario.acts import Launch, Mark
+from pytest_taskservice.scenario.acts import Mark
+from pytest_taskservice.scenario.captured import Cast, Names
 from pytest_taskservice.scenario.claims import read_claims
+from pytest_taskservice.scenario.config import read_config
+from pytest_taskservice.scenario.faults import read_nemesis
 from pytest_taskservice.scenario.fill import Filler, case_of, merged, size
 from pytest_taskservice.scenario.model import Scenario, Skip
 from pytest_taskservice.scenario.nodes import (
@@ -25,28 +29,25 @@ from pytest_taskservice.scenario.nodes import (
     documents,
     wrong,
 )
+from pytest_taskservice.scenario.staging import read_beat, read_invariants, read_seeds, read_workers
 from pytest_taskservice.scenario.steps import read_steps
-from pytest_taskservice.scenario.tasks import read_config, read_tasks
+from pytest_taskservice.scenario.tasks import read_tasks
 from pytest_taskservice.scenario.words import unknown
+from pytest_taskservice.scenario.workflows import read_workflows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-__all__ = ["ANNOUNCED_BACKENDS", "BACKENDS", "load", "load_text"]
+__all__ = ["BACKENDS", "OVERRIDE", "SCENARIO", "load", "load_text"]
 
-BACKENDS = ("celery", "celery-eager", "anyio")
-ANNOUNCED_BACKENDS = ("celery-sim",)
+BACKENDS = ("celery", "celery-sim", "celery-eager", "anyio")
 
 _IDENTITY = ("schema", "name", "description", "tags", "backends", "parameters")
-_STORY = ("config", "tasks", "steps", "expect", "finally")
-_LATER = {
-    "seeds": "seeds",
-    "workers": "workers",
-    "workflows": "workflows",
-    "faults": "faults",
-    "invariants": "invariants that are switched off",
-}
+_CAST = ("config", "workers", "tasks", "workflows", "beat")
+_STORY = ("seeds", *_CAST, "steps", "faults", "expect", "invariants", "finally")
+SCENARIO = (*_IDENTITY, *_STORY, "overrides")
+OVERRIDE = (*_STORY, "skip")
 _MAX_ROWS = 1000
 _MAX_WORK = 2_000_000
 
@@ -83,7 +84,7 @@ def _document(root: Node, names: dict[str, Mark]) -> list[Scenario]:
         raise wrong(root.mark, "found an empty document; write a scenario or remove its ---")
 
     table = fields.table(root, "a scenario")
-    fields.known_keys(table, "a scenario", (*_IDENTITY, *_STORY, "overrides"), _LATER)
+    fields.known_keys(table, "a scenario", SCENARIO)
     for key in ("schema", "name", "steps", "expect"):
         if key not in table.entries:
             raise wrong(table.mark, f"{key} is missing in this scenario")
@@ -162,16 +163,16 @@ def _scenario(table: Table, case: str) -> Scenario:
 
 def _world(table: Table, base: Scenario, entry: Entry) -> Scenario | Skip:
     """Return what one entry of ``overrides`` makes of a scenario."""
-    backend = fields.word(entry.key, "backend", (*BACKENDS, *ANNOUNCED_BACKENDS))
+    backend = fields.word(entry.key, "backend", BACKENDS)
     change = fields.table(entry.value, f"overrides of {backend}")
-    fields.known_keys(change, f"overrides of {backend}", (*_STORY, "skip"), _LATER)
+    fields.known_keys(change, f"overrides of {backend}", OVERRIDE)
     if (skip := change.get("skip")) is not None:
         if len(change.entries) > 1:
             raise wrong(change.mark, "found skip with other keys; a world that is skipped needs none")
         return Skip(reason=fields.text(skip, "skip"))
 
     if not change.entries:
-        raise wrong(change.mark, f"found an empty mapping; allowed: {', '.join((*_STORY, 'skip'))}")
+        raise wrong(change.mark, f"found an empty mapping; allowed: {', '.join(OVERRIDE)}")
 
     if backend not in base.backends:
         message = unknown("backend", backend, base.backends, where="among backends")
@@ -186,31 +187,50 @@ def _base(table: Table, case: str) -> Scenario:
         said["description"] = fields.text(node, "description", lines=True)
     if (node := table.get("tags")) is not None:
         said["tags"] = tuple(fields.name(item, "a tag") for item in fields.items(node, "tags"))
-    tasks, config = read_tasks(table.get("tasks")), read_config(table.get("config"))
-    steps = read_steps(table.entries["steps"].value, tasks, config)
-    expect = read_claims(table.entries["expect"].value, steps, tasks, config)
-    if (node := table.get("finally")) is not None:
-        captured = {step.name for step in steps if isinstance(step, Launch) and step.name}
-        said["cleanup"] = read_steps(node, tasks, config, what="finally", captured=captured)
+    cast = _cast(table)
     return Scenario(
         mark=table.mark,
         name=fields.text(name, "name"),
         case=case,
         backends=_backends(table.get("backends")),
-        config=config,
-        tasks=tasks,
-        steps=steps,
-        expect=expect,
+        seeds=read_seeds(table.get("seeds")),
+        **_plot(table, cast),
+        unchecked=read_invariants(table.get("invariants")),
+        **{part.name: getattr(cast, part.name) for part in parts_of(cast)},
         **said,
     )
 
 
-def _backends(node: Node | None) -> tuple[str, ...]:
-    known = (*BACKENDS, *ANNOUNCED_BACKENDS)
-    if node is None:
-        return known
+def _cast(table: Table) -> Cast:
+    tasks, canvases = read_tasks(table.get("tasks"))
+    return Cast(
+        tasks=tasks,
+        canvases=canvases,
+        workflows=read_workflows(table.get("workflows"), (*tasks, *canvases)),
+        beat=read_beat(table.get("beat"), tasks, canvases),
+        config=read_config(table.get("config")),
+        workers=read_workers(table.get("workers")),
+    )
 
-    found = tuple(fields.word(item, "backend", known) for item in fields.items(node, "backends"))
+
+def _plot(table: Table, cast: Cast) -> dict[str, Any]:
+    """Return what happens, and what must come of it."""
+    names = Names(cast.beat)
+    faults = read_nemesis(table.get("faults"), cast)
+    steps = read_steps(table.entries["steps"].value, cast, names)
+    breaks = faults is not None
+    said: dict[str, Any] = {"faults": faults, "steps": steps}
+    said["expect"] = read_claims(table.entries["expect"].value, steps, cast, names, breaks=breaks)
+    if (node := table.get("finally")) is not None:
+        said["cleanup"] = read_steps(node, cast, names, what="finally")
+    return said
+
+
+def _backends(node: Node | None) -> tuple[str, ...]:
+    if node is None:
+        return BACKENDS
+
+    found = tuple(fields.word(item, "backend", BACKENDS) for item in fields.items(node, "backends"))
     for index, backend in enumerate(found):
         if backend in found[:index]:
             raise wrong(node.mark, f"found the backend {backend!r} twice")

@@ -2,160 +2,230 @@
 
 from __future__ import annotations
 
-import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pytest_taskservice.scenario import fields
-from pytest_taskservice.scenario.acts import Launch, Revoke, Step, Wait
-from pytest_taskservice.scenario.nodes import Items, Node, Scalar, Table, describe, wrong
+from pytest_taskservice.scenario.acts import (
+    Advance,
+    Command,
+    Continue,
+    Disconnect,
+    Follow,
+    Heal,
+    Inject,
+    Input,
+    Launch,
+    Reconnect,
+    Revoke,
+    Start,
+    Step,
+    Stop,
+    Together,
+    Wait,
+)
+from pytest_taskservice.scenario.captured import Kind
+from pytest_taskservice.scenario.faults import FAULT_OPTIONS, read_fault
+from pytest_taskservice.scenario.launches import LAUNCH, START, read_launch, read_start
+from pytest_taskservice.scenario.nodes import Node, Scalar, Table, wrong
 from pytest_taskservice.scenario.story import moments
-from pytest_taskservice.scenario.words import format_duration, unknown
+from pytest_taskservice.scenario.words import format_duration
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Mapping
 
-    from pytest_taskservice.scenario.model import Config, Task
+    from pytest_taskservice.scenario.captured import Cast, Names
 
-__all__ = ["read_steps"]
+__all__ = ["COMMANDS", "INSTANT", "STEPS", "read_steps"]
 
-_INSTANT = ("at", "after")
-_ACTIONS = {
-    "launch": (*_INSTANT, "launch", "as", "count", "countdown", "expires", "args", "kwargs"),
-    "wait": (*_INSTANT, "wait", "within"),
-    "revoke": (*_INSTANT, "revoke"),
+Capturing = TypeVar("Capturing", Launch, Start, Input, Continue, Stop, Follow, Inject)
+
+INSTANT = ("at", "after")
+STEPS: Mapping[str, tuple[str, ...]] = {
+    "launch": (*INSTANT, *LAUNCH),
+    "start": (*INSTANT, *START),
+    "input": (*INSTANT, "input", "value", "question", "as"),
+    "continue": (*INSTANT, "continue", "as"),
+    "stop": (*INSTANT, "stop", "as"),
+    "follow": (*INSTANT, "follow", "as"),
+    "disconnect": (*INSTANT, "disconnect"),
+    "reconnect": (*INSTANT, "reconnect"),
+    "wait": (*INSTANT, "wait", "within"),
+    "advance": (*INSTANT, "advance"),
+    "revoke": (*INSTANT, "revoke"),
+    "inject": (*INSTANT, "inject", *FAULT_OPTIONS, "as"),
+    "heal": (*INSTANT, "heal"),
+    "together": (*INSTANT, "together"),
 }
-_LATER_ACTIONS = {
-    "start": "workflows",
-    "input": "workflows",
-    "continue": "workflows",
-    "stop": "workflows",
-    "advance": "moved time",
-    "inject": "faults",
-    "heal": "faults",
+"""The keys of each kind of step."""
+COMMANDS = {
+    key: tuple(name for name in STEPS[key] if name not in INSTANT)
+    for key in ("launch", "start", "input", "continue", "stop", "revoke")
 }
+_BEFORE = "captured by no as: before this"
+_EVERY_FAULT = "all"
+_REVOCABLE = (Kind.RUN, Kind.MEMBERS, Kind.ENTRY)
+_ENDING = (Kind.RUN, Kind.MEMBERS, Kind.WORKFLOW)
 
 
-def read_steps(
-    node: Node,
-    tasks: Mapping[str, Task],
-    config: Config,
-    *,
-    what: str = "steps",
-    captured: Iterable[str] = (),
-) -> tuple[Step, ...]:
-    """Return the steps in order; ``captured`` names the runs of earlier steps.
+def read_steps(node: Node, cast: Cast, names: Names, *, what: str = "steps") -> tuple[Step, ...]:
+    """Return the steps in order, and add what they capture to ``names``.
 
     A ``finally`` (the ``what`` that has no instants since the start) refuses ``at``.
     """
-    seen = set(captured)
+    reader = _Reader(cast, names)
     steps: list[Step] = []
     for item in fields.items(node, what):
         table = fields.table(item, "a step")
         if what == "finally" and (entry := table.entries.get("at")):
             raise wrong(entry.key.mark, "found 'at' in finally, whose start nobody knows; allowed: after")
-        steps.append(_step(table, tasks, seen))
-    _check_order(steps, tasks, config)
+        steps.append(reader.read(table))
+    _check_order(tuple(steps), cast)
     return tuple(steps)
 
 
-def _step(table: Table, tasks: Mapping[str, Task], seen: set[str]) -> Step:
-    actions = [key for key in table.entries if key in _ACTIONS]
-    if len(actions) != 1:
-        fields.known_keys(table, "a step", tuple(_all_keys()), _LATER_ACTIONS)
-        found = f"found {' and '.join(actions)} in one step" if actions else "a step does nothing"
-        raise wrong(table.mark, f"{found}; a step does one of: {', '.join(_ACTIONS)}")
+class _Reader:
+    """Reads one step after the other; each knows what those before it have captured."""
 
-    action = actions[0]
-    fields.known_keys(table, f"a {action} step", _ACTIONS[action], _LATER_ACTIONS)
-    when = _when(table)
-    node = table.entries[action].value
-    match action:
-        case "launch":
-            return _launch(table, node, when, tasks, seen)
-        case "wait":
-            return _wait(table, node, when, seen)
-    return Revoke(mark=table.mark, name=_captured(node, "revoke", seen)[0], **when)
+    def __init__(self, cast: Cast, names: Names) -> None:
+        self._cast = cast
+        self._names = names
+        self._known = names
+        self._away: set[str] = set()
+
+    def read(self, table: Table) -> Step:
+        """Return one step."""
+        kind = fields.action(table, "a step", STEPS)
+        if kind in COMMANDS:
+            return self._command(kind, table, _when(table))
+
+        readers: Mapping[str, Callable[[Table, Node, Mapping[str, Any]], Step]] = {
+            "follow": self._follow,
+            "disconnect": self._disconnect,
+            "reconnect": self._reconnect,
+            "wait": self._wait,
+            "advance": self._advance,
+            "inject": self._inject,
+            "heal": self._heal,
+            "together": self._together,
+        }
+        return readers[kind](table, table.entries[kind].value, _when(table))
+
+    def _command(self, kind: str, table: Table, when: Mapping[str, Any]) -> Command:
+        node = table.entries[kind].value
+        match kind:
+            case "launch":
+                launch = read_launch(table, self._cast, name=self._as(table), **when)
+                return self._captured(Kind.RUN, launch, canvas=launch.task in self._cast.canvases)
+            case "start":
+                start = read_start(table, self._cast, name=self._as(table), **when)
+                return self._captured(Kind.WORKFLOW, start)
+            case "revoke":
+                return Revoke(mark=table.mark, name=self._find(node, kind, _REVOCABLE), **when)
+
+        said: dict[str, Any] = {"mark": table.mark, "run": self._find(node, kind, (Kind.WORKFLOW,)), **when}
+        said["name"] = self._as(table)
+        if kind == "input":
+            return self._captured(Kind.COMMAND, _input(table, said))
+        if kind == "continue":
+            return self._captured(Kind.COMMAND, Continue(**said))
+        return self._captured(Kind.COMMAND, Stop(**said))
+
+    def _as(self, table: Table) -> str | None:
+        node = table.get("as")
+        return None if node is None else self._names.take(node)
+
+    def _captured(self, kind: Kind, step: Capturing, *, canvas: bool = False) -> Capturing:
+        if step.name is not None:
+            self._names.add(step.name, kind, step.mark, canvas=canvas)
+        return step
+
+    def _find(self, node: Node, what: str, kinds: tuple[Kind, ...]) -> str:
+        return self._known.find(node, what, kinds, where=_BEFORE)
+
+    def _follow(self, table: Table, node: Node, when: Mapping[str, Any]) -> Follow:
+        run = self._find(node, "follow", (Kind.WORKFLOW,))
+        name = self._as(table)
+        if name is None:
+            raise wrong(table.mark, "as is missing in a follow step: the name of the client")
+        return self._captured(Kind.CLIENT, Follow(mark=table.mark, run=run, name=name, **when))
+
+    def _disconnect(self, table: Table, node: Node, when: Mapping[str, Any]) -> Disconnect:
+        client = self._find(node, "disconnect", (Kind.CLIENT,))
+        if client in self._away:
+            raise wrong(node.mark, f"found disconnect of {client!r}, which is not connected by then")
+
+        self._away.add(client)
+        return Disconnect(mark=table.mark, client=client, **when)
+
+    def _reconnect(self, table: Table, node: Node, when: Mapping[str, Any]) -> Reconnect:
+        client = self._find(node, "reconnect", (Kind.CLIENT,))
+        if client not in self._away:
+            raise wrong(node.mark, f"found reconnect of {client!r}, which is connected by then")
+
+        self._away.discard(client)
+        return Reconnect(mark=table.mark, client=client, **when)
+
+    def _advance(self, table: Table, node: Node, when: Mapping[str, Any]) -> Advance:
+        return Advance(mark=table.mark, duration=fields.some_time(node, "advance"), **when)
+
+    def _inject(self, table: Table, node: Node, when: Mapping[str, Any]) -> Inject:
+        fault = read_fault(table, self._cast)
+        return self._captured(Kind.FAULT, Inject(mark=table.mark, fault=fault, name=self._as(table), **when))
+
+    def _heal(self, table: Table, node: Node, when: Mapping[str, Any]) -> Heal:
+        if isinstance(node, Scalar) and node.value == _EVERY_FAULT:
+            return Heal(mark=table.mark, **when)
+
+        names = self._known.find_all(node, "heal", (Kind.FAULT,), where=f"{_BEFORE}; all heals every fault")
+        return Heal(mark=table.mark, names=names, **when)
+
+    def _wait(self, table: Table, node: Node, when: Mapping[str, Any]) -> Wait:
+        within = table.entries.get("within")
+        if fields.looks_timed(node):
+            if within:
+                raise wrong(within.key.mark, "found within beside a duration; it bounds a wait for runs")
+            return Wait(mark=table.mark, duration=fields.duration(node, "wait"), **when)
+
+        bound = {} if within is None else {"within": fields.some_time(within.value, "within")}
+        runs = self._known.find_all(node, "wait", _ENDING, where=_BEFORE)
+        return Wait(mark=table.mark, runs=runs, **bound, **when)
+
+    def _together(self, table: Table, node: Node, when: Mapping[str, Any]) -> Together:
+        items = fields.items(node, "together")
+        if len(items) < 2:
+            raise wrong(node.mark, "found one command in together; it takes two to race")
+
+        # None of them comes before the others: what one captures is no name for another one.
+        self._known = self._names.copy()
+        steps: list[Command] = []
+        for item in items:
+            inner = fields.table(item, "a command")
+            kind = fields.action(inner, "a command in together", COMMANDS)
+            steps.append(self._command(kind, inner, {}))
+        self._known = self._names
+        return Together(mark=table.mark, steps=tuple(steps), **when)
 
 
-def _all_keys() -> Iterable[str]:
-    return dict.fromkeys(key for keys in _ACTIONS.values() for key in keys)
+def _input(table: Table, said: dict[str, Any]) -> Input:
+    if (value := table.get("value")) is not None:
+        said["value"] = fields.plain(value)
+    if (question := table.get("question")) is not None:
+        said["question"] = fields.text(question, "question")
+    return Input(**said)
 
 
 def _when(table: Table) -> dict[str, float]:
-    if {"at", "after"} <= table.entries.keys():
+    if table.entries.keys() >= set(INSTANT):
         mark = table.entries["after"].key.mark
         raise wrong(mark, "found at and after in one step; a step has one of the two")
 
-    return {key: fields.duration(node, key) for key in _INSTANT if (node := table.get(key)) is not None}
+    return {key: fields.duration(node, key) for key in INSTANT if (node := table.get(key)) is not None}
 
 
-def _launch(
-    table: Table, node: Node, when: Mapping[str, Any], tasks: Mapping[str, Task], seen: set[str]
-) -> Launch:
-    task = tasks[fields.word(node, "task", tuple(tasks))]
-    said: dict[str, Any] = {**_arguments(table, task), **when}
-    if (count := table.get("count")) is not None:
-        said["count"] = fields.integer(count, "count", 1, 10_000)
-    for key in ("countdown", "expires"):
-        if (given := table.get(key)) is not None:
-            said[key] = fields.some_time(given, key)
-    if (given := table.get("as")) is not None:
-        said["name"] = fields.name(given, "as")
-        if said["name"] in seen:
-            raise wrong(given.mark, f"found the run name {said['name']!r} again; names are unique")
-        seen.add(said["name"])
-    return Launch(mark=table.mark, task=task.name, **said)
-
-
-def _arguments(table: Table, task: Task) -> dict[str, Any]:
-    said: dict[str, Any] = {}
-    for key in ("args", "kwargs"):
-        entry = table.entries.get(key)
-        if entry is None:
-            continue
-
-        if task.call is None:
-            raise wrong(
-                entry.key.mark,
-                f"found {key} for {task.name!r}, a synthetic task; only a task with call takes any",
-            )
-        if key == "kwargs":
-            said[key] = fields.plain(fields.table(entry.value, key))
-        elif isinstance(entry.value, Items):
-            said[key] = tuple(fields.plain(entry.value))
-        else:
-            raise wrong(entry.value.mark, f"found {describe(entry.value)}; args is a list")
-    return said
-
-
-def _wait(table: Table, node: Node, when: Mapping[str, Any], seen: set[str]) -> Wait:
-    within = table.entries.get("within")
-    digit = isinstance(node, Scalar) and re.match(r"[-+.\d]|None", str(node.value))
-    if digit:
-        if within:
-            raise wrong(within.key.mark, "found within beside a duration; it bounds a wait for runs")
-        return Wait(mark=table.mark, duration=fields.duration(node, "wait"), **when)
-
-    bound = {} if within is None else {"within": fields.some_time(within.value, "within")}
-    return Wait(mark=table.mark, runs=_captured(node, "wait", seen), **bound, **when)
-
-
-def _captured(node: Node, what: str, seen: set[str]) -> tuple[str, ...]:
-    """Return run names, all of them captured before."""
-    if what == "revoke":
-        fields.name(node, what)
-    found = fields.names(node, what)
-    for name in found:
-        if name not in seen:
-            message = unknown("run", name, sorted(seen), where="(captured by no as: before this)")
-            raise wrong(node.mark, message)
-    return found
-
-
-def _check_order(steps: list[Step], tasks: Mapping[str, Task], config: Config) -> None:
+def _check_order(steps: tuple[Step, ...], cast: Cast) -> None:
     """Raise at a step whose instant has passed before the step above it is over."""
     now = 0.0
-    for moment in moments(tuple(steps), tasks, config):
+    for moment in moments(steps, cast.tasks, cast.config, **cast.parts):
         at = moment.step.at
         if at is not None and at < now:
             raise wrong(

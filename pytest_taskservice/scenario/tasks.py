@@ -1,59 +1,93 @@
-"""Reading ``config`` and ``tasks`` of a document."""
+"""Reading ``tasks`` of a document: synthetic ones, those of the app, and canvases."""
 
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pytest_taskservice.scenario import fields
 from pytest_taskservice.scenario.behaviour import EXCEPTIONS, Behaviour, Retry
-from pytest_taskservice.scenario.model import Config, Task
-from pytest_taskservice.scenario.nodes import Entry, Node, Table, describe, wrong
+from pytest_taskservice.scenario.model import Canvas, Task
+from pytest_taskservice.scenario.nodes import Entry, Node, Scalar, Table, describe, wrong
 from pytest_taskservice.scenario.words import nearest, unknown
 
-__all__ = ["read_config", "read_tasks"]
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
 
-_LATER_CONFIG = {
-    "busy_after": "workflows",
-    "input_timeout": "workflows",
-    "stale_after": "workflows",
-    "data_ttl": "workflows",
-}
+__all__ = ["CANVAS", "RETRY", "TASK", "read_call", "read_failure", "read_tasks"]
+
 _BEHAVIOUR = ("runs_for", "returns", "fails_with", "fails_times", "ignores_soft_limit", "retry")
 _DELIVERY = ("queue", "priority")
+TASK = (*_BEHAVIOUR, *_DELIVERY, "call")
+CANVAS = {"chain": ("chain",), "group": ("group",), "chord": ("chord", "body")}
+RETRY = ("max_attempts", "delay", "factor", "max_delay")
 _ENDINGS = ("Error", "Exception", "Exit", "Interrupt")
+_MAX_MEMBERS, _MAX_PATH = 200, 300
 _PATH = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+")
 
 
-def read_config(node: Node | None) -> Config:
-    """Return the settings sent along with every launch."""
+def read_tasks(node: Node | None) -> tuple[dict[str, Task], dict[str, Canvas]]:
+    """Return the tasks by name, and the canvases that are made of them."""
     if node is None:
-        return Config()
+        return {}, {}
 
-    keys = ("task_soft_time_limit", "task_time_limit")
-    table = fields.table(node, "config")
-    fields.known_keys(table, "config", keys, _LATER_CONFIG)
-    limits: dict[str, Any] = {key: fields.some_time(entry.value, key) for key, entry in table.entries.items()}
-    return Config(**limits)
-
-
-def read_tasks(node: Node | None) -> dict[str, Task]:
-    """Return the tasks by name."""
-    if node is None:
-        return {}
-
-    return {name: _task(entry) for name, entry in fields.table(node, "tasks").entries.items()}
+    entries = fields.table(node, "tasks").entries.values()
+    tables = [(entry, fields.table(entry.value, _what(entry))) for entry in entries]
+    tasks = {
+        task.name: task for entry, table in tables if not _is_canvas(table) for task in [_task(entry, table)]
+    }
+    canvases = [(entry, table) for entry, table in tables if _is_canvas(table)]
+    names = {str(entry.key.value) for entry, _ in canvases}
+    return tasks, {canvas.name: canvas for pair in canvases for canvas in [_canvas(*pair, tasks, names)]}
 
 
-def _task(entry: Entry) -> Task:
-    name = fields.name(entry.key, "the name of a task")
-    what = f"task {name!r}"
-    table = fields.table(entry.value, what)
-    fields.known_keys(table, what, (*_BEHAVIOUR, *_DELIVERY, "call"))
+def _what(entry: Entry) -> str:
+    return f"task {fields.name(entry.key, 'the name of a task')!r}"
+
+
+def _is_canvas(table: Table) -> bool:
+    return any(key in table.entries for key in CANVAS)
+
+
+def _canvas(entry: Entry, table: Table, tasks: Mapping[str, Task], canvases: Collection[str]) -> Canvas:
+    name, what = str(entry.key.value), _what(entry)
+    kinds = [key for key in CANVAS if key in table.entries]
+    if len(kinds) > 1:
+        raise wrong(table.mark, f"found {' and '.join(kinds)} in {what}; it is one of: {', '.join(CANVAS)}")
+
+    kind = kinds[0]
+    fields.known_keys(table, f"{what}, a {kind}", CANVAS[kind])
+    nodes = fields.items(table.entries[kind].value, kind)
+    if len(nodes) > _MAX_MEMBERS:
+        raise wrong(table.entries[kind].value.mark, f"found {len(nodes)} tasks; at most {_MAX_MEMBERS}")
+
+    body = table.get("body")
+    if kind == "chord" and body is None:
+        raise wrong(table.mark, f"body is missing in {what}: the task that runs when the others are done")
+    return Canvas(
+        name=name,
+        mark=entry.key.mark,
+        kind=kind,
+        members=tuple(_member(item, name, tasks, canvases) for item in nodes),
+        body=None if body is None else _member(body, name, tasks, canvases),
+    )
+
+
+def _member(node: Node, canvas: str, tasks: Mapping[str, Task], canvases: Collection[str]) -> str:
+    found = node.value if isinstance(node, Scalar) else None
+    if found == canvas:
+        raise wrong(node.mark, f"found {found!r} within itself; a canvas is made of other tasks")
+    if found in canvases:
+        raise wrong(node.mark, f"found {found!r}, a canvas; a canvas is made of tasks, not of canvases")
+    return fields.word(node, "task", tuple(tasks))
+
+
+def _task(entry: Entry, table: Table) -> Task:
+    fields.known_keys(table, _what(entry), TASK)
     queue, priority, call = (table.get(key) for key in (*_DELIVERY, "call"))
     path = None if call is None else _call(call, table)
     return Task(
-        name=name,
+        name=str(entry.key.value),
         mark=entry.key.mark,
         behaviour=_behaviour(table) if call is None else None,
         call=path,
@@ -62,11 +96,16 @@ def _task(entry: Entry) -> Task:
     )
 
 
-def _call(node: Node, table: Table) -> str:
+def read_call(node: Node) -> str:
+    """Return the dotted path of a function of the app."""
     path = fields.text(node, "call")
-    if not _PATH.fullmatch(path):
+    if not _PATH.fullmatch(path) or len(path) > _MAX_PATH:
         raise wrong(node.mark, f"found {describe(node)}; call is a dotted path: package.module.function")
+    return path
 
+
+def _call(node: Node, table: Table) -> str:
+    path = read_call(node)
     for key in _BEHAVIOUR:
         if entry := table.entries.get(key):
             raise wrong(
@@ -90,7 +129,7 @@ def _behaviour(table: Table) -> Behaviour:
             case "returns":
                 said[key] = fields.plain(node)
             case "fails_with":
-                said[key] = _failure(node)
+                said[key] = read_failure(node, key)
             case "fails_times":
                 said[key] = fields.integer(node, key, 1, 1000)
             case "ignores_soft_limit":
@@ -108,8 +147,9 @@ def _check_retry(table: Table, behaviour: Behaviour) -> None:
         raise wrong(retry.key.mark, "found retry in a task that never fails; add fails_with or fails_times")
 
 
-def _failure(node: Node) -> str:
-    found = fields.text(node, "fails_with")
+def read_failure(node: Node, what: str) -> str:
+    """Return what is raised: a text, or a built-in exception with one."""
+    found = fields.text(node, what)
     name = found.partition(":")[0]
     looks_like_one = name.isidentifier() and (name.endswith(_ENDINGS) or nearest(name, EXCEPTIONS))
     if looks_like_one and name not in EXCEPTIONS:
@@ -120,7 +160,7 @@ def _failure(node: Node) -> str:
 
 def _retry(node: Node) -> Retry:
     table = fields.table(node, "retry")
-    fields.known_keys(table, "retry", ("max_attempts", "delay", "factor", "max_delay"))
+    fields.known_keys(table, "retry", RETRY)
     attempts = table.get("max_attempts")
     if attempts is None:
         raise wrong(table.mark, "max_attempts is missing in retry: how often it runs at most")

@@ -17,22 +17,34 @@ _MAX_SECONDS = 10 * 365 * 86_400.0
 _UNITS = {"d": 86_400.0, "h": 3_600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 _PATTERN = re.compile("".join(rf"(?:([0-9]+(?:\.[0-9]+)?){unit})?" for unit in _UNITS))
 
-# Words of other systems that no spelling distance would lead home.
+# Words of other systems that no spelling distance would lead home: to the first one that is known there.
 _SYNONYMS = {
-    "RUNNING": "STARTED",
-    "WAITING": "PENDING",
-    "QUEUED": "PENDING",
-    "RECEIVED": "PENDING",
-    "DONE": "SUCCESS",
-    "COMPLETED": "SUCCESS",
-    "CANCELLED": "REVOKED",
-    "RAISED": "FAILURE",
-    "EXPIRED": "REVOKED",
-    "cancel": "revoke",
-    "sleep": "wait",
-    "run": "launch",
-    "eager": "celery-eager",
-    "timeout": "within",
+    "RUNNING": ("STARTED",),
+    "STARTED": ("RUNNING",),
+    "WAITING": ("PENDING",),
+    "PENDING": ("WAITING",),
+    "QUEUED": ("PENDING", "WAITING"),
+    "RECEIVED": ("PENDING", "WAITING"),
+    "DONE": ("SUCCESS",),
+    "COMPLETED": ("SUCCESS",),
+    "CANCELLED": ("REVOKED", "FAILED"),
+    "REVOKED": ("FAILED",),
+    "STOPPED": ("FAILED",),
+    "RAISED": ("FAILURE", "FAILED"),
+    "EXPIRED": ("REVOKED", "FAILED"),
+    "ASKING": ("INPUT",),
+    "cancel": ("revoke", "stop"),
+    "sleep": ("wait",),
+    "run": ("launch",),
+    "answer": ("input",),
+    "resume": ("continue",),
+    "fault": ("inject",),
+    "partition": ("timeout",),
+    "crash": ("kill",),
+    "stop": ("pause", "stopped"),
+    "rabbitmq": ("amqp",),
+    "eager": ("celery-eager",),
+    "timeout": ("within",),
 }
 
 
@@ -75,8 +87,9 @@ def nearest(found: str, known: Iterable[str]) -> str | None:
     for spelling in (found, found.upper(), found.lower()):
         if spelling in words:
             return spelling
-        if _SYNONYMS.get(spelling) in words:
-            return _SYNONYMS[spelling]
+        for meant in _SYNONYMS.get(spelling, ()):
+            if meant in words:
+                return meant
 
     # Only the beginning of a huge word is compared: the distance is quadratic.
     near = get_close_matches(found[:60], words, n=1, cutoff=0.6)
