@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_taskservice.history import EventKind
 from pytest_taskservice.scenario import fields
 from pytest_taskservice.scenario.captured import Cast, Kind, Names
+from pytest_taskservice.scenario.limits import ATTEMPTS, COUNTED, REPEATED
 from pytest_taskservice.scenario.model import (
     REASONS,
     STATUSES,
@@ -19,14 +20,14 @@ from pytest_taskservice.scenario.nodes import Node, Table, wrong
 from pytest_taskservice.scenario.possible import Told, check
 from pytest_taskservice.scenario.targets import Target, targets
 from pytest_taskservice.scenario.words import unknown
-from pytest_taskservice.scenario.workflows import CLIENT_EVENTS, EMITTED
+from pytest_taskservice.scenario.workflows import TOLD_EVENTS, own_events
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from pytest_taskservice.scenario.acts import Step
 
-__all__ = ["BOUNDS", "COMMAND_ERRORS", "MATCHERS", "RUN_EVENTS", "WORKFLOW_EVENTS", "read_claims"]
+__all__ = ["BOUNDS", "COMMAND_ERRORS", "FLOW_EVENTS", "MATCHERS", "RUN_EVENTS", "read_claims"]
 
 _RUN = ("status", "result", "error", "reason", "attempts", "events", "deliveries", "starts", "runs")
 MATCHERS: Mapping[Kind, tuple[str, ...]] = {
@@ -46,8 +47,10 @@ RUN_EVENTS = (
     *(EventKind.SENT, EventKind.RECEIVED, EventKind.STARTED, EventKind.RETRIED),
     *(EventKind.SUCCEEDED, EventKind.FAILED, EventKind.REVOKED, EventKind.REJECTED),
 )
-WORKFLOW_EVENTS = (EventKind.CHANGED, EventKind.ASKED, EventKind.TOLD)
+FLOW_EVENTS = (EventKind.CHANGED, EventKind.ASKED, EventKind.TOLD)
+"""What ``order`` may compare of workflow runs; ``events`` says what each of these said."""
 COMMAND_ERRORS = ("workflow_expired", "workflow_over", "question_not_open", "conflict", "unknown_workflow")
+COUNTS: Mapping[str, tuple[int, int]] = {"attempts": ATTEMPTS, "deliveries": REPEATED, "starts": REPEATED}
 _ORDERED = (Kind.RUN, Kind.MEMBERS, Kind.ENTRY, Kind.WORKFLOW)
 _WHERE = "captured by no as: of a step, and no beat entry"
 
@@ -135,7 +138,7 @@ class _Reader:
         kinds = {self._names.kind(name) is Kind.WORKFLOW for name in found}
         if len(kinds) > 1:
             raise wrong(node.mark, "found task runs and workflow runs in one order; they share no event")
-        events = WORKFLOW_EVENTS if True in kinds else RUN_EVENTS
+        events = FLOW_EVENTS if True in kinds else RUN_EVENTS
         event = fields.word(table.entries["event"].value, "event", events)
         return Expectation(
             mark=table.mark,
@@ -172,7 +175,7 @@ def _read(key: str, node: Node, target: Target) -> Any:
             return [_event(item, target) for item in fields.items(node, key)]
         case "taken" | "all_occupied":
             return fields.boolean(node, key)
-    return fields.integer(node, key, 1 if key == "attempts" else 0, _MOST.get(key, 1_000_000))
+    return fields.integer(node, key, *COUNTS.get(key, COUNTED))
 
 
 def _words(key: str, target: Target) -> tuple[str, ...]:
@@ -188,17 +191,10 @@ def _words(key: str, target: Target) -> tuple[str, ...]:
     return ()
 
 
-_MOST = {"attempts": 1000, "deliveries": 1000, "starts": 1000}
-
-
 def _event(node: Node, target: Target) -> str:
-    if target.kind is not Kind.CLIENT:
-        known = WORKFLOW_EVENTS if target.kind is Kind.WORKFLOW else RUN_EVENTS
-        return str(fields.word(node, "event", known))
+    if target.kind not in (Kind.WORKFLOW, Kind.CLIENT):
+        return str(fields.word(node, "event", RUN_EVENTS))
 
-    workflow = target.workflow
-    if workflow is None or workflow.call is not None:
-        return fields.name(node, "event")
-
-    own = dict.fromkeys(step.text or EMITTED for step in workflow.steps if step.kind == "emit")
-    return fields.word(node, "event", (*CLIENT_EVENTS, *own))
+    own = own_events(target.workflow)
+    # Only a function knows what it tells.
+    return fields.name(node, "event") if own is None else fields.word(node, "event", (*TOLD_EVENTS, *own))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_taskservice.scenario import fields
 from pytest_taskservice.scenario.acts import FAULT_TARGETS, FaultCall
+from pytest_taskservice.scenario.limits import BYTES, DRAWN, STRIKES
 from pytest_taskservice.scenario.model import Nemesis, Workers
 from pytest_taskservice.scenario.nodes import Items, Node, Scalar, Table, describe, wrong
 from pytest_taskservice.scenario.words import unknown
@@ -23,7 +24,6 @@ FAULT_OPTIONS = (
     *("target", "worker", "when", "into", "task", "queue", "for", "by", "rate", "size", "restart", "times"),
 )
 NEMESIS = ("kinds", "every", "until", "limit")
-_MAX_DRAWN = 10_000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,28 +32,32 @@ class Rule:
 
     options: tuple[str, ...]
     needs: tuple[str, ...] = ()
+    targets: tuple[str, ...] = FAULT_TARGETS
     points: tuple[str, ...] = POINTS
 
 
+_WORKER = ("worker",)
 _PROCESS = ("target", "worker")
 _POINT = ("when", "into", "task", "times")
-_DELIVERY = ("task", "queue", "times", "for")
+_DELIVERY = ("target", "task", "queue", "times", "for")
 KINDS: Mapping[str, Rule] = {
     "kill": Rule(options=(*_PROCESS, *_POINT, "for", "restart")),
     "term": Rule(options=(*_PROCESS, "restart")),
     "pause": Rule(options=(*_PROCESS, "for")),
     "restart": Rule(options=(*_PROCESS, "restart")),
-    "lose_child": Rule(options=("worker", *_POINT, "for"), needs=("when",), points=POINTS[1:]),
-    "slow": Rule(options=("worker", "task", "by", "for"), needs=("by",)),
+    "lose_child": Rule(
+        options=(*_PROCESS, *_POINT, "for"), needs=("when",), targets=_WORKER, points=POINTS[1:]
+    ),
+    "slow": Rule(options=(*_PROCESS, "task", "by", "for"), needs=("by",), targets=_WORKER),
     "latency": Rule(options=(*_PROCESS, "by", "for"), needs=("by",)),
     "down": Rule(options=(*_PROCESS, "for")),
     "timeout": Rule(options=(*_PROCESS, "for")),
-    "reset_peer": Rule(options=_PROCESS),
+    "reset_peer": Rule(options=(*_PROCESS, "for")),
     "bandwidth": Rule(options=(*_PROCESS, "rate", "for"), needs=("rate",)),
     "slicer": Rule(options=(*_PROCESS, "size", "by", "for"), needs=("size",)),
-    "duplicate": Rule(options=(*_DELIVERY, "by")),
-    "drop_ack": Rule(options=_DELIVERY),
-    "delay": Rule(options=(*_DELIVERY, "by"), needs=("by",)),
+    "duplicate": Rule(options=(*_DELIVERY, "by"), targets=_WORKER),
+    "drop_ack": Rule(options=_DELIVERY, targets=_WORKER),
+    "delay": Rule(options=(*_DELIVERY, "by"), needs=("by",), targets=_WORKER),
 }
 """Every kind of fault. An option that is not here would do nothing, and is refused."""
 
@@ -87,6 +91,8 @@ _FIELDS = {"for": "lasts"}
 
 def _option(name: str, node: Node, kind: str, cast: Cast) -> Any:
     match name:
+        case "target":
+            return fields.word(node, "target", KINDS[kind].targets)
         case "worker":
             return _worker(node, cast.workers or Workers())
         case "when":
@@ -108,7 +114,7 @@ def _restart(node: Node, kind: str) -> float | None:
 
 
 def _bytes(node: Node, what: str) -> int:
-    return fields.integer(node, what, 1, 1_000_000_000)
+    return fields.integer(node, what, *BYTES)
 
 
 def _worker(node: Node, workers: Workers) -> str:
@@ -122,11 +128,10 @@ def _times(node: Node, what: str) -> int | None:
     if isinstance(node, Scalar) and isinstance(node.value, str):
         message = unknown("number of times", node.value, ("always", "a whole number from 1 on"))
         raise wrong(node.mark, message)
-    return fields.integer(node, what, 1, 1_000_000)
+    return fields.integer(node, what, *STRIKES)
 
 
 _READERS: Mapping[str, Callable[[Node, str], Any]] = {
-    "target": lambda node, what: fields.word(node, what, FAULT_TARGETS),
     "queue": fields.text,
     "rate": _bytes,
     "size": _bytes,
@@ -172,13 +177,13 @@ def read_nemesis(node: Node | None, cast: Cast) -> Nemesis | None:
     every = _every(table.entries["every"].value)
     until = fields.some_time(table.entries["until"].value, "until")
     limit = table.get("limit")
-    most = None if limit is None else fields.integer(limit, "limit", 1, _MAX_DRAWN)
+    most = None if limit is None else fields.integer(limit, "limit", *DRAWN)
     if until < every[0]:
         mark = table.entries["until"].value.mark
         raise wrong(mark, "found until before the first fault; none would be drawn")
-    if most is None and until / every[0] > _MAX_DRAWN:
+    if most is None and until / every[0] > DRAWN[1]:
         raise wrong(
-            table.entries["every"].value.mark, f"found room for more than {_MAX_DRAWN} faults; set a limit"
+            table.entries["every"].value.mark, f"found room for more than {DRAWN[1]} faults; set a limit"
         )
     return Nemesis(mark=table.mark, kinds=kinds, every=every, until=until, limit=most)
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_taskservice.scenario import fields
 from pytest_taskservice.scenario.acts import Launch, Start
+from pytest_taskservice.scenario.limits import LAUNCHES, PRIORITY
 from pytest_taskservice.scenario.nodes import Items, Table, describe, wrong
 
 if TYPE_CHECKING:
@@ -15,51 +16,43 @@ __all__ = ["LAUNCH", "START", "read_launch", "read_start"]
 
 LAUNCH = ("launch", "as", "count", "countdown", "expires", "priority", "args", "kwargs")
 START = ("start", "as", "count", "args", "kwargs")
-_OF_A_CANVAS = ("as", "count")
 
 
 def read_launch(table: Table, cast: Cast, *, name: str | None, **when: Any) -> Launch:
     """Return the launch that ``table`` describes."""
     node = table.entries["launch"].value
     task = fields.word(node, "task", (*cast.tasks, *cast.canvases))
-    if task in cast.canvases:
-        _check_canvas(table, task)
-        said = _count(table)
-        return Launch(mark=table.mark, task=task, name=name, **said, **when)
-
-    synthetic = cast.tasks[task].call is None
-    said = {**_arguments(table, f"{task!r}, a synthetic task", refuse=synthetic), **_count(table)}
+    said = {**_arguments(table, *_first(task, cast)), **_count(table)}
     for key in ("countdown", "expires"):
         if (given := table.get(key)) is not None:
             said[key] = fields.some_time(given, key)
     if (given := table.get("priority")) is not None:
-        said["priority"] = fields.integer(given, "priority", 0, 255)
+        said["priority"] = fields.integer(given, "priority", *PRIORITY)
     return Launch(mark=table.mark, task=task, name=name, **said, **when)
+
+
+def _first(name: str, cast: Cast) -> tuple[str, bool]:
+    """Return what gets the arguments, in words, and whether one of these is a task that takes none."""
+    canvas = cast.canvases.get(name)
+    first = (name,) if canvas is None else canvas.members[: 1 if canvas.kind == "chain" else None]
+    synthetic = next((task for task in first if cast.tasks[task].call is None), None)
+    return f"{synthetic or name!r}, a synthetic task", synthetic is not None
 
 
 def read_start(table: Table, cast: Cast, *, name: str | None, **when: Any) -> Start:
     """Return the start that ``table`` describes."""
     workflow = fields.word(table.entries["start"].value, "workflow", tuple(cast.workflows))
     synthetic = cast.workflows[workflow].call is None
-    said = {**_arguments(table, f"{workflow!r}, a synthetic workflow", refuse=synthetic), **_count(table)}
+    said = {**_arguments(table, f"{workflow!r}, a synthetic workflow", synthetic), **_count(table)}
     return Start(mark=table.mark, workflow=workflow, name=name, **said, **when)
-
-
-def _check_canvas(table: Table, canvas: str) -> None:
-    for key in LAUNCH[1:]:
-        if key not in _OF_A_CANVAS and (entry := table.entries.get(key)):
-            raise wrong(
-                entry.key.mark,
-                f"found {key!r} for {canvas!r}, a canvas; allowed: {', '.join(_OF_A_CANVAS)}",
-            )
 
 
 def _count(table: Table) -> dict[str, Any]:
     count = table.get("count")
-    return {} if count is None else {"count": fields.integer(count, "count", 1, 10_000)}
+    return {} if count is None else {"count": fields.integer(count, "count", *LAUNCHES)}
 
 
-def _arguments(table: Table, what: str, *, refuse: bool) -> dict[str, Any]:
+def _arguments(table: Table, what: str, refuse: bool) -> dict[str, Any]:
     said: dict[str, Any] = {}
     for key in ("args", "kwargs"):
         entry = table.entries.get(key)

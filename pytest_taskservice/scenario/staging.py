@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pytest_taskservice.scenario import fields
+from pytest_taskservice.scenario import fields, limits
 from pytest_taskservice.scenario.captured import RESERVED
 from pytest_taskservice.scenario.model import INVARIANTS, Entry, Workers
 from pytest_taskservice.scenario.nodes import Items, Node, Scalar, describe, wrong
@@ -21,7 +21,6 @@ __all__ = ["BEAT", "POOLS", "WORKERS", "read_beat", "read_invariants", "read_see
 WORKERS = ("count", "concurrency", "pool", "queues")
 POOLS = ("prefork", "threads", "solo")
 BEAT = ("launch", "every", "cron", "timezone")
-MAX_WORKERS, MAX_SLOTS, MAX_SEEDS, MAX_SEED = 20, 100, 100_000, 2**32 - 1
 
 
 def read_workers(node: Node | None) -> Workers | None:
@@ -35,9 +34,9 @@ def read_workers(node: Node | None) -> Workers | None:
         raise wrong(table.mark, f"found an empty mapping; allowed: {', '.join(WORKERS)}")
 
     said: dict[str, Any] = {}
-    for key, most in (("count", MAX_WORKERS), ("concurrency", MAX_SLOTS)):
+    for key, bounds in (("count", limits.WORKERS), ("concurrency", limits.SLOTS)):
         if (given := table.get(key)) is not None:
-            said[key] = fields.integer(given, key, 1, most)
+            said[key] = fields.integer(given, key, *bounds)
     if (pool := table.get("pool")) is not None:
         said["pool"] = fields.word(pool, "pool", POOLS)
         slots = table.entries.get("concurrency")
@@ -130,8 +129,8 @@ def read_seeds(node: Node | None) -> tuple[int, ...]:
         return ()
 
     if not isinstance(node, Items):
-        return tuple(range(fields.integer(node, "seeds", 1, MAX_SEEDS)))
-    return fields.distinct(node, "seeds", lambda item, what: fields.integer(item, what, 0, MAX_SEED))
+        return tuple(range(fields.integer(node, "seeds", *limits.SEEDS)))
+    return fields.distinct(node, "seeds", lambda item, what: fields.integer(item, what, *limits.SEED))
 
 
 def read_invariants(node: Node | None) -> frozenset[str]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_taskservice.scenario import fields
 from pytest_taskservice.scenario.behaviour import EXCEPTIONS, Behaviour, Retry
+from pytest_taskservice.scenario.limits import ATTEMPTS, FACTOR, MEMBERS, PRIORITY
 from pytest_taskservice.scenario.model import Canvas, Task
 from pytest_taskservice.scenario.nodes import Entry, Node, Scalar, Table, describe, wrong
 from pytest_taskservice.scenario.words import nearest, unknown
@@ -14,7 +15,7 @@ from pytest_taskservice.scenario.words import nearest, unknown
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
-__all__ = ["CANVAS", "RETRY", "TASK", "read_call", "read_failure", "read_tasks"]
+__all__ = ["CANVAS", "RETRY", "TASK", "read_call", "read_tasks"]
 
 _BEHAVIOUR = ("runs_for", "returns", "fails_with", "fails_times", "ignores_soft_limit", "retry")
 _DELIVERY = ("queue", "priority")
@@ -22,7 +23,7 @@ TASK = (*_BEHAVIOUR, *_DELIVERY, "call")
 CANVAS = {"chain": ("chain",), "group": ("group",), "chord": ("chord", "body")}
 RETRY = ("max_attempts", "delay", "factor", "max_delay")
 _ENDINGS = ("Error", "Exception", "Exit", "Interrupt")
-_MAX_MEMBERS, _MAX_PATH = 200, 300
+_MAX_PATH = 300
 _PATH = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+")
 
 
@@ -58,8 +59,8 @@ def _canvas(entry: Entry, table: Table, tasks: Mapping[str, Task], canvases: Col
     kind = kinds[0]
     fields.known_keys(table, f"{what}, a {kind}", CANVAS[kind])
     nodes = fields.items(table.entries[kind].value, kind)
-    if len(nodes) > _MAX_MEMBERS:
-        raise wrong(table.entries[kind].value.mark, f"found {len(nodes)} tasks; at most {_MAX_MEMBERS}")
+    if len(nodes) > MEMBERS[1]:
+        raise wrong(table.entries[kind].value.mark, f"found {len(nodes)} tasks; at most {MEMBERS[1]}")
 
     body = table.get("body")
     if kind == "chord" and body is None:
@@ -92,7 +93,7 @@ def _task(entry: Entry, table: Table) -> Task:
         behaviour=_behaviour(table) if call is None else None,
         call=path,
         queue=None if queue is None else fields.text(queue, "queue"),
-        priority=None if priority is None else fields.integer(priority, "priority", 0, 255),
+        priority=None if priority is None else fields.integer(priority, "priority", *PRIORITY),
     )
 
 
@@ -129,9 +130,9 @@ def _behaviour(table: Table) -> Behaviour:
             case "returns":
                 said[key] = fields.plain(node)
             case "fails_with":
-                said[key] = read_failure(node, key)
+                said[key] = _failure(node)
             case "fails_times":
-                said[key] = fields.integer(node, key, 1, 1000)
+                said[key] = fields.integer(node, key, *ATTEMPTS)
             case "ignores_soft_limit":
                 said[key] = fields.boolean(node, key)
             case _:
@@ -147,9 +148,8 @@ def _check_retry(table: Table, behaviour: Behaviour) -> None:
         raise wrong(retry.key.mark, "found retry in a task that never fails; add fails_with or fails_times")
 
 
-def read_failure(node: Node, what: str) -> str:
-    """Return what is raised: a text, or a built-in exception with one."""
-    found = fields.text(node, what)
+def _failure(node: Node) -> str:
+    found = fields.text(node, "fails_with")
     name = found.partition(":")[0]
     looks_like_one = name.isidentifier() and (name.endswith(_ENDINGS) or nearest(name, EXCEPTIONS))
     if looks_like_one and name not in EXCEPTIONS:
@@ -165,10 +165,10 @@ def _retry(node: Node) -> Retry:
     if attempts is None:
         raise wrong(table.mark, "max_attempts is missing in retry: how often it runs at most")
 
-    said: dict[str, Any] = {"max_attempts": fields.integer(attempts, "max_attempts", 1, 1000)}
+    said: dict[str, Any] = {"max_attempts": fields.integer(attempts, "max_attempts", *ATTEMPTS)}
     for key in ("delay", "max_delay"):
         if (given := table.get(key)) is not None:
             said[key] = fields.duration(given, key)
     if (factor := table.get("factor")) is not None:
-        said["factor"] = fields.number(factor, "factor", 1, 1000)
+        said["factor"] = fields.number(factor, "factor", *FACTOR)
     return Retry(**said)

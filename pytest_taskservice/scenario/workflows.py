@@ -5,16 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pytest_taskservice.scenario import fields
-from pytest_taskservice.scenario.model import Workflow, WorkflowStep
+from pytest_taskservice.scenario.limits import MEMBERS
+from pytest_taskservice.scenario.model import WORKFLOW_STATUSES, Workflow, WorkflowStep
 from pytest_taskservice.scenario.nodes import Items, Node, Table, describe, wrong
-from pytest_taskservice.scenario.tasks import read_call, read_failure
+from pytest_taskservice.scenario.tasks import read_call
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
     from pytest_taskservice.scenario.nodes import Entry
 
-__all__ = ["CLIENT_EVENTS", "EMITTED", "WORKFLOW_STEPS", "read_workflows"]
+__all__ = ["EMITTED", "TOLD_EVENTS", "WORKFLOW_STEPS", "own_events", "read_workflows"]
 
 WORKFLOW_STEPS = {
     "run": ("run",),
@@ -23,10 +24,11 @@ WORKFLOW_STEPS = {
     "fail": ("fail",),
     "return": ("return",),
 }
-CLIENT_EVENTS = ("status", "question", "snapshot")
+TOLD_EVENTS = (*WORKFLOW_STATUSES, "asked", "snapshot")
+"""What the service itself tells the clients of a run, in the words of ``events``."""
 EMITTED = "emit"
+_RESERVED = (*TOLD_EVENTS, "status", "question")
 _LAST = ("fail", "return")
-_MAX_STEPS = 200
 
 
 def read_workflows(node: Node | None, tasks: Collection[str]) -> dict[str, Workflow]:
@@ -43,6 +45,13 @@ def read_workflows(node: Node | None, tasks: Collection[str]) -> dict[str, Workf
     return found
 
 
+def own_events(workflow: Workflow | None) -> tuple[str, ...] | None:
+    """Return the words of what a workflow itself tells; ``None`` where only its function knows."""
+    if workflow is None or workflow.call is not None:
+        return None
+    return tuple(dict.fromkeys(step.text for step in workflow.steps if step.kind == "emit"))
+
+
 def _workflow(entry: Entry, name: str) -> Workflow:
     what = f"workflow {name!r}"
     if isinstance(entry.value, Table):
@@ -57,8 +66,8 @@ def _workflow(entry: Entry, name: str) -> Workflow:
         raise wrong(entry.value.mark, f"found {describe(entry.value)}; {message}")
 
     nodes = fields.items(entry.value, what)
-    if len(nodes) > _MAX_STEPS:
-        raise wrong(entry.value.mark, f"found {len(nodes)} steps; {what} has at most {_MAX_STEPS}")
+    if len(nodes) > MEMBERS[1]:
+        raise wrong(entry.value.mark, f"found {len(nodes)} steps; {what} has at most {MEMBERS[1]}")
     steps = tuple(_step(item, what) for item in nodes)
     for step, node in zip(steps[:-1], nodes[1:], strict=True):
         if step.kind in _LAST:
@@ -80,7 +89,7 @@ def _step(node: Node, what: str) -> WorkflowStep:
         case "emit":
             return _emit(table, value)
         case "fail":
-            return WorkflowStep(kind=kind, text=read_failure(value, kind))
+            return WorkflowStep(kind=kind, text=fields.text(value, kind))
     return WorkflowStep(kind=kind, value=fields.plain(value))
 
 
@@ -88,7 +97,7 @@ def _emit(table: Table, node: Node) -> WorkflowStep:
     event: Any = EMITTED
     if (given := table.get("as")) is not None:
         event = fields.name(given, "as")
-        if event in CLIENT_EVENTS:
+        if event in _RESERVED:
             raise wrong(
                 given.mark, f"found {event!r}, which only the service itself tells; take another word"
             )

@@ -1,0 +1,38 @@
+"""From where to where the numbers of a scenario file may go, both ends allowed."""
+
+from __future__ import annotations
+
+__all__ = [
+    "ATTEMPTS",
+    "BYTES",
+    "COUNTED",
+    "DRAWN",
+    "FACTOR",
+    "LAUNCHES",
+    "MEMBERS",
+    "PRIORITY",
+    "REPEATED",
+    "SEED",
+    "SEEDS",
+    "SLOTS",
+    "STRIKES",
+    "WORKERS",
+]
+
+LAUNCHES = (1, 10_000)
+"""Of one step."""
+PRIORITY = (0, 255)
+ATTEMPTS = (1, 1000)
+FACTOR = (1, 1000)
+MEMBERS = (1, 200)
+"""Tasks of a canvas, and steps of a workflow."""
+WORKERS = (1, 20)
+SLOTS = (1, 100)
+SEEDS = (1, 100_000)
+SEED = (0, 2**32 - 1)
+BYTES = (1, 1_000_000_000)
+STRIKES = (1, 1_000_000)
+DRAWN = (1, 10_000)
+"""Faults that a seed draws."""
+REPEATED = (0, 1000)
+COUNTED = (0, 1_000_000)
