@@ -58,13 +58,7 @@ def scenario_schema() -> Schema:
     whole_document = mapping(
         "One scenario: a story about tasks and workflows, told once and played in every world.",
         SCENARIO,
-        {
-            **_identity(),
-            **_story(),
-            "overrides": mapping(
-                "Changes for one world.", BACKENDS, dict.fromkeys(BACKENDS, refer("change"))
-            ),
-        },
+        {**_identity(), **_story(), "overrides": worlds},
         needs=("schema", "name", "steps", "expect"),
     )
     return {

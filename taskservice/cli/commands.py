@@ -12,6 +12,7 @@ import click
 from taskservice.cli.api import api
 from taskservice.cli.common import LEVELS, lean_table, read_app, read_settings
 from taskservice.cli.dead import dead
+from taskservice.cli.plugged import PluggedGroup
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -36,7 +37,7 @@ def main() -> None:
         sys.exit(2)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=PluggedGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="taskservice", message="taskservice %(version)s")
 def cli() -> None:
     """Run workers and the beat, see how they are, and look after what failed."""
