@@ -75,7 +75,9 @@ def _identity() -> dict[str, Schema]:
         "name": text("What the test is called; ${x} puts a parameter in.", "all workers are busy"),
         "description": text("What the story is about, for whoever reads the file."),
         "tags": items("Each becomes a pytest mark: pytest -m busy.", name("A mark.", "busy")),
-        "backends": items("The worlds that it is meant for; without it, all.", word("A world.", BACKENDS)),
+        "backends": items(
+            "The worlds that it is meant for; without it, all.", word("A world.", BACKENDS), unique=True
+        ),
         "parameters": items(
             "Rows; each makes a test of its own, and ${x} is put in anywhere.",
             {"type": "object", "minProperties": 1, "propertyNames": {"pattern": "^[A-Za-z_][A-Za-z0-9_-]*$"}},
@@ -88,7 +90,7 @@ def _story() -> dict[str, Schema]:
         "seeds": either(
             "Where chance is drawn: so many seeds, from 0 on, or a list of them.",
             whole("So many, from 0 on.", SEEDS),
-            items("These.", whole("A seed.", SEED)),
+            items("These.", whole("A seed.", SEED), unique=True),
         ),
         "config": refer("config"),
         "workers": refer("workers"),
@@ -166,7 +168,7 @@ def _workers() -> Schema:
         "count": whole("How many workers: worker1, worker2 ...", WORKER_COUNT),
         "concurrency": whole("Slots of each.", SLOTS),
         "pool": word("Their pool.", POOLS),
-        "queues": items("The queues that they consume; without it, all.", _QUEUE),
+        "queues": items("The queues that they consume; without it, all.", _QUEUE, unique=True),
     }
     return mapping("The workers of the story.", WORKERS, parts)
 

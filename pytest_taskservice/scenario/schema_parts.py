@@ -84,9 +84,10 @@ def flag(doc: str) -> Schema:
     return either(doc, {"type": "boolean"}, _PARAMETER)
 
 
-def items(doc: str, each: Schema, *, least: int = 1) -> Schema:
+def items(doc: str, each: Schema, *, least: int = 1, unique: bool = False) -> Schema:
     """Return the schema of a list."""
-    return either(doc, {"type": "array", "items": each, "minItems": least}, _PARAMETER)
+    found = {"type": "array", "items": each, "minItems": least}
+    return either(doc, _with(found, uniqueItems=unique), _PARAMETER)
 
 
 def either(doc: str, *choices: Schema) -> Schema:

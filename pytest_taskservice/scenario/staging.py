@@ -103,7 +103,8 @@ def _cron(node: Node, timezone: str) -> str:
     try:
         return Cron(text=text, zone=timezone).text
     except ValueError as error:
-        raise wrong(node.mark, f"{error}; cron is five fields, such as '0 2 * * *'") from error
+        message = str(error).rstrip(".")
+        raise wrong(node.mark, f"{message}; cron is five fields, such as '0 2 * * *'") from error
 
 
 def _timezone(node: Node) -> str:
