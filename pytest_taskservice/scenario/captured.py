@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_taskservice.scenario import fields
 from pytest_taskservice.scenario.model import Config, Workers
 from pytest_taskservice.scenario.nodes import Items, Node, describe, wrong
-from pytest_taskservice.scenario.words import nearest
+from pytest_taskservice.scenario.words import listed, unknown
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -101,35 +101,23 @@ class Names:
         text = fields.text(node, what)
         base = text.removesuffix(_MEMBERS)
         found = self._names.get(text)
+        if found is not None and found.kind in kinds:
+            return text
+
         known = sorted(name for name, entry in self._names.items() if entry.kind in kinds)
         if found is None:
-            raise wrong(node.mark, _unknown(text, kinds, known, where if base == text else _MEMBERLESS))
+            kind = "run" if Kind.RUN in kinds else _either(kinds)
+            place = f"({where if base == text else _MEMBERLESS})"
+            raise wrong(node.mark, unknown(kind, text, known, where=place))
 
-        if found.kind not in kinds:
-            raise wrong(
-                node.mark,
-                f"found {describe(node)}, a {found.kind}; {what} names a {_either(kinds)}; "
-                f"allowed: {', '.join(known) or 'none'}",
-            )
-        return text
+        message = f"found {describe(node)}, a {found.kind}; {what} names a {_either(kinds)}"
+        raise wrong(node.mark, f"{message}; allowed: {listed(known)}")
 
     def find_all(self, node: Node, what: str, kinds: Collection[Kind], *, where: str) -> tuple[str, ...]:
         """Return one name or a list of them, each given once."""
-        nodes = fields.items(node, what) if isinstance(node, Items) else (node,)
-        found: list[str] = []
-        for item in nodes:
-            name = self.find(item, what, kinds, where=where)
-            if name in found:
-                raise wrong(item.mark, f"found {name!r} twice in {what}")
-            found.append(name)
-        return tuple(found)
-
-
-def _unknown(name: str, kinds: Collection[Kind], known: list[str], where: str) -> str:
-    kind = "run" if Kind.RUN in kinds else _either(kinds)
-    near = nearest(name, known)
-    hint = f"did you mean {near!r}? " if near else ""
-    return f"unknown {kind} {name[:60]!r} ({where}); {hint}allowed: {', '.join(known) or 'none'}"
+        if not isinstance(node, Items):
+            return (self.find(node, what, kinds, where=where),)
+        return fields.distinct(node, what, lambda item, what: self.find(item, what, kinds, where=where))
 
 
 def _either(kinds: Collection[Kind]) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_taskservice.history import EventKind
 from pytest_taskservice.scenario import fields
 from pytest_taskservice.scenario.captured import Cast, Kind, Names
-from pytest_taskservice.scenario.limits import ATTEMPTS, COUNTED, REPEATED
+from pytest_taskservice.scenario.limits import ATTEMPTS, COUNTED, PARTS, REPEATED
 from pytest_taskservice.scenario.model import (
     REASONS,
     STATUSES,
@@ -68,7 +68,7 @@ def read_claims(
     return tuple(
         reader.read(Property(key), fields.table(item, f"an item of {key}"))
         for key, entry in table.entries.items()
-        for item in fields.items(entry.value, key)
+        for item in fields.items(entry.value, key, most=PARTS[1])
     )
 
 

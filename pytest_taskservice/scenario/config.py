@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from pytest_taskservice.scenario import fields
@@ -95,6 +96,7 @@ def _instant(node: Node) -> str:
     return text
 
 
+@cache
 def celery_settings() -> Mapping[str, str]:
     """Return the settings of Celery that a file may have, each with its type."""
     from celery.app.defaults import NAMESPACES, flatten

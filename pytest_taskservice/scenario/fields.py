@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pytest_taskservice.scenario.nodes import Items, Node, Scalar, Table, describe, wrong
+from pytest_taskservice.scenario.limits import PARTS
+from pytest_taskservice.scenario.nodes import Entry, Items, Node, Scalar, Table, describe, wrong
 from pytest_taskservice.scenario.words import DURATION, parse_duration, unknown
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ __all__ = [
     "looks_timed",
     "name",
     "number",
+    "parts",
     "plain",
     "some_time",
     "table",
@@ -42,14 +44,25 @@ def table(node: Node, what: str) -> Table:
     return node
 
 
-def items(node: Node, what: str) -> tuple[Node, ...]:
-    """Return the items of a list that is not empty."""
+def items(node: Node, what: str, *, most: int = 100_000) -> tuple[Node, ...]:
+    """Return the items of a list that is not empty, ``most`` of them at most."""
     if not isinstance(node, Items):
         raise wrong(node.mark, f"found {describe(node)}; {what} is a list")
 
     if not node.items:
         raise wrong(node.mark, f"found an empty list; {what} has at least one item")
+
+    if len(node.items) > most:
+        raise wrong(node.mark, f"found {len(node.items)} items; {what} has at most {most}")
     return node.items
+
+
+def parts(node: Node, what: str) -> dict[str, Entry]:
+    """Return the entries of a mapping from names to parts of a scenario."""
+    entries = table(node, what).entries
+    if len(entries) > PARTS[1]:
+        raise wrong(node.mark, f"found {len(entries)} {what}; a scenario has at most {PARTS[1]}")
+    return entries
 
 
 def distinct(node: Node, what: str, reader: Callable[[Node, str], T]) -> tuple[T, ...]:

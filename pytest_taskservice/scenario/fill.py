@@ -39,9 +39,9 @@ class Filler:
         """Return ``node`` with every ``${x}`` replaced."""
         match node:
             case Items():
-                return replace(node, items=tuple(self.fill(item) for item in node.items))
+                return Items(mark=node.mark, items=tuple(map(self.fill, node.items)), via=node.via)
             case Table():
-                return replace(node, entries=self._entries(node))
+                return Table(mark=node.mark, entries=self._entries(node), via=node.via)
             case Scalar(value=str(text)) if "$" in text:
                 return self._scalar(node, text)
         return node

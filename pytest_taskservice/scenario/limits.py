@@ -10,11 +10,13 @@ __all__ = [
     "FACTOR",
     "LAUNCHES",
     "MEMBERS",
+    "PARTS",
     "PRIORITY",
     "REPEATED",
     "SEED",
     "SEEDS",
     "SLOTS",
+    "STEPS",
     "STRIKES",
     "WORKERS",
 ]
@@ -26,6 +28,9 @@ ATTEMPTS = (1, 1000)
 FACTOR = (1, 1000)
 MEMBERS = (1, 200)
 """Tasks of a canvas, and steps of a workflow."""
+PARTS = (1, 1000)
+"""Tasks, workflows, beat entries and expectations of one document, each."""
+STEPS = (1, 2000)
 WORKERS = (1, 20)
 SLOTS = (1, 100)
 SEEDS = (1, 100_000)

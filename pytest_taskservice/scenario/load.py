@@ -50,6 +50,8 @@ SCENARIO = (*_IDENTITY, *_STORY, "overrides")
 OVERRIDE = (*_STORY, "skip")
 _MAX_ROWS = 1000
 _MAX_WORK = 2_000_000
+_MAX_ERRORS = 50
+"""Wrong documents after which a file is not read on."""
 
 
 def load(path: Path, *, shown: str | None = None) -> list[Scenario]:
@@ -69,6 +71,8 @@ def load_text(data: bytes | str, path: str) -> list[Scenario]:
                 found += _document(root, names)
             except ScenarioError as error:
                 errors.append(str(error))
+                if len(errors) == _MAX_ERRORS:
+                    break
     except ScenarioError as error:
         errors.append(str(error))
     if errors:
@@ -120,7 +124,9 @@ def _cases(table: Table) -> Iterator[Scenario]:
         return
 
     rows = fields.items(parameters, "parameters")
-    if len(rows) > _MAX_ROWS or len(rows) * size(body) > _MAX_WORK:
+    # Each world that changes something reads it all again.
+    readings = len(rows) * (1 + _worlds_of(body))
+    if len(rows) > _MAX_ROWS or readings * size(body) > _MAX_WORK:
         raise wrong(parameters.mark, f"found {len(rows)} rows, too many for a document of this size")
 
     seen: dict[str, int] = {}
@@ -130,6 +136,11 @@ def _cases(table: Table) -> Iterator[Scenario]:
         seen[case] = seen.get(case, 0) + 1
         unique = case if seen[case] == 1 else f"{case}-{number}"
         yield _scenario(_filled(body, Filler(row, where=f"in row {number} of parameters")), unique)
+
+
+def _worlds_of(body: Table) -> int:
+    overrides = body.get("overrides")
+    return len(overrides.entries) if isinstance(overrides, Table) else 0
 
 
 def _row(node: Node) -> Mapping[str, Node]:

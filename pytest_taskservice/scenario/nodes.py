@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 from pytest_taskservice.errors import ScenarioError
 from pytest_taskservice.scenario.acts import Mark
@@ -41,6 +41,9 @@ _WORDS = {
     **dict.fromkeys(("false", "False", "FALSE"), False),
     **dict.fromkeys(("null", "Null", "NULL", "~", ""), None),
 }
+# By name: the classes would have to be imported with yaml, which only reading needs.
+_STARTS = ("SequenceStartEvent", "MappingStartEvent")
+_ENDS = ("SequenceEndEvent", "MappingEndEvent")
 _UNPRINTABLE = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
@@ -165,31 +168,36 @@ class _Builder:
 
     def feed(self, event: yaml.Event) -> Iterator[Node]:
         """Take in one event; yield the document that it completes."""
-        import yaml
-
-        mark = self._mark(event)
-        if isinstance(event, yaml.AliasEvent):
-            raise wrong(mark, f"found the alias *{event.anchor}; write the value out: files have no aliases")
-
-        if isinstance(event, yaml.NodeEvent):
-            _refuse_decoration(event, mark)
-        if isinstance(event, yaml.ScalarEvent):
+        kind = type(event).__name__
+        if kind == "ScalarEvent":
+            mark = self._plain_mark(event)
             yield from self._close(Scalar(mark=mark, value=_scalar(event, mark)))
-        elif isinstance(event, yaml.CollectionStartEvent):
+        elif kind in _STARTS:
+            mark = self._plain_mark(event)
             if len(self._open) == MAX_DEPTH:
                 raise wrong(mark, f"found more than {MAX_DEPTH} values nested; flatten the document")
-            is_table = isinstance(event, yaml.MappingStartEvent)
-            self._open.append(_Open(mark=mark, is_table=is_table, children=[]))
-        elif isinstance(event, yaml.CollectionEndEvent):
+            self._open.append(_Open(mark=mark, is_table=kind == "MappingStartEvent", children=[]))
+        elif kind in _ENDS:
             done = self._open.pop()
             items = tuple(done.children)
             yield from self._close(_table(done) if done.is_table else Items(mark=done.mark, items=items))
+        elif kind == "AliasEvent":
+            name = getattr(event, "anchor", "")
+            mark = self._mark(event)
+            raise wrong(mark, f"found the alias *{name}; write the value out: files have no aliases")
 
     def _close(self, node: Node) -> Iterator[Node]:
         if self._open:
             self._open[-1].children.append(node)
         else:
             yield node
+
+    def _plain_mark(self, event: Any) -> Mark:
+        """Return where ``event`` stands, or raise at what decorates it."""
+        mark = self._mark(event)
+        if event.anchor is not None or event.tag is not None:
+            _refuse_decoration(event, mark)
+        return mark
 
     def _mark(self, event: yaml.Event) -> Mark:
         start: Any = event.start_mark
@@ -209,7 +217,7 @@ def _table(done: _Open) -> Table:
     return Table(mark=done.mark, entries=entries)
 
 
-def _scalar(event: yaml.ScalarEvent, mark: Mark) -> str | int | float | bool | None:
+def _scalar(event: Any, mark: Mark) -> str | int | float | bool | None:
     text = str(event.value)
     if event.style:
         if bad := _UNPRINTABLE.search(text):
@@ -228,13 +236,10 @@ def _scalar(event: yaml.ScalarEvent, mark: Mark) -> str | int | float | bool | N
     return int(text) if match["real"] is None else float(text)
 
 
-def _refuse_decoration(event: yaml.NodeEvent, mark: Mark) -> None:
-    tag = getattr(event, "tag", None)
+def _refuse_decoration(event: Any, mark: Mark) -> NoReturn:
     if event.anchor is not None:
         raise wrong(mark, f"found the anchor &{event.anchor}; write the value out: files have no aliases")
-
-    if tag is not None:
-        raise wrong(mark, f"found the tag {str(tag)[:60]!r}; write the value without a tag")
+    raise wrong(mark, f"found the tag {str(event.tag)[:60]!r}; write the value without a tag")
 
 
 def _syntax_error(error: yaml.MarkedYAMLError, text: str, path: str) -> ScenarioError:

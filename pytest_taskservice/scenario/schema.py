@@ -54,13 +54,15 @@ def schema_text() -> str:
 
 def scenario_schema() -> Schema:
     """Return the schema of one document of a scenario file."""
-    worlds = mapping("Changes for one world.", BACKENDS, dict.fromkeys(BACKENDS, refer("change")))
+    worlds = mapping("Changes for one world.", BACKENDS, dict.fromkeys(BACKENDS, refer("change")), least=0)
     whole_document = mapping(
         "One scenario: a story about tasks and workflows, told once and played in every world.",
         SCENARIO,
         {**_identity(), **_story(), "overrides": worlds},
         needs=("schema", "name", "steps", "expect"),
     )
+    # Only below it a parameter may stand for a key.
+    del whole_document["patternProperties"]
     return {
         "$schema": "http://json-schema.org/draft-07/schema#",
         "title": "A scenario of taskservice",
@@ -130,8 +132,9 @@ def _definitions() -> dict[str, Schema]:
         "config": _config(),
         "workers": _workers(),
         "task": task,
-        "task_change": partial(task),
+        "task_change": partial(_task("retry_change")),
         "retry": _retry(),
+        "retry_change": partial(_retry()),
         "workflow": _workflow(),
         "entry": entry,
         "entry_change": partial(entry),
@@ -160,7 +163,7 @@ def _config() -> Schema:
             "examples": [{"task_acks_late": True, "visibility_timeout": "30s"}],
         },
     }
-    return mapping("Settings of the story.", CONFIG, parts)
+    return mapping("Settings of the story.", CONFIG, parts, least=0)
 
 
 def _workers() -> Schema:
@@ -173,7 +176,7 @@ def _workers() -> Schema:
     return mapping("The workers of the story.", WORKERS, parts)
 
 
-def _task() -> Schema:
+def _task(retry: str = "retry") -> Schema:
     exception = text("What it raises: a text, or a built-in exception with one.", "ValueError: declined")
     parts = {
         "runs_for": duration("How long its body takes."),
@@ -181,7 +184,7 @@ def _task() -> Schema:
         "fails_with": exception,
         "fails_times": whole("Only so many attempts fail.", ATTEMPTS),
         "ignores_soft_limit": flag("Goes on when it is asked to end."),
-        "retry": refer("retry"),
+        "retry": refer(retry),
         "queue": _QUEUE,
         "priority": whole("The priority of its messages.", PRIORITY),
         "call": _CALL,
@@ -195,7 +198,7 @@ def _task() -> Schema:
     }
     return either(
         "What a task does; or call, a task of your own app; or a canvas of other tasks.",
-        {**mapping("A task.", TASK, parts), "minProperties": 0},
+        mapping("A task.", TASK, parts, least=0),
         *(mapping(f"A {kind}.", keys, canvases, needs=keys) for kind, keys in CANVAS.items()),
     )
 

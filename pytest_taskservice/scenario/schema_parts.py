@@ -102,12 +102,11 @@ def named(doc: str, each: Schema) -> Schema:
         "type": "object",
         "propertyNames": {"pattern": f"{_NAME}|{PLACE}"},
         "additionalProperties": each,
-        "minProperties": 1,
     }
 
 
 def mapping(
-    doc: str, keys: Collection[str], parts: Mapping[str, Schema], *, needs: Sequence[str] = ()
+    doc: str, keys: Collection[str], parts: Mapping[str, Schema], *, needs: Sequence[str] = (), least: int = 1
 ) -> Schema:
     """Return the schema of a mapping that has ``keys`` and no others; each has to be among ``parts``."""
     found: Schema = {
@@ -117,14 +116,14 @@ def mapping(
         # A parameter may stand for a key, too.
         "patternProperties": {PLACE: True},
         "additionalProperties": False,
-        "minProperties": 1,
+        "minProperties": least,
     }
     return _with(found, required=list(needs))
 
 
 def partial(schema: Schema) -> Schema:
     """Return ``schema`` for a change that is merged over a whole: nothing is required."""
-    left = {key: value for key, value in schema.items() if key not in ("required", "oneOf")}
+    left = {key: value for key, value in schema.items() if key not in ("required", "oneOf", "minProperties")}
     return {**left, "anyOf": [partial(each) for each in schema["anyOf"]]} if "anyOf" in schema else left
 
 

@@ -56,10 +56,10 @@ def read_beat(
     if node is None:
         return {}
 
-    table = fields.table(node, "beat")
-    if not table.entries:
-        raise wrong(table.mark, "found an empty beat; write {name: {launch: task, every: 5m}}")
-    return {name: _entry(entry, tasks, canvases) for name, entry in table.entries.items()}
+    entries = fields.parts(node, "beat")
+    if not entries:
+        raise wrong(node.mark, "found an empty beat; write {name: {launch: task, every: 5m}}")
+    return {name: _entry(entry, tasks, canvases) for name, entry in entries.items()}
 
 
 def _entry(entry: nodes.Entry, tasks: Mapping[str, Task], canvases: Mapping[str, Canvas]) -> Entry:

@@ -26,6 +26,8 @@ from pytest_taskservice.scenario.acts import (
 from pytest_taskservice.scenario.captured import Kind
 from pytest_taskservice.scenario.faults import FAULT_OPTIONS, read_fault
 from pytest_taskservice.scenario.launches import LAUNCH, START, read_launch, read_start
+from pytest_taskservice.scenario.limits import MEMBERS
+from pytest_taskservice.scenario.limits import STEPS as STEP_COUNT
 from pytest_taskservice.scenario.nodes import Node, Scalar, Table, wrong
 from pytest_taskservice.scenario.story import moments
 from pytest_taskservice.scenario.words import format_duration
@@ -74,7 +76,7 @@ def read_steps(node: Node, cast: Cast, names: Names, *, what: str = "steps") -> 
     """
     reader = _Reader(cast, names)
     steps: list[Step] = []
-    for item in fields.items(node, what):
+    for item in fields.items(node, what, most=STEP_COUNT[1]):
         table = fields.table(item, "a step")
         if what == "finally" and (entry := table.entries.get("at")):
             raise wrong(entry.key.mark, "found 'at' in finally, whose start nobody knows; allowed: after")
@@ -191,7 +193,7 @@ class _Reader:
         return Wait(mark=table.mark, runs=runs, **bound, **when)
 
     def _together(self, table: Table, node: Node, when: Mapping[str, Any]) -> Together:
-        items = fields.items(node, "together")
+        items = fields.items(node, "together", most=MEMBERS[1])
         if len(items) < 2:
             raise wrong(node.mark, "found one command in together; it takes two to race")
 

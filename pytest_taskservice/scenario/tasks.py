@@ -32,7 +32,7 @@ def read_tasks(node: Node | None) -> tuple[dict[str, Task], dict[str, Canvas]]:
     if node is None:
         return {}, {}
 
-    entries = fields.table(node, "tasks").entries.values()
+    entries = fields.parts(node, "tasks").values()
     tables = [(entry, fields.table(entry.value, _what(entry))) for entry in entries]
     tasks = {
         task.name: task for entry, table in tables if not _is_canvas(table) for task in [_task(entry, table)]
@@ -58,10 +58,7 @@ def _canvas(entry: Entry, table: Table, tasks: Mapping[str, Task], canvases: Col
 
     kind = kinds[0]
     fields.known_keys(table, f"{what}, a {kind}", CANVAS[kind])
-    nodes = fields.items(table.entries[kind].value, kind)
-    if len(nodes) > MEMBERS[1]:
-        raise wrong(table.entries[kind].value.mark, f"found {len(nodes)} tasks; at most {MEMBERS[1]}")
-
+    nodes = fields.items(table.entries[kind].value, kind, most=MEMBERS[1])
     body = table.get("body")
     if kind == "chord" and body is None:
         raise wrong(table.mark, f"body is missing in {what}: the task that runs when the others are done")

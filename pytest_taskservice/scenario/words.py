@@ -7,12 +7,13 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
-__all__ = ["DURATION", "format_duration", "nearest", "parse_duration", "unknown"]
+__all__ = ["DURATION", "format_duration", "listed", "nearest", "parse_duration", "unknown"]
 
 DURATION = "a number with a unit (ms, s, m, h, d), such as 500ms, 1.5m or 1h30m"
 
+_MOST_COMPARED, _MOST_LISTED = 1000, 60
 _MAX_SECONDS = 10 * 365 * 86_400.0
 _UNITS = {"d": 86_400.0, "h": 3_600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 _PATTERN = re.compile("".join(rf"(?:([0-9]+(?:\.[0-9]+)?){unit})?" for unit in _UNITS))
@@ -91,9 +92,15 @@ def nearest(found: str, known: Iterable[str]) -> str | None:
             if meant in words:
                 return meant
 
-    # Only the beginning of a huge word is compared: the distance is quadratic.
-    near = get_close_matches(found[:60], words, n=1, cutoff=0.6)
+    # Only the beginning of a huge word is compared, and with so many: the distance is quadratic.
+    near = get_close_matches(found[:60], words[:_MOST_COMPARED], n=1, cutoff=0.6)
     return near[0] if near else None
+
+
+def listed(words: Sequence[str]) -> str:
+    """Return ``words`` as a message lists what is allowed."""
+    rest = len(words) - _MOST_LISTED
+    return ", ".join(words[:_MOST_LISTED]) + (f" and {rest} more" if rest > 0 else "") or "none"
 
 
 def unknown(kind: str, found: str, known: Iterable[str], *, where: str = "") -> str:
@@ -103,4 +110,4 @@ def unknown(kind: str, found: str, known: Iterable[str], *, where: str = "") -> 
     shown = found if len(found) <= 60 else f"{found[:60]}..."
     hint = f"did you mean {near!r}? " if near else ""
     place = f" {where}" if where else ""
-    return f"unknown {kind} {shown!r}{place}; {hint}allowed: {', '.join(words) or 'none'}"
+    return f"unknown {kind} {shown!r}{place}; {hint}allowed: {listed(words)}"

@@ -37,7 +37,7 @@ def read_workflows(node: Node | None, tasks: Collection[str]) -> dict[str, Workf
         return {}
 
     found: dict[str, Workflow] = {}
-    for entry in fields.table(node, "workflows").entries.values():
+    for entry in fields.parts(node, "workflows").values():
         name = fields.name(entry.key, "the name of a workflow")
         if name in tasks:
             raise wrong(entry.key.mark, f"found the workflow {name!r}, but a task has this name already")
@@ -65,9 +65,7 @@ def _workflow(entry: Entry, name: str) -> Workflow:
         message = f"{what} is a list of steps, or a mapping with call"
         raise wrong(entry.value.mark, f"found {describe(entry.value)}; {message}")
 
-    nodes = fields.items(entry.value, what)
-    if len(nodes) > MEMBERS[1]:
-        raise wrong(entry.value.mark, f"found {len(nodes)} steps; {what} has at most {MEMBERS[1]}")
+    nodes = fields.items(entry.value, what, most=MEMBERS[1])
     steps = tuple(_step(item, what) for item in nodes)
     for step, node in zip(steps[:-1], nodes[1:], strict=True):
         if step.kind in _LAST:

@@ -139,11 +139,11 @@ def test_without_yaml_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPa
     run("new")
     monkeypatch.setattr("pytest_taskservice.commands.find_spec", lambda name: None)
 
-    assert run("check", ".") == (
-        2,
-        "",
-        "taskservice: scenario files need PyYAML, which is not installed: "
-        "pip install 'taskservice[pytest]'\n",
+    code, out, err = run("check", ".")
+
+    assert (code, out) == (2, "")
+    assert err == (
+        "taskservice: scenario files need PyYAML, which is not installed: pip install 'taskservice[pytest]'\n"
     )
 
 

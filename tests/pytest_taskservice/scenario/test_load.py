@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 import yaml
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from pytest_taskservice.errors import ScenarioError
 from pytest_taskservice.scenario import load
@@ -531,32 +529,3 @@ def test_a_hundred_files_load_in_a_second(tmp_path: Path) -> None:
         load(path)
 
     assert time.process_time() - began < 1.0
-
-
-def loads_or_says_why(data: bytes) -> None:
-    try:
-        load_text(data, "f.yaml")
-    except ScenarioError as error:
-        assert str(error).startswith("f.yaml:")  # noqa: PT017 - either way is right
-
-
-@settings(deadline=None)
-@given(st.binary(max_size=300))
-def test_random_bytes_raise_nothing_else(data: bytes) -> None:
-    loads_or_says_why(data)
-
-
-@settings(max_examples=300, deadline=None)
-@given(st.data())
-def test_random_changes_of_a_good_file_raise_nothing_else(data: st.DataObject) -> None:
-    root = Path(__file__).parents[3] / "scenarios" / "first"
-    text = data.draw(st.sampled_from([GOOD, *(p.read_text() for p in sorted(root.iterdir()))]))
-    for _ in range(data.draw(st.integers(1, 4))):
-        begin = data.draw(st.integers(0, len(text)))
-        end = begin + data.draw(st.integers(0, 12))
-        piece = st.text("abc019-.:,${}[]&*!|>\"'#\n\t \\", max_size=8) | st.sampled_from(
-            ["${x}", "true", "null", "1e999", "{}", "[]", "5s", "---\n", "as", "of", "? ", "!!set"]
-        )
-        text = text[:begin] + data.draw(piece) + text[end:]
-
-    loads_or_says_why(text.encode("utf-8", "surrogatepass"))
