@@ -790,3 +790,45 @@ WRONG = {
 @pytest.mark.parametrize(("old", "new", "message"), WRONG.values(), ids=WRONG.keys())
 def test_a_mistake_is_told_at_its_place(old: str, new: str, message: str) -> None:
     assert wrong(old, new).startswith(message)
+
+
+QUIET = """\
+schema: 1
+name: nothing breaks
+workers: {count: 1, queues: [fast]}
+tasks:
+  a: {runs_for: 1s}
+  b: {queue: slow}
+steps:
+  - {launch: a, as: run}
+  - {launch: b, as: late}
+expect:
+  eventually:
+    - {within: 1m, of: OF}
+"""
+
+
+@pytest.mark.parametrize(
+    ("claim", "message"),
+    [
+        ("run, status: REVOKED", "12:37: found REVOKED, but nothing revokes 'run', nor does it expire"),
+        ("run, status: RETRY", "12:37: found RETRY, but 'a' has no retry"),
+        ("run, reason: worker_lost", "12:37: found worker_lost, but nothing in this story breaks a worker"),
+        ("late, status: SUCCESS", "12:38: found SUCCESS, but no worker consumes the queue 'slow' of 'b'"),
+    ],
+)
+def test_where_a_task_never_comes_to_is_not_expected(claim: str, message: str) -> None:
+    with pytest.raises(ScenarioError) as caught:
+        read(QUIET.replace("OF", claim))
+
+    assert str(caught.value) == f"f.yaml:{message}"
+
+
+def test_what_faults_may_bring_is_not_refused() -> None:
+    text = QUIET.replace("OF", "run, reason: worker_lost")
+
+    assert read(f"{text}faults: {{kinds: [kill], every: 1s, until: 5s}}\n").faults
+
+
+def test_how_a_task_ends_is_for_the_story_to_show() -> None:
+    assert read(QUIET.replace("OF", "run, status: FAILURE")).expect

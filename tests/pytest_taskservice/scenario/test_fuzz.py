@@ -82,7 +82,7 @@ KEYS = sorted(
 )
 POOL = [leaf for tree in TREES for leaf in leaves_of(tree)]
 WORDS = ["", " ", "${x}", "$${", "off", "1:00:10", "5", "9" * 40]
-STRANGE = [None, True, False, 0, -1, 10**18, 1e308, *WORDS, [], {}, [[]]]
+STRANGE: list[Any] = [None, True, False, 0, -1, 10**18, 1e308, *WORDS, [], {}, [[]]]
 
 # Copied, or a change would reach into the next document.
 values = (st.sampled_from(POOL) | st.sampled_from(STRANGE) | st.sampled_from(KEYS)).map(deepcopy)
