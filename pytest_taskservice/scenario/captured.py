@@ -65,6 +65,8 @@ class Names:
 
     def __init__(self, beat: Mapping[str, Entry]) -> None:
         self._names = {name: _Name(kind=Kind.ENTRY, mark=entry.mark) for name, entry in beat.items()}
+        self.away: set[str] = set()
+        """The clients that have been cut off by now."""
 
     def copy(self) -> Names:
         """Return the names as they are now."""

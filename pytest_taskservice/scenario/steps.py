@@ -92,7 +92,6 @@ class _Reader:
         self._cast = cast
         self._names = names
         self._known = names
-        self._away: set[str] = set()
 
     def read(self, table: Table) -> Step:
         """Return one step."""
@@ -153,18 +152,18 @@ class _Reader:
 
     def _disconnect(self, table: Table, node: Node, when: Mapping[str, Any]) -> Disconnect:
         client = self._find(node, "disconnect", (Kind.CLIENT,))
-        if client in self._away:
+        if client in self._names.away:
             raise wrong(node.mark, f"found disconnect of {client!r}, which is not connected by then")
 
-        self._away.add(client)
+        self._names.away.add(client)
         return Disconnect(mark=table.mark, client=client, **when)
 
     def _reconnect(self, table: Table, node: Node, when: Mapping[str, Any]) -> Reconnect:
         client = self._find(node, "reconnect", (Kind.CLIENT,))
-        if client not in self._away:
+        if client not in self._names.away:
             raise wrong(node.mark, f"found reconnect of {client!r}, which is connected by then")
 
-        self._away.discard(client)
+        self._names.away.discard(client)
         return Reconnect(mark=table.mark, client=client, **when)
 
     def _advance(self, table: Table, node: Node, when: Mapping[str, Any]) -> Advance:

@@ -293,6 +293,14 @@ expect:
     assert found[7].wanted == {"event": "started"}
 
 
+def test_a_client_may_come_back_at_the_end() -> None:
+    scenario = read(
+        GOOD.replace(STEP, f"{STEP}\n  - {{disconnect: ann}}").replace("{stop: flow}", "{reconnect: ann}")
+    )
+
+    assert isinstance(scenario.cleanup[0], acts.Reconnect)
+
+
 def test_a_world_may_change_every_part() -> None:
     text = """\
 overrides:

@@ -41,6 +41,10 @@ def test_the_published_schema_is_what_the_tables_make() -> None:
     assert PUBLISHED.read_text() == schema_text()
 
 
+def test_it_is_a_schema() -> None:
+    jsonschema_rs.meta.validate(schema())
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 def test_every_scenario_of_this_repository_is_valid(path: Path) -> None:
     assert problems(path.read_text()) == []

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from pytest_taskservice.scenario.model import STATUSES, WORKFLOW_STATUSES
 from pytest_taskservice.scenario.words import (
     format_duration,
     nearest,
@@ -52,6 +53,28 @@ def test_a_duration_is_shown_as_it_was_written(text: str) -> None:
 )
 def test_the_nearest_word_is_found_by_spelling_or_meaning(found: str, known: str | None) -> None:
     assert nearest(found, ["SUCCESS", "FAILURE", "REVOKED"]) == known
+
+
+@pytest.mark.parametrize(
+    ("found", "task", "workflow"),
+    [
+        ("RUNNING", "STARTED", "RUNNING"),
+        ("STARTED", "STARTED", "RUNNING"),
+        ("QUEUED", "PENDING", "WAITING"),
+        ("CANCELLED", "REVOKED", "FAILED"),
+        ("RAISED", "FAILURE", "FAILED"),
+        ("DONE", "SUCCESS", "SUCCESS"),
+    ],
+)
+def test_what_a_status_was_meant_to_be_depends_on_whose_it_is(found: str, task: str, workflow: str) -> None:
+    assert nearest(found, STATUSES) == task
+    assert nearest(found, WORKFLOW_STATUSES) == workflow
+
+
+def test_many_words_are_listed_in_part() -> None:
+    sentence = unknown("task", "x", [f"t{n}" for n in range(100)])
+
+    assert sentence.endswith("t58, t59 and 40 more")
 
 
 def test_a_long_word_is_shown_in_part() -> None:
