@@ -22,6 +22,7 @@ __all__ = [
     "Moment",
     "behaviour_length",
     "commands_of",
+    "may_fail",
     "moments",
     "run_length",
     "story_length",
@@ -149,7 +150,7 @@ def run_length(
     return start + _canvas_length(canvas, tasks, config)
 
 
-def _may_fail(task: Task, config: Config) -> bool:
+def may_fail(task: Task, config: Config) -> bool:
     """Tell whether ``task`` ends in a failure, for all that the file says."""
     behaviour = task.behaviour
     if behaviour is None:
@@ -166,14 +167,14 @@ def _canvas_length(canvas: Canvas, tasks: Mapping[str, Task], config: Config) ->
     if canvas.kind != "chain":
         length = max(_task_length(task, config) for task in members)
         # Without the whole header its body does not run.
-        if canvas.body is None or any(_may_fail(task, config) for task in members):
+        if canvas.body is None or any(may_fail(task, config) for task in members):
             return length
         return length + _task_length(tasks[canvas.body], config)
 
     length = 0.0
     for task in members:
         length += _task_length(task, config)
-        if _may_fail(task, config):
+        if may_fail(task, config):
             break
     return length
 
