@@ -23,6 +23,7 @@ from taskservice.workflow.definitions import default_workflows
 from taskservice.workflow.engine import WorkflowEngine
 from taskservice.workflow.events import EventReaders
 from taskservice.workflow.model import WorkflowStatus
+from taskservice.workflow.store.base import load_run
 from taskservice.workflow.values import rebuilt_error
 
 if TYPE_CHECKING:
@@ -168,8 +169,9 @@ class WorkflowClient:
         return self._link.readers.read(run_id, partial(self._load, run_id), after=after)
 
     def _load(self, run_id: str) -> WorkflowRun:
-        run = self._link.engine.store.load(run_id)
-        if run is None or (self._owner is not None and run.owner != self._owner):
+        runtime = self._link.engine.runtime
+        run = load_run(runtime.store, run_id, now=runtime.clock())
+        if self._owner is not None and run.owner != self._owner:
             raise WorkflowExpiredError(run_id)
 
         return run

@@ -87,6 +87,7 @@ def deadlines_of(settings: Settings) -> Deadlines:
         kept=settings.workflow_kept.total_seconds(),
         max_steps=settings.workflow_max_steps,
         max_events=settings.workflow_max_events,
+        data=None if settings.workflow_data is None else settings.workflow_data.total_seconds(),
     )
 
 

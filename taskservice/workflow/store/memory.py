@@ -11,8 +11,8 @@ from threading import RLock
 from typing import TYPE_CHECKING, Any
 
 from taskservice.errors import LeaseLostError, ServiceClosedError
-from taskservice.workflow.model import NO_MARK, WorkflowStatus
-from taskservice.workflow.store.base import EventPage, tell
+from taskservice.workflow.model import NO_MARK, FailureReason, WorkflowStatus
+from taskservice.workflow.store.base import EventPage, lifetime, tell
 from taskservice.workflow.store.codec import (
     decode_entry,
     decode_event,
@@ -97,6 +97,8 @@ class MemoryStore:
             self._note(change.run, now)
             if body is not None:
                 self._append(before.id, kept, [body])
+            if change.run.reason is FailureReason.EXPIRED:
+                self.forget(before.id)
             return True
 
     def emit(
@@ -167,7 +169,8 @@ class MemoryStore:
     def _note(self, run: WorkflowRun, now: float) -> None:
         self._deadlines.put(run.id, run.deadline)
         # Whoever is not over will be, however late somebody sweeps.
-        self._ends.put(run.id, now + run.deadlines.kept if run.status.final else None)
+        ends = run.status.final or run.deadlines.data is not None
+        self._ends.put(run.id, now + lifetime(run, now) if ends else None)
 
     def _append(self, run_id: str, kept: _Kept, bodies: list[str]) -> None:
         events = []
