@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from taskservice.workflow.model import Question, WorkflowRun
     from taskservice.workflow.store.base import WorkflowStore
 
-__all__ = ["WorkflowClient"]
+__all__ = ["WorkflowClient", "open_question"]
 
 
 class WorkflowClient:
@@ -96,6 +96,11 @@ class WorkflowClient:
         await self._link.close()
 
     @property
+    def engine(self) -> WorkflowEngine:
+        """What moves the runs on; `ServiceClosedError` outside ``async with``."""
+        return self._link.engine
+
+    @property
     def owner(self) -> str | None:
         """Whose runs this is for; ``None`` for everybody's."""
         return self._owner
@@ -136,7 +141,7 @@ class WorkflowClient:
         """
         if question_id is None or self._owner is not None:
             run = await self.status(run_id)
-            question_id = _open_question(run) if question_id is None else question_id
+            question_id = open_question(run) if question_id is None else question_id
         return await self._link.engine.answer(run_id, question_id, value)
 
     async def stop(self, run_id: str) -> WorkflowRun:
@@ -220,7 +225,8 @@ class _Link:
         await self._stack.aclose()
 
 
-def _open_question(run: WorkflowRun) -> str:
+def open_question(run: WorkflowRun) -> str:
+    """Return the id of what ``run`` asks; `WorkflowOverError`, `QuestionError` where nothing is asked."""
     if run.status.final:
         raise WorkflowOverError(run.id, run.status, _reason(run))
     if run.question is None:

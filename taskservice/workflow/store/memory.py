@@ -155,6 +155,12 @@ class MemoryStore:
             self._forget_past(now)
             return self._deadlines.until(now, limit)
 
+    def next_due(self) -> float | None:
+        """Return the first instant that is of any matter: a deadline, or the end of a run's data."""
+        with self._lock:
+            firsts = (self._deadlines.first(), self._ends.first())
+        return min((instant for instant in firsts if instant is not None), default=None)
+
     def forget(self, run_id: str) -> bool:
         with self._lock:
             self._deadlines.put(run_id, None)
@@ -216,6 +222,9 @@ class _Schedule:
         if instant is not None:
             self._instants[name] = instant
             insort(self._order, (instant, name))
+
+    def first(self) -> float | None:
+        return self._order[0][0] if self._order else None
 
     def until(self, instant: float, limit: int) -> list[str]:
         found = []
