@@ -28,7 +28,7 @@ __all__ = ["DirectControl"]
 
 
 class DirectControl:
-    """Does what the runtime's engine and client do, on the calling thread; ``send`` is how a run is asked for.
+    """Does what the runtime's engine and client do, on the calling thread; ``send`` asks for a run.
 
     ``new_id`` gives runs their ids where chance must be the world's.
     """

@@ -41,7 +41,7 @@ __all__ = [
 class WorkflowRuntime:
     """A store, the workflows known here, the defaults of their runs, and the runner of all that."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - by name
         self,
         store: WorkflowStore,
         *,

@@ -446,10 +446,10 @@ def test_eager_mode_refuses_deadlines(
         assert open_stage(data_ttl=60.0)
         return
 
-    with pytest.raises(CapabilityError, match="celery-eager cannot: workflows .*data_ttl"):
+    with pytest.raises(CapabilityError, match=r"celery-eager cannot: workflows .*data_ttl"):
         open_stage(data_ttl=60.0)
     control = open_stage()
-    with pytest.raises(CapabilityError, match="celery-eager cannot: workflows .*timeout"):
+    with pytest.raises(CapabilityError, match=r"celery-eager cannot: workflows .*timeout"):
         start(control, "short")
     # Seen, and not the plugin's business: it would skip this test.
     driver.refused.clear()

@@ -1,0 +1,88 @@
+"""Workflow runs in an event loop of the driver's own: executed, swept and kept in this process."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack, asynccontextmanager
+from time import time
+from typing import TYPE_CHECKING
+
+import anyio
+
+from pytest_taskservice.drivers.workflow_client import ClientControl
+from pytest_taskservice.drivers.workflow_memory import ToldStore, keys_in
+from pytest_taskservice.drivers.workflow_story import StoryWorkflows, settings_of, told
+from pytest_taskservice.drivers.workflow_upkeep import TimedFlusher, TimedKeeper
+from pytest_taskservice.history import Event
+from taskservice.backends.loops import current_notifier
+from taskservice.service import TaskService
+from taskservice.settings import load_settings
+from taskservice.workflow.client import WorkflowClient
+from taskservice.workflow.runner import WorkflowRunner
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from anyio.from_thread import BlockingPortal
+
+    from pytest_taskservice.drivers.base import Stage
+    from pytest_taskservice.drivers.workflow_upkeep import Later
+    from taskservice.backends.base import TaskBackend
+    from taskservice.workflow.model import WorkflowEvent, WorkflowRun
+
+__all__ = ["open_in_loop"]
+
+
+def open_in_loop(
+    portal: BlockingPortal,
+    backend: TaskBackend,
+    stage: Stage | None,
+    *,
+    tell: Callable[[Event], object],
+    held: ExitStack,
+) -> ClientControl:
+    """Execute workflow runs in the portal's loop, on a ``backend`` of their own, until ``held`` is left."""
+    workflows = StoryWorkflows(stage, is_async=True)
+
+    def heard(run: WorkflowRun, event: WorkflowEvent) -> None:
+        for kind, detail in told(event):
+            tell(Event(at=event.at, kind=kind, run=run.id, task=workflows.label(run), detail=detail))
+
+    store = ToldStore(heard)
+    held.callback(store.close)
+    settings = load_settings(workflow_store="memory", **settings_of(workflows.limits))
+    later = held.enter_context(portal.wrap_async_context_manager(_timer()))
+    service = held.enter_context(portal.wrap_async_context_manager(TaskService(backend)))
+    client = WorkflowClient(service, settings=settings, store=store, registry=workflows.registry)
+    held.enter_context(portal.wrap_async_context_manager(client))
+    runtime = client.engine.runtime
+    runtime.runner = WorkflowRunner(
+        store,
+        workflows.registry,
+        payload_limit=runtime.payload_limit,
+        clock=time,
+        keeper=TimedKeeper(later),
+        flusher=TimedFlusher(later),
+    )
+    return ClientControl(
+        portal, client, workflows, started=lambda _: None, keys=lambda run_id: keys_in(store, run_id)
+    )
+
+
+@asynccontextmanager
+async def _timer() -> AsyncIterator[Later]:
+    """Yield what has something done later in this loop, by whatever thread it is asked."""
+    notify = current_notifier()
+    async with anyio.create_task_group() as group:
+
+        async def wait(scope: anyio.CancelScope, seconds: float, action: Callable[[], object]) -> None:
+            with scope:
+                await anyio.sleep(seconds)
+                action()
+
+        def later(seconds: float, action: Callable[[], object]) -> Callable[[], object]:
+            scope = anyio.CancelScope()
+            notify(lambda: group.start_soon(wait, scope, seconds, action))
+            return lambda: notify(scope.cancel)
+
+        yield later
+        group.cancel_scope.cancel()
