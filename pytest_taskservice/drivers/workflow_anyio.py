@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from contextlib import ExitStack, asynccontextmanager
+from contextvars import copy_context
+from datetime import timedelta
+from inspect import isawaitable
 from time import time
 from typing import TYPE_CHECKING
 
@@ -11,6 +14,7 @@ import anyio
 from pytest_taskservice.drivers.workflow_client import ClientControl
 from pytest_taskservice.drivers.workflow_memory import ToldStore, keys_in
 from pytest_taskservice.drivers.workflow_story import StoryWorkflows, settings_of, told
+from pytest_taskservice.drivers.workflow_sweeps import Sweeps
 from pytest_taskservice.drivers.workflow_upkeep import TimedFlusher, TimedKeeper
 from pytest_taskservice.history import Event
 from taskservice.backends.loops import current_notifier
@@ -31,6 +35,8 @@ if TYPE_CHECKING:
 
 __all__ = ["open_in_loop"]
 
+_NEVER = timedelta(days=36_500)
+
 
 def open_in_loop(
     portal: BlockingPortal,
@@ -49,7 +55,10 @@ def open_in_loop(
 
     store = ToldStore(heard)
     held.callback(store.close)
-    settings = load_settings(workflow_store="memory", **settings_of(workflows.limits))
+    # Its engine would wake up every second of a day in which nobody answers.
+    settings = load_settings(
+        workflow_store="memory", workflow_sweep_interval=_NEVER, **settings_of(workflows.limits)
+    )
     later = held.enter_context(portal.wrap_async_context_manager(_timer()))
     service = held.enter_context(portal.wrap_async_context_manager(TaskService(backend)))
     client = WorkflowClient(service, settings=settings, store=store, registry=workflows.registry)
@@ -63,26 +72,53 @@ def open_in_loop(
         keeper=TimedKeeper(later),
         flusher=TimedFlusher(later),
     )
+    sweeps = Sweeps(store.next_due, now=time, later=later, sweep=lambda: _sweep(client, sweeps))
+    store.changed = sweeps.plan
     return ClientControl(
         portal, client, workflows, started=lambda _: None, keys=lambda run_id: keys_in(store, run_id)
     )
 
 
+async def _sweep(client: WorkflowClient, sweeps: Sweeps) -> None:
+    await client.engine.sweep()
+    sweeps.plan()
+
+
 @asynccontextmanager
 async def _timer() -> AsyncIterator[Later]:
     """Yield what has something done later in this loop, by whatever thread it is asked."""
-    notify = current_notifier()
+    # A thread's own context knows of no loop.
+    notify, inside = current_notifier(), copy_context()
     async with anyio.create_task_group() as group:
 
-        async def wait(scope: anyio.CancelScope, seconds: float, action: Callable[[], object]) -> None:
-            with scope:
-                await anyio.sleep(seconds)
-                action()
-
         def later(seconds: float, action: Callable[[], object]) -> Callable[[], object]:
-            scope = anyio.CancelScope()
-            notify(lambda: group.start_soon(wait, scope, seconds, action))
-            return lambda: notify(scope.cancel)
+            made = _Appointment(seconds, action)
+            notify(lambda: inside.copy().run(group.start_soon, made.wait))
+            return lambda: notify(made.cancel)
 
         yield later
         group.cancel_scope.cancel()
+
+
+class _Appointment:
+    """Something to be done in this loop, which alone makes and cancels its scope."""
+
+    def __init__(self, seconds: float, action: Callable[[], object]) -> None:
+        self._seconds = seconds
+        self._action = action
+        self._scope: anyio.CancelScope | None = None
+        self._cancelled = False
+
+    async def wait(self) -> None:
+        with anyio.CancelScope() as self._scope:
+            if self._cancelled:
+                return
+            await anyio.sleep(self._seconds)
+            found = self._action()
+            if isawaitable(found):
+                await found
+
+    def cancel(self) -> None:
+        self._cancelled = True
+        if self._scope is not None:
+            self._scope.cancel()

@@ -9,12 +9,12 @@ from __future__ import annotations
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from importlib import import_module
-from math import ceil
 from typing import TYPE_CHECKING, Any
 
 from pytest_taskservice.drivers.workflow_direct import DirectControl
 from pytest_taskservice.drivers.workflow_memory import ToldStore
 from pytest_taskservice.drivers.workflow_story import StoryWorkflows, told
+from pytest_taskservice.drivers.workflow_sweeps import Sweeps
 from pytest_taskservice.drivers.workflow_tasks import known_tasks, send
 from pytest_taskservice.drivers.workflow_upkeep import TimedFlusher, TimedKeeper
 from pytest_taskservice.simulator.celery.processes import ChildProcess
@@ -38,16 +38,12 @@ if TYPE_CHECKING:
     from pytest_taskservice.simulator.celery.pool import Job
     from pytest_taskservice.simulator.celery.worker import SimulatedWorker
     from pytest_taskservice.simulator.celery.world import CeleryWorld
-    from pytest_taskservice.simulator.core.agenda import Due
     from pytest_taskservice.simulator.core.simulation import Simulation
     from taskservice.workflow.model import JournalEntry, WorkflowEvent, WorkflowRun
     from taskservice.workflow.store.base import EventPage
     from taskservice.workflow.transitions import Change
 
 __all__ = ["open_simulated"]
-
-_INTERVAL = 1.0
-"""How often a worker sweeps, by the runtime's own setting."""
 
 
 def open_simulated(world: CeleryWorld, app: Celery, stage: Stage | None, *, held: ExitStack) -> DirectControl:
@@ -78,7 +74,7 @@ def open_simulated(world: CeleryWorld, app: Celery, stage: Stage | None, *, held
     held.enter_context(known_tasks(app, payload_limit=PAYLOAD_LIMIT))
     held.enter_context(lend_runtime(app, runtime))
     held.enter_context(_seeded(simulation))
-    store.changed = _Sweeper(world, app, store).plan
+    store.changed = _planned_sweeps(world, app, store).plan
     return DirectControl(
         workflows,
         runtime,
@@ -97,13 +93,10 @@ class _Store(ToldStore):
         super().__init__(listener)
         self._simulation = simulation
         self.hurried = False
-        self.changed: Callable[[], object] = _nothing
 
     def create(self, run: WorkflowRun, event: tuple[str, Any]) -> bool:
         self._travel()
-        created = super().create(run, event)
-        self.changed()
-        return created
+        return super().create(run, event)
 
     def load(self, run_id: str) -> WorkflowRun | None:
         self._travel()
@@ -117,9 +110,7 @@ class _Store(ToldStore):
         self, before: WorkflowRun, change: Change, *, now: float, entry: JournalEntry | None = None
     ) -> bool:
         self._travel()
-        written = super().write(before, change, now=now, entry=entry)
-        self.changed()
-        return written
+        return super().write(before, change, now=now, entry=entry)
 
     def events(self, run_id: str, *, after: int = 0, limit: int = 500) -> EventPage:
         self._travel()
@@ -132,51 +123,32 @@ class _Store(ToldStore):
             simulation.spend(simulation.random.between("workflows", ROUND_TRIP))
 
 
-class _Sweeper:
-    """Sweeps at every second of the world at which there is anything to be swept, if a worker is there."""
+def _planned_sweeps(world: CeleryWorld, app: Celery, store: _Store) -> Sweeps:
+    simulation = world.simulation
 
-    def __init__(self, world: CeleryWorld, app: Celery, store: _Store) -> None:
-        self._world = world
-        self._app = app
-        self._store = store
-        self._due: Due | None = None
-        self._sweeping = False
+    def later(seconds: float, action: Callable[[], object]) -> Callable[[], object]:
+        # No work of its own: a run that waits for its user keeps nobody busy.
+        return partial(simulation.cancel, simulation.after(seconds, action, weight=Weight.RECURRING))
 
-    def plan(self) -> None:
-        """See to it that the next deadline is not missed."""
-        instant = self._store.next_due()
-        simulation = self._world.simulation
-        if instant is None or self._sweeping or simulation.closed:
-            return
+    sweeps = Sweeps(
+        store.next_due,
+        now=simulation.now,
+        later=later,
+        sweep=lambda: _sweep(world, app, store, sweeps.plan),
+    )
+    return sweeps
 
-        ticks = ceil((instant - simulation.now() + simulation.elapsed) / _INTERVAL)
-        self._at(max(ticks * _INTERVAL, simulation.elapsed))
 
-    def _at(self, elapsed: float) -> None:
-        simulation = self._world.simulation
-        if self._due is not None and self._due.action is not None:
-            if self._due.at <= elapsed:
-                return
-            simulation.cancel(self._due)
-        self._due = simulation.after(elapsed - simulation.elapsed, self._sweep, weight=Weight.RECURRING)
-
-    def _sweep(self) -> None:
-        worker = next((each for each in self._world.living() if _at_work(each)), None)
-        if worker is None:
-            self._at(self._world.simulation.elapsed + _INTERVAL)
-            return
-
+def _sweep(world: CeleryWorld, app: Celery, store: _Store, plan: Callable[[], object]) -> None:
+    worker = next((each for each in world.living() if _at_work(each)), None)
+    if worker is not None:
         fiber = current_fiber()
         assert fiber is not None
         # What it sends is a worker's; see SweeperThread.
         fiber.process = ChildProcess(worker.process, pid=0)
-        self._sweeping = True
-        try:
-            for run in sweep(self._store, now=self._world.simulation.now()):
-                send_again(self._app, run)
-        finally:
-            self._sweeping = False
-        self.plan()
+        for run in sweep(store, now=world.simulation.now()):
+            send_again(app, run)
+    plan()
 
 
 def _tell(world: CeleryWorld, workflows: StoryWorkflows, run: WorkflowRun, event: WorkflowEvent) -> None:
@@ -222,7 +194,3 @@ def _seeded(simulation: Simulation) -> Iterator[None]:
 
 def _new_id(simulation: Simulation) -> str:
     return simulation.random.uuid4("taskservice.workflow").hex
-
-
-def _nothing() -> None:
-    pass

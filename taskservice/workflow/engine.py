@@ -198,12 +198,13 @@ class WorkflowEngine:
         interval = self._settings.workflow_sweep_interval.total_seconds()
         while True:
             try:
-                await self._sweep()
+                await self.sweep()
             except TaskServiceError as error:
                 logger.warning("workflow runs not swept: %s", error)
             await anyio.sleep(interval)
 
-    async def _sweep(self) -> None:
+    async def sweep(self) -> None:
+        """End the runs that are overdue now, and have those taken up that nobody has."""
         runtime = self.runtime
         for run in await self._off(runtime.store, partial(sweep, runtime.store, now=runtime.clock())):
             await self.dispatch(run, again=True)
