@@ -5,12 +5,14 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from celery import Celery
 
 from pytest_taskservice.drivers.base import Capability, CapabilityError, Stage, StoryDriver, WorkflowControl
+from pytest_taskservice.drivers.celery_sim import CelerySimDriver
 from pytest_taskservice.errors import HarnessError, UnknownNameError
 from pytest_taskservice.history import EventKind
 from pytest_taskservice.scenario.acts import Mark
@@ -44,11 +46,12 @@ FLOWS = [
     flow("silent", WorkflowStep(kind="emit", value={"a": 1})),
     flow("slow", run_for(3.0)),
     flow("slower", run_for(40.0)),
-    flow("short", WorkflowStep(kind="ask", text="quick!", seconds=1.0)),
     flow("refund", call="tests.contract.story_flows.refund"),
     flow("refund_async", call="contract.refund_async"),
     flow("patient", call="tests.contract.story_flows.patient"),
 ]
+
+SHORT = flow("short", WorkflowStep(kind="ask", text="quick!", seconds=1.0))
 
 
 @pytest.fixture
@@ -61,10 +64,10 @@ def taskservice_app() -> Celery:
 def open_stage(taskservice_driver: StoryDriver) -> Callable[..., WorkflowControl]:
     """Begins a story with these workflows and a configuration of one's own."""
 
-    def begin(**config: Any) -> WorkflowControl:
+    def begin(flows: list[Workflow] | None = None, **config: Any) -> WorkflowControl:
         taskservice_driver.reset()
         taskservice_driver.set_stage(
-            Stage(config=Config(**config), workflows={each.name: each for each in FLOWS})
+            Stage(config=Config(**config), workflows={each.name: each for each in flows or FLOWS})
         )
         taskservice_driver.begin(app, {})
         return taskservice_driver.workflows()
@@ -267,29 +270,33 @@ def test_a_question_is_answered_once(driver: StoryDriver, control: WorkflowContr
 
 
 def test_of_racing_answers_one_is_taken(driver: StoryDriver, control: WorkflowControl) -> None:
-    if has_virtual_time(driver) and driver.name == "celery-sim":
-        pytest.skip("a simulation has one thread; its races are drawn by the seed")
     run = start(control, "approval")
     await_status(driver, control, run, "INPUT")
     outcome = control.outcome(run)
     assert outcome is not None
     codes: list[str] = []
-    answering = [
-        threading.Thread(
-            target=lambda n=n: codes.append(
-                code_of(lambda: control.answer(run, n, question=outcome.question))
-            )  # type: ignore[misc] # a default, not an argument
-        )
-        for n in range(4)
-    ]
 
-    for each in answering:
-        each.start()
-    for each in answering:
-        each.join(20)
+    def answer(value: int) -> None:
+        codes.append(code_of(lambda: control.answer(run, value, question=outcome.question)))
+
+    race(driver, [partial(answer, value) for value in range(4)])
 
     await_status(driver, control, run, "SUCCESS")
     assert sorted(code == "" for code in codes) == [False, False, False, True]
+
+
+def race(driver: StoryDriver, acts: list[Callable[[], None]]) -> None:
+    """Do all of ``acts`` at once: in threads, or in a simulation's own moment."""
+    if isinstance(driver, CelerySimDriver):
+        for act in acts:
+            driver.world.simulation.after(0.0, act)
+        driver.settle(timeout=20)
+        return
+    threads = [threading.Thread(target=act) for act in acts]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join(20)
 
 
 def test_stop_ends_a_run_that_waits(driver: StoryDriver, control: WorkflowControl) -> None:
@@ -354,7 +361,7 @@ def test_a_question_of_its_own_patience_times_out(
     driver: StoryDriver, open_stage: Callable[..., WorkflowControl]
 ) -> None:
     skip_without_time(driver)
-    control = open_stage()
+    control = open_stage([SHORT])
     run = start(control, "short")
     await_status(driver, control, run, "FAILED")
 
@@ -439,18 +446,24 @@ def test_a_long_step_keeps_its_lease(driver: StoryDriver, control: WorkflowContr
     assert len(executions) == 1
 
 
-def test_eager_mode_refuses_deadlines(
-    driver: StoryDriver, open_stage: Callable[..., WorkflowControl]
+@pytest.mark.parametrize(
+    ("flows", "config", "what"),
+    [([flow("approval", ASK)], {"data_ttl": 60.0}, "data_ttl"), ([SHORT], {}, "timeout")],
+    ids=["data_ttl", "timeout"],
+)
+def test_where_no_time_passes_deadlines_are_refused(
+    driver: StoryDriver,
+    open_stage: Callable[..., WorkflowControl],
+    flows: list[Workflow],
+    config: dict[str, float],
+    what: str,
 ) -> None:
     if driver.name != "celery-eager":
-        assert open_stage(data_ttl=60.0)
+        assert open_stage(flows, **config)
         return
 
-    with pytest.raises(CapabilityError, match=r"celery-eager cannot: workflows .*data_ttl"):
-        open_stage(data_ttl=60.0)
-    control = open_stage()
-    with pytest.raises(CapabilityError, match=r"celery-eager cannot: workflows .*timeout"):
-        start(control, "short")
+    with pytest.raises(CapabilityError, match=f"celery-eager cannot: {Capability.WORKFLOWS} .*{what}"):
+        open_stage(flows, **config)
     # Seen, and not the plugin's business: it would skip this test.
     driver.refused.clear()
 
