@@ -134,7 +134,8 @@ def told(event: WorkflowEvent) -> Iterator[tuple[EventKind, dict[str, Any]]]:
 
 def _limits(config: Config | None) -> DeadlineOptions:
     found = {name: getattr(config, word, None) for name, word in _DEADLINES.items()}
-    return DeadlineOptions(**{name: seconds for name, seconds in found.items() if seconds is not None})  # type: ignore[typeddict-item] # the names are its own
+    given: Any = {name: seconds for name, seconds in found.items() if seconds is not None}
+    return DeadlineOptions(**given)
 
 
 def _places() -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Sweeping as the runtime's sweepers do, at every second of a world's time; those that bring nothing are left out.
+"""Sweeping as the runtime's sweepers do, at every second of a world's time, but for those that bring nothing.
 
 A day in which nobody answers is one sweep, not 86,400.
 """

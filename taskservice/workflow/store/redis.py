@@ -129,6 +129,11 @@ class RedisStore:
             pipe.zrem(self._deadlines, run_id)
             return bool(pipe.execute()[0])
 
+    def count_keys(self, run_id: str) -> int:
+        """Return how many keys the server holds for a run."""
+        with _reaching():
+            return int(self._client.exists(*self._keys(run_id)))
+
     def close(self) -> None:
         self._feed.close()
 
