@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import timedelta
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from pytest_taskservice.drivers.base import WorkflowOutcome
 from pytest_taskservice.drivers.workflow_synthetic import (
@@ -134,8 +134,7 @@ def told(event: WorkflowEvent) -> Iterator[tuple[EventKind, dict[str, Any]]]:
 
 def _limits(config: Config | None) -> DeadlineOptions:
     found = {name: getattr(config, word, None) for name, word in _DEADLINES.items()}
-    given: Any = {name: seconds for name, seconds in found.items() if seconds is not None}
-    return DeadlineOptions(**given)
+    return cast("DeadlineOptions", {name: seconds for name, seconds in found.items() if seconds is not None})
 
 
 def _places() -> Iterator[str]:
