@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import ExitStack, asynccontextmanager
 from contextvars import copy_context
 from datetime import timedelta
@@ -18,6 +19,7 @@ from pytest_taskservice.drivers.workflow_sweeps import Sweeps
 from pytest_taskservice.drivers.workflow_upkeep import TimedFlusher, TimedKeeper
 from pytest_taskservice.history import Event
 from taskservice.backends.loops import current_notifier
+from taskservice.errors import TaskServiceError
 from taskservice.service import TaskService
 from taskservice.settings import load_settings
 from taskservice.workflow.client import WorkflowClient
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
     from taskservice.workflow.model import WorkflowEvent, WorkflowRun
 
 __all__ = ["open_in_loop"]
+
+logger = logging.getLogger(__name__)
 
 _NEVER = timedelta(days=36_500)
 
@@ -80,7 +84,10 @@ def open_in_loop(
 
 
 async def _sweep(client: WorkflowClient, sweeps: Sweeps) -> None:
-    await client.engine.sweep()
+    try:
+        await client.engine.sweep()
+    except TaskServiceError as error:
+        logger.warning("workflow runs not swept: %s", error)
     sweeps.plan()
 
 

@@ -80,7 +80,7 @@ class DirectControl:
         run = answer_question(runtime, run_id, asked, answer)
         try:
             self._send(run)
-        except (TaskServiceError, OSError):
+        except TaskServiceError:
             return  # it is taken, and a sweeper asks again
 
     def resume(self, run_id: str) -> None:

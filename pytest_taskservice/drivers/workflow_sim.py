@@ -6,6 +6,7 @@ which others may come in between, and happens then as a whole, as in a Redis.
 
 from __future__ import annotations
 
+import logging
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from importlib import import_module
@@ -15,19 +16,19 @@ from pytest_taskservice.drivers.workflow_direct import DirectControl
 from pytest_taskservice.drivers.workflow_memory import ToldStore
 from pytest_taskservice.drivers.workflow_story import StoryWorkflows, told
 from pytest_taskservice.drivers.workflow_sweeps import Sweeps
-from pytest_taskservice.drivers.workflow_tasks import known_tasks, send
+from pytest_taskservice.drivers.workflow_tasks import known_tasks, send, send_once_more
 from pytest_taskservice.drivers.workflow_upkeep import TimedFlusher, TimedKeeper
 from pytest_taskservice.simulator.celery.processes import ChildProcess
 from pytest_taskservice.simulator.core.agenda import Weight
 from pytest_taskservice.simulator.core.fibers import current_fiber
 from pytest_taskservice.simulator.redis import ROUND_TRIP
 from pytest_taskservice.simulator.substitutes import Patches
+from taskservice.errors import TaskServiceError
 from taskservice.payloads import PAYLOAD_LIMIT
 from taskservice.workflow.model import Deadlines
 from taskservice.workflow.runner import WorkflowRunner
 from taskservice.workflow.runtime import WorkflowRuntime, lend_runtime
 from taskservice.workflow.sweeper import sweep
-from taskservice.workflow.tasks import send_again
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -44,6 +45,8 @@ if TYPE_CHECKING:
     from taskservice.workflow.transitions import Change
 
 __all__ = ["open_simulated"]
+
+logger = logging.getLogger(__name__)
 
 
 def open_simulated(world: CeleryWorld, app: Celery, stage: Stage | None, *, held: ExitStack) -> DirectControl:
@@ -79,7 +82,7 @@ def open_simulated(world: CeleryWorld, app: Celery, stage: Stage | None, *, held
         workflows,
         runtime,
         send=partial(send, app),
-        send_again=partial(send_again, app),
+        send_again=partial(send_once_more, app),
         new_id=partial(_new_id, simulation),
     )
 
@@ -146,8 +149,12 @@ def _sweep(world: CeleryWorld, app: Celery, store: _Store, plan: Callable[[], ob
         assert fiber is not None
         # What it sends is a worker's; see SweeperThread.
         fiber.process = ChildProcess(worker.process, pid=0)
-        for run in sweep(store, now=world.simulation.now()):
-            send_again(app, run)
+        try:
+            for run in sweep(store, now=world.simulation.now()):
+                send_once_more(app, run)
+        except TaskServiceError as error:
+            # The broker is away; whoever is still due is swept again.
+            logger.warning("workflow runs not swept: %s", error)
     plan()
 
 
