@@ -35,7 +35,7 @@ def known_tasks(app: Celery, *, payload_limit: int) -> Iterator[None]:
 
 
 def send(app: Celery, run: WorkflowRun) -> None:
-    """Ask for ``run`` to be taken up for the first time, or with its answer; see `WorkflowEngine.dispatch`."""
+    """Ask for ``run`` to be taken up for the first time, or with its answer."""
     options: dict[str, Any] = {"queue": run.queue} if run.queue else {}
     with _reaching():
         app.tasks[message_for(run).name].apply_async((run.id,), **options)

@@ -2,7 +2,7 @@
 --
 -- KEYS: the run's hash, its journal's hash, its events' stream and channel, the zset of deadlines.
 -- ARGV: 1 id, 2 the version seen ('' for a run that must not exist yet), 3 milliseconds to live
---       (0 for none at all),
+--       (0: gone at once),
 --       4 deadline ('' for none), 5 event ('' for none), 6 how many events to keep, 7 '1' if the run
 --       will rest, 8 and 9 index and text of a journal entry ('' for none), 10 how many fields are set;
 --       then these with their values, then the fields to remove.
@@ -46,10 +46,6 @@ if event ~= '' then
   end
 end
 
-if ttl == '0' then
-  redis.call('DEL', run, journal, events)
-  return 1
-end
 redis.call('PEXPIRE', run, ttl)
 redis.call('PEXPIRE', journal, ttl)
 redis.call('PEXPIRE', events, ttl)
