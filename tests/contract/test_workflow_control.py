@@ -46,6 +46,7 @@ FLOWS = [
     flow("silent", WorkflowStep(kind="emit", value={"a": 1})),
     flow("slow", run_for(3.0)),
     flow("slower", run_for(40.0)),
+    flow("chatty", *[WorkflowStep(kind="emit", value={"n": n}) for n in range(3)], run_for(1.0)),
     flow("refund", call="tests.contract.story_flows.refund"),
     flow("refund_async", call="contract.refund_async"),
     flow("patient", call="tests.contract.story_flows.patient"),
@@ -355,6 +356,61 @@ def test_a_run_has_its_keys(driver: StoryDriver, control: WorkflowControl) -> No
     await_status(driver, control, run, "INPUT")
 
     assert control.stored_keys(run) == 3
+
+
+def test_what_a_run_tells_is_heard_before_its_next_step_ends(
+    driver: StoryDriver, control: WorkflowControl
+) -> None:
+    run = start(control, "chatty")
+    await_status(driver, control, run, "SUCCESS")
+
+    events = await_history(driver, run, 6)
+
+    kinds = [event.kind for event in events]
+    assert kinds == [*[EventKind.CHANGED] * 2, *[EventKind.TOLD] * 3, EventKind.CHANGED]
+    assert [event.detail["data"]["n"] for event in events[2:5]] == [0, 1, 2]
+    assert events[4].at - events[1].at < 0.7
+    assert events[5].at - events[1].at >= 1.0
+
+
+def test_a_run_that_no_slot_takes_in_time_is_busy(
+    driver: StoryDriver, open_stage: Callable[..., WorkflowControl]
+) -> None:
+    if not driver.name.startswith("celery") or driver.name == "celery-eager":
+        pytest.skip(f"{driver.name} has no slots that workflow runs could wait for")
+    control = open_stage(busy_after=1.0)
+    hogs = [start(control, "slow") for _ in range(2)]
+    for hog in hogs:
+        await_status(driver, control, hog, "RUNNING")
+
+    run = start(control, "quick")
+    await_status(driver, control, run, "FAILED")
+    driver.settle(timeout=20)
+
+    outcome = control.outcome(run)
+    assert outcome is not None
+    assert outcome.reason == "busy"
+    assert passed(await_history(driver, run, 2)) == ["WAITING", "FAILED"]
+    assert [status(control, hog) for hog in hogs] == ["SUCCESS", "SUCCESS"]
+
+
+def test_a_run_that_is_silent_for_too_long_is_stale(
+    driver: StoryDriver, open_stage: Callable[..., WorkflowControl]
+) -> None:
+    skip_without_time(driver)
+    lasts, name = (10.0, "slower") if has_virtual_time(driver) else (1.0, "slow")
+    control = open_stage(stale_after=lasts)
+    run = start(control, name)
+    await_status(driver, control, run, "FAILED")
+    if has_virtual_time(driver):
+        driver.clock().advance(seconds=40)
+    driver.settle(timeout=20)
+
+    outcome = control.outcome(run)
+
+    assert outcome is not None
+    assert outcome.reason == "stale"
+    assert passed(await_history(driver, run, 3)) == ["WAITING", "RUNNING", "FAILED"]
 
 
 def test_a_question_of_its_own_patience_times_out(
