@@ -161,7 +161,6 @@ class CeleryWorkerDriver:
                 self._app,
                 self.task_backend(),
                 self._stage,
-                place=self._workflow_place(),
                 tell=self._sent.append,
                 held=self._test,
             )
@@ -322,7 +321,7 @@ class CeleryWorkerDriver:
             settings=discovery.portable_settings(app),
             world=self._world(app) | dict(settings),
             modules=(*discovery.find_modules(app), *self._flow_modules),
-            workflows=self._workflow_place() if self._takes_part else {},
+            workflows=self._takes_part,
             queues=discovery.find_queues(app),
             pool=self._options.pool,
             concurrency=self._options.concurrency,
@@ -348,9 +347,6 @@ class CeleryWorkerDriver:
         self._takes_part = True
         self._flow_modules |= dict.fromkeys(called_modules(self._stage))
         return known != (True, len(self._flow_modules))
-
-    def _workflow_place(self) -> dict[str, str]:
-        return {"redis_url": self._server.url, "key_prefix": f"{self._prefix}taskservice:"}
 
     def _world(self, app: Celery) -> dict[str, Any]:
         return broker_changes(app, url=self._server.url, prefix=self._prefix)

@@ -72,7 +72,7 @@ def load_app(spec: WorkerSpec) -> Celery:
     if spec.workflows:
         from pytest_taskservice.drivers.workflow_worker import install
 
-        install(app, spec.workflows)
+        install(app)
     return app
 
 

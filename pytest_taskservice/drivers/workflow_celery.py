@@ -13,6 +13,7 @@ from pytest_taskservice.drivers.worker_spec import ModuleSource
 from pytest_taskservice.drivers.workflow_client import ClientControl
 from pytest_taskservice.drivers.workflow_story import StoryWorkflows, find_workflow, settings_of, told
 from pytest_taskservice.drivers.workflow_tasks import known_tasks
+from pytest_taskservice.drivers.workflow_worker import place_of
 from pytest_taskservice.history import Event
 from taskservice.errors import BackendUnavailableError, TaskServiceError
 from taskservice.payloads import PAYLOAD_LIMIT
@@ -21,7 +22,7 @@ from taskservice.settings import load_settings
 from taskservice.workflow.client import WorkflowClient
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping
+    from collections.abc import AsyncIterator, Callable
 
     from celery import Celery
 
@@ -42,21 +43,20 @@ def called_modules(stage: Stage | None) -> tuple[ModuleSource, ...]:
     return tuple(ModuleSource(name=name, file=getattr(sys.modules[name], "__file__", None)) for name in names)
 
 
-def open_on_workers(  # noqa: PLR0913 - by name
+def open_on_workers(
     app: Celery,
     backend: TaskBackend,
     stage: Stage | None,
     *,
-    place: Mapping[str, str],
     tell: Callable[[Event], object],
     held: ExitStack,
 ) -> ClientControl:
-    """Have workers execute runs that are kept at ``place``, and tell all that clients see of them.
+    """Have workers of ``app``, told as a test's, execute runs, and tell all that clients see of them.
 
     ``tell`` is called from the loop's thread, until ``held`` is left.
     """
     workflows = StoryWorkflows(stage)
-    settings = load_settings(workflow_store="redis", **place, **settings_of(workflows.limits))
+    settings = load_settings(workflow_store="redis", **place_of(app), **settings_of(workflows.limits))
     held.enter_context(known_tasks(app, payload_limit=PAYLOAD_LIMIT))
     portal = held.enter_context(start_blocking_portal())
     service = held.enter_context(portal.wrap_async_context_manager(TaskService(backend)))
