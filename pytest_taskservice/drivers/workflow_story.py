@@ -25,6 +25,7 @@ from taskservice.workflow.values import rebuilt_error
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from types import ModuleType
 
     from pytest_taskservice.drivers.base import Stage
     from pytest_taskservice.scenario.model import Config, Workflow
@@ -92,10 +93,7 @@ def find_workflow(place: str) -> WorkflowDefinition:
         return default_workflows.get(place)
 
     module, _, attribute = place.rpartition(".")
-    try:
-        found = getattr(import_module(module), attribute) if module else None
-    except (ImportError, AttributeError):
-        found = None
+    found = getattr(_imported(module), attribute, None) if module else None
     if isinstance(found, WorkflowDefinition):
         return found
     raise UnknownNameError("workflow", place, tuple(_places()))
@@ -135,6 +133,18 @@ def told(event: WorkflowEvent) -> Iterator[tuple[EventKind, dict[str, Any]]]:
 def _limits(config: Config | None) -> DeadlineOptions:
     found = {name: getattr(config, word, None) for name, word in _DEADLINES.items()}
     return cast("DeadlineOptions", {name: seconds for name, seconds in found.items() if seconds is not None})
+
+
+def _imported(name: str) -> ModuleType | None:
+    """Return the module; ``None`` if there is none. What it raises itself is told."""
+    try:
+        return import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and f"{name}.".startswith(f"{error.name}."):
+            return None
+        raise HarnessError(f"importing {name!r} raised {type(error).__name__}: {error}") from error
+    except Exception as error:
+        raise HarnessError(f"importing {name!r} raised {type(error).__name__}: {error}") from error
 
 
 def _places() -> Iterator[str]:
