@@ -119,6 +119,8 @@ class Settings(BaseSettings):
     """How long after the last word of a worker its workflow runs go to another."""
     workflow_kept: PositiveSpan = timedelta(days=1)
     """How long the data of a workflow run is kept once it is over."""
+    workflow_data: PositiveSpan | None = None
+    """How long the data of a workflow run is kept after its last news; without it, as long as it lasts."""
     workflow_max_steps: PositiveInt = 10_000
     """How many steps and questions a workflow run may have."""
     workflow_max_events: PositiveInt = 10_000

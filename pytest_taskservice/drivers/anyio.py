@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from celery import Celery
 
     from pytest_taskservice.clock import Clock
-    from pytest_taskservice.simulator.loops.stage import Stage
+    from pytest_taskservice.drivers.base import Stage, WorkflowControl
+    from pytest_taskservice.simulator.loops.stage import Stage as LoopStage
     from taskservice import BlockingTaskService, RunEvent, TaskHandle
     from taskservice.backends.anyio import AnyIOBackend
     from taskservice.backends.base import TaskBackend
@@ -61,7 +62,9 @@ class AnyIODriver:
         self.seed = seed
         """The seed of the next test."""
         self._start = start
+        self._loops: LoopStage | None = None
         self._stage: Stage | None = None
+        self._workflows: WorkflowControl | None = None
         self._why_real = _REAL
         self._app: Celery | None = None
         self._test = ExitStack()
@@ -74,6 +77,10 @@ class AnyIODriver:
     def cannot(self, capability: Capability) -> str | None:
         """Return why in-process tasks cannot show ``capability``."""
         return _CANNOT.get(capability)
+
+    def set_stage(self, stage: Stage) -> None:
+        """Say before ``begin`` what the next story needs."""
+        self._stage = stage
 
     def begin(
         self,
@@ -93,7 +100,7 @@ class AnyIODriver:
 
             limits = Limits(moves=self._events_at_most)
             stage = open_stage(seed=self.seed, start=self._start, limits=limits)
-            self._stage = self._test.enter_context(stage)
+            self._loops = self._test.enter_context(stage)
         if app is not None:
             from pytest_taskservice.drivers.app_patch import AppPatch, memory_changes
             from pytest_taskservice.drivers.celery_app import guarded
@@ -106,9 +113,9 @@ class AnyIODriver:
         """Return the clock of the test's event loops."""
         from pytest_taskservice.clock import Clock
 
-        if self._stage is None:
+        if self._loops is None:
             raise HarnessError(f"no virtual time: {self._why_real}")
-        return Clock(self._stage)
+        return Clock(self._loops)
 
     def task_backend(self) -> TaskBackend:
         """Return a backend for the event loop that opens it."""
@@ -119,6 +126,17 @@ class AnyIODriver:
         from taskservice import BlockingTaskService
 
         return BlockingTaskService(self.task_backend(), loop=self._loop)
+
+    def workflows(self) -> WorkflowControl:
+        """Return control over workflow runs on the driver's own event loop."""
+        if self._workflows is None:
+            from pytest_taskservice.drivers.workflow_anyio import open_in_loop
+
+            portal, _ = self._open()
+            self._workflows = open_in_loop(
+                portal, self._make_backend(), self._stage, tell=self._events.append, held=self._test
+            )
+        return self._workflows
 
     def launch(self, call: TaskCall) -> str:
         """Start one run on the driver's own event loop."""
@@ -156,7 +174,7 @@ class AnyIODriver:
     def settle(self, *, timeout: float) -> None:
         """Wait until every run launched by name has ended."""
         portal, _ = self._open()
-        now = time.monotonic if self._stage is None else self._stage.monotonic
+        now = time.monotonic if self._loops is None else self._loops.monotonic
         deadline = now() + timeout
         for run_id, handle in self._handles.items():
             if not portal.call(_ends, handle, max(0.0, deadline - now())):
@@ -173,7 +191,7 @@ class AnyIODriver:
     def reset(self) -> None:
         """Cancel what runs, end the event loop, let the app send again."""
         self._test.close()
-        self._portal = self._backend = self._stage = None
+        self._portal = self._backend = self._loops = self._workflows = None
 
     def describe(self) -> str:
         """Return what in-process tasks cannot show."""

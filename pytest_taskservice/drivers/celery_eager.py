@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from celery import Celery
 
     from pytest_taskservice.clock import Clock
+    from pytest_taskservice.drivers.base import Stage, WorkflowControl
     from taskservice import BlockingTaskService
     from taskservice.backends.base import TaskBackend
 
@@ -57,6 +58,8 @@ class CeleryEagerDriver:
     def __init__(self) -> None:
         self.refused: list[CapabilityError] = []
         self._app: Celery | None = None
+        self._stage: Stage | None = None
+        self._workflows: WorkflowControl | None = None
         self._test = ExitStack()
         self._events: list[Event] = []
         self._labels: dict[str, str] = {}
@@ -64,6 +67,10 @@ class CeleryEagerDriver:
     def cannot(self, capability: Capability) -> str | None:
         """Return why eager mode cannot show ``capability``."""
         return _CANNOT.get(capability)
+
+    def set_stage(self, stage: Stage) -> None:
+        """Say before ``begin`` what the next story needs."""
+        self._stage = stage
 
     def begin(
         self,
@@ -104,6 +111,19 @@ class CeleryEagerDriver:
 
         return BlockingTaskService(self.task_backend())
 
+    def workflows(self) -> WorkflowControl:
+        """Return control over workflow runs, which go on inside its calls."""
+        from pytest_taskservice.drivers.workflow_eager import cannot_play, open_eager
+
+        assert self._app is not None
+        if reason := cannot_play(self._stage):
+            error = CapabilityError(self.name, Capability.WORKFLOWS, reason)
+            self.refused.append(error)
+            raise error
+        if self._workflows is None:
+            self._workflows = open_eager(self._app, self._stage, tell=self._events.append, held=self._test)
+        return self._workflows
+
     def launch(self, call: TaskCall) -> str:
         """Run one task, and return when it has ended."""
         assert self._app is not None
@@ -134,6 +154,7 @@ class CeleryEagerDriver:
     def reset(self) -> None:
         """Restore the app, and forget the results."""
         self._test.close()
+        self._workflows = None
         from celery.backends import cache
 
         results: Any = cache

@@ -21,6 +21,7 @@ from pytest_taskservice.simulator.story import Story
 if TYPE_CHECKING:
     from celery import Celery
 
+    from pytest_taskservice.drivers.base import Stage, WorkflowControl
     from pytest_taskservice.history import EventLog
     from pytest_taskservice.simulator.celery.worker import SimulatedWorker
     from taskservice import BlockingTaskService
@@ -58,6 +59,7 @@ class _Test:
     labels: dict[str, str] = field(default_factory=dict)
     worker: SimulatedWorker | None = None
     own_workers: bool = False
+    workflows: WorkflowControl | None = None
 
 
 class CelerySimDriver:
@@ -75,12 +77,17 @@ class CelerySimDriver:
         self.calm_after: int | None = None
         """After so many draws the next test's world is without chance; for shrinking a failure."""
         self._options = options
+        self._stage: Stage | None = None
         self._test: _Test | None = None
         self._last = Story(seed=0, start=options.start.timestamp())
 
     def cannot(self, capability: Capability) -> str | None:
         """Return why a simulation cannot show ``capability``."""
         return _CANNOT.get(capability)
+
+    def set_stage(self, stage: Stage) -> None:
+        """Say before ``begin`` what the next story needs."""
+        self._stage = stage
 
     def begin(
         self,
@@ -115,6 +122,15 @@ class CelerySimDriver:
                 world.open_loops()
             world.before_send, world.route = self._before_send, self._route
             self._test = _Test(world=world, app=app, settings=settings, loops=loops, stack=stack.pop_all())
+
+    def workflows(self) -> WorkflowControl:
+        """Return control over workflow runs on the simulated workers."""
+        from pytest_taskservice.drivers.workflow_sim import open_simulated
+
+        test = self._current()
+        if test.workflows is None:
+            test.workflows = open_simulated(test.world, test.app, self._stage, held=test.stack)
+        return test.workflows
 
     def clock(self) -> Clock:
         """Return the simulation's clock."""

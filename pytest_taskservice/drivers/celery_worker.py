@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from celery import Celery
 
     from pytest_taskservice.clock import Clock
+    from pytest_taskservice.drivers.base import Stage, WorkflowControl
+    from pytest_taskservice.drivers.worker_spec import ModuleSource
     from pytest_taskservice.reaper import Reaper
     from pytest_taskservice.redis import RedisServer
     from taskservice import BlockingTaskService
@@ -70,6 +72,10 @@ class CeleryWorkerDriver:
         self._settings: Mapping[str, Any] = {}
         self._patches: dict[str, AppPatch] = {}
         self._test = ExitStack()
+        self._stage: Stage | None = None
+        self._workflows: WorkflowControl | None = None
+        self._takes_part = False
+        self._flow_modules: dict[ModuleSource, None] = {}
         self._sent: list[Event] = []
         self._leaves_at = 0.0
         self._marks = (0, 0)
@@ -105,6 +111,10 @@ class CeleryWorkerDriver:
         self.refused.append(error)
         raise error
 
+    def set_stage(self, stage: Stage) -> None:
+        """Say before ``begin`` what the next story needs."""
+        self._stage = stage
+
     def begin(
         self,
         app: Celery | None,
@@ -120,7 +130,8 @@ class CeleryWorkerDriver:
             self._forget_app()
             # Asked before the first patch: afterwards every app seems to be meant for Redis.
             self._exchanges = exchanges.known_types(app)
-        if self._app is not app or self._settings != settings or not self._ready(app):
+        tells_more = self._prepare_workflows()
+        if tells_more or self._app is not app or self._settings != settings or not self._ready(app):
             self._serve(app, settings)
         self._app, self._settings = app, settings
         assert self._spec is not None
@@ -139,6 +150,21 @@ class CeleryWorkerDriver:
         assert self._worker is not None
         self._marks = (self._worker.log_size(), int(self._worker.ask("state")["events"]))
         self._sent = []
+
+    def workflows(self) -> WorkflowControl:
+        """Return control over workflow runs on the worker."""
+        from pytest_taskservice.drivers.workflow_celery import open_on_workers
+
+        assert self._app is not None
+        if self._workflows is None:
+            self._workflows = open_on_workers(
+                self._app,
+                self.task_backend(),
+                self._stage,
+                tell=self._sent.append,
+                held=self._test,
+            )
+        return self._workflows
 
     def task_backend(self) -> TaskBackend:
         """Return a backend over the app, as a production service would have it."""
@@ -195,6 +221,7 @@ class CeleryWorkerDriver:
     def reset(self) -> None:
         """Purge messages and results, and free the worker; replace it if it cannot be freed."""
         self._test.close()
+        self._workflows = None
         if self._worker is None:
             return
         try:
@@ -293,7 +320,8 @@ class CeleryWorkerDriver:
             main=app.main or "app",
             settings=discovery.portable_settings(app),
             world=self._world(app) | dict(settings),
-            modules=discovery.find_modules(app),
+            modules=(*discovery.find_modules(app), *self._flow_modules),
+            workflows=self._takes_part,
             queues=discovery.find_queues(app),
             pool=self._options.pool,
             concurrency=self._options.concurrency,
@@ -307,6 +335,18 @@ class CeleryWorkerDriver:
                 name: value for name, value in os.environ.items() if not name.startswith(_NOT_PASSED_ON)
             },
         )
+
+    def _prepare_workflows(self) -> bool:
+        """Return whether the story has workflows that no worker before it was told of."""
+        if self._stage is None or not self._stage.workflows:
+            return False
+        from pytest_taskservice.drivers.workflow_celery import called_modules
+
+        # Kept for the stories to come: each change takes another worker.
+        known = self._takes_part, len(self._flow_modules)
+        self._takes_part = True
+        self._flow_modules |= dict.fromkeys(called_modules(self._stage))
+        return known != (True, len(self._flow_modules))
 
     def _world(self, app: Celery) -> dict[str, Any]:
         return broker_changes(app, url=self._server.url, prefix=self._prefix)

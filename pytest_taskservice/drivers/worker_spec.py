@@ -26,7 +26,8 @@ class WorkerSpec:
     one named ``main``. ``settings`` are the app's own changes, ``world`` the harness's; both JSON.
     ``modules`` hold tasks and are imported in order. ``databases`` are the names that Django's test
     databases have, by alias, and ``exchanges`` the types of the app's exchanges, by name. ``agent`` is the
-    descriptor of a socket that the process has inherited.
+    descriptor of a socket that the process has inherited. ``workflows`` has the worker execute and sweep
+    workflow runs.
 
     The rest is for apps that a test makes (see :mod:`pytest_taskservice.compat`), in the words of
     :mod:`pytest_taskservice.drivers.portable`: what such an app and its worker are built with (no ``queues``
@@ -51,6 +52,7 @@ class WorkerSpec:
     exchanges: Mapping[str, str] = field(default_factory=dict)
     app_options: Mapping[str, Any] = field(default_factory=dict)
     worker_options: Mapping[str, Any] = field(default_factory=dict)
+    workflows: bool = False
     loglevel: str = "INFO"
     classes: tuple[str, ...] = ()
     carried: tuple[Mapping[str, Any], ...] = ()

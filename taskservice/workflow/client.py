@@ -23,6 +23,7 @@ from taskservice.workflow.definitions import default_workflows
 from taskservice.workflow.engine import WorkflowEngine
 from taskservice.workflow.events import EventReaders
 from taskservice.workflow.model import WorkflowStatus
+from taskservice.workflow.store.base import load_run
 from taskservice.workflow.values import rebuilt_error
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from taskservice.workflow.model import Question, WorkflowRun
     from taskservice.workflow.store.base import WorkflowStore
 
-__all__ = ["WorkflowClient"]
+__all__ = ["WorkflowClient", "open_question"]
 
 
 class WorkflowClient:
@@ -95,6 +96,11 @@ class WorkflowClient:
         await self._link.close()
 
     @property
+    def engine(self) -> WorkflowEngine:
+        """What moves the runs on; `ServiceClosedError` outside ``async with``."""
+        return self._link.engine
+
+    @property
     def owner(self) -> str | None:
         """Whose runs this is for; ``None`` for everybody's."""
         return self._owner
@@ -135,7 +141,7 @@ class WorkflowClient:
         """
         if question_id is None or self._owner is not None:
             run = await self.status(run_id)
-            question_id = _open_question(run) if question_id is None else question_id
+            question_id = open_question(run) if question_id is None else question_id
         return await self._link.engine.answer(run_id, question_id, value)
 
     async def stop(self, run_id: str) -> WorkflowRun:
@@ -168,8 +174,9 @@ class WorkflowClient:
         return self._link.readers.read(run_id, partial(self._load, run_id), after=after)
 
     def _load(self, run_id: str) -> WorkflowRun:
-        run = self._link.engine.store.load(run_id)
-        if run is None or (self._owner is not None and run.owner != self._owner):
+        runtime = self._link.engine.runtime
+        run = load_run(runtime.store, run_id, now=runtime.clock())
+        if self._owner is not None and run.owner != self._owner:
             raise WorkflowExpiredError(run_id)
 
         return run
@@ -218,7 +225,8 @@ class _Link:
         await self._stack.aclose()
 
 
-def _open_question(run: WorkflowRun) -> str:
+def open_question(run: WorkflowRun) -> str:
+    """Return the id of what ``run`` asks; `WorkflowOverError`, `QuestionError` where nothing is asked."""
     if run.status.final:
         raise WorkflowOverError(run.id, run.status, _reason(run))
     if run.question is None:

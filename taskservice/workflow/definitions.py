@@ -43,6 +43,7 @@ class DeadlineOptions(TypedDict, total=False):
     kept: float
     max_steps: int
     max_events: int
+    data: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,6 +188,7 @@ def new_run(  # noqa: PLR0913 - by name
         found.bind(*args, **named)
         names = tuple(found.parameters)
     limits = defaults if definition is None else definition.own_deadlines(defaults)
+    first = limits.busy / MESSAGES
     positional, named = wire_arguments(args, named, names, limit=payload_limit)
     return WorkflowRun(
         id=token_urlsafe(ID_BYTES),
@@ -196,7 +198,7 @@ def new_run(  # noqa: PLR0913 - by name
         kwargs=named,
         created_at=now,
         updated_at=now,
-        deadline=now + limits.busy / MESSAGES,
+        deadline=now + (first if limits.data is None else min(first, limits.data)),
         deadlines=limits,
         queue="" if definition is None else definition.queue or "",
     )

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from time import monotonic
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from taskservice.errors import BackendUnavailableError, WorkflowError
 
@@ -70,7 +70,7 @@ def _joined_data(first: Any, second: Any) -> Any:
 class Emitter:
     """The events of one run; ``send`` writes some, and raises as a store does. For any thread."""
 
-    def __init__(self, send: Send, flusher: Flusher) -> None:
+    def __init__(self, send: Send, flusher: EventFlusher) -> None:
         self._send = send
         self._flusher = flusher
         self._buffer: deque[Emission] = deque()
@@ -129,6 +129,16 @@ class Emitter:
     def _take(self) -> list[Emission]:
         with self._lock:
             return [self._buffer.popleft() for _ in range(min(BATCH, len(self._buffer)))]
+
+
+class EventFlusher(Protocol):
+    """Sends later what emitters have gathered."""
+
+    def wake(self, emitter: Emitter, seconds: float = 0.0) -> None:
+        """Have ``emitter`` flushed as soon as it has gathered, in ``seconds`` at the earliest."""
+
+    def close(self) -> None:
+        """Flush nothing more."""
 
 
 class Flusher:

@@ -24,7 +24,7 @@ from taskservice.tasks import TaskDefinition
 from taskservice.workflow.definitions import WorkflowDefinition, default_workflows, new_run
 from taskservice.workflow.model import EntryKind
 from taskservice.workflow.runtime import WorkflowRuntime, open_store, use_runtime
-from taskservice.workflow.store.base import apply_signal
+from taskservice.workflow.store.base import apply_signal, load_run
 from taskservice.workflow.sweeper import sweep
 from taskservice.workflow.tasks import again_in, message_for
 from taskservice.workflow.transitions import Answer, Stop, decide
@@ -177,10 +177,8 @@ class WorkflowEngine:
 
     async def load(self, run_id: str) -> WorkflowRun:
         """Return a run as it is now, or raise `WorkflowExpiredError`."""
-        run: WorkflowRun | None = await self._off(self.store, self.store.load, run_id)
-        if run is None:
-            raise WorkflowExpiredError(run_id)
-
+        load = partial(load_run, self.store, run_id, now=self.runtime.clock())
+        run: WorkflowRun = await self._off(self.store, load)
         return run
 
     async def dispatch(self, run: WorkflowRun, *, again: bool = False) -> None:
@@ -200,12 +198,13 @@ class WorkflowEngine:
         interval = self._settings.workflow_sweep_interval.total_seconds()
         while True:
             try:
-                await self._sweep()
+                await self.sweep()
             except TaskServiceError as error:
                 logger.warning("workflow runs not swept: %s", error)
             await anyio.sleep(interval)
 
-    async def _sweep(self) -> None:
+    async def sweep(self) -> None:
+        """End the runs that are overdue now, and have those taken up that nobody has."""
         runtime = self.runtime
         for run in await self._off(runtime.store, partial(sweep, runtime.store, now=runtime.clock())):
             await self.dispatch(run, again=True)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from taskservice.workflow.model import WorkflowRun
     from taskservice.workflow.store.base import WorkflowStore
 
-__all__ = ["SNAPSHOT", "EventReaders", "WorkflowEvents"]
+__all__ = ["SNAPSHOT", "EventReaders", "WorkflowEvents", "next_events"]
 
 SNAPSHOT: Final = "snapshot"
 MOST_LOTS: Final = 256
@@ -139,12 +139,7 @@ class WorkflowEvents:
         if run.last_event <= self._position:
             return _Found(over=run.status.final)
 
-        page = self._store.events(run.id, after=self._position)
-        events = page.events
-        if page.trimmed or not events:
-            # No events at all, though there were some: a server short of memory dropped them.
-            gone = events[0].id - 1 if events else run.last_event
-            events = (_snapshot(run, gone), *events)
+        events = next_events(self._store, run, after=self._position)
         more = events[-1].id < run.last_event
         return _Found(events=events, more=more, over=run.status.final and not more)
 
@@ -202,6 +197,17 @@ class EventReaders:
         self._closed = True
         for reader in tuple(self._all):
             reader.fail(ServiceClosedError("workflow client"))
+
+
+def next_events(store: WorkflowStore, run: WorkflowRun, *, after: int) -> tuple[WorkflowEvent, ...]:
+    """Return what follows id ``after`` in ``store``, of a run that has more; a snapshot for what is gone."""
+    page = store.events(run.id, after=after)
+    if not page.trimmed and page.events:
+        return page.events
+
+    # No events at all, though there were some: a server short of memory dropped them.
+    gone = page.events[0].id - 1 if page.events else run.last_event
+    return (_snapshot(run, gone), *page.events)
 
 
 class _Found:

@@ -6,7 +6,7 @@ import logging
 import threading
 from contextlib import contextmanager
 from time import monotonic
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from taskservice.errors import (
     BackendUnavailableError,
@@ -20,12 +20,13 @@ from taskservice.workflow.transitions import Renew, decide
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
 
     from taskservice.workflow.model import JournalEntry, WorkflowRun
     from taskservice.workflow.store.base import WorkflowStore
     from taskservice.workflow.transitions import Signal
 
-__all__ = ["AbandonedRun", "LeaseKeeper", "LeasedRun"]
+__all__ = ["AbandonedRun", "Keeper", "LeaseKeeper", "LeasedRun", "term"]
 
 logger = logging.getLogger(__name__)
 
@@ -129,6 +130,16 @@ class LeasedRun:
             listener()
 
 
+class Keeper(Protocol):
+    """Renews leases while their runs are executed."""
+
+    def keep(self, leased: LeasedRun) -> AbstractContextManager[None]:
+        """Renew the lease until the block is left."""
+
+    def close(self) -> None:
+        """Renew nothing more."""
+
+
 class LeaseKeeper:
     """The one thread of a process that renews leases, three times within each one's length.
 
@@ -145,7 +156,7 @@ class LeaseKeeper:
     def keep(self, leased: LeasedRun) -> Iterator[None]:
         """Renew the lease until the block is left."""
         with self._condition:
-            self._due[leased] = monotonic() + _term(leased)
+            self._due[leased] = monotonic() + term(leased)
             if self._thread is None and not self._closed:
                 self._thread = threading.Thread(target=self._serve, name="taskservice-leases", daemon=True)
                 self._thread.start()
@@ -169,7 +180,7 @@ class LeaseKeeper:
             except Exception:
                 logger.exception("lease not renewed", extra={"run_id": leased.run.id})
                 renewed = False
-            self._again(leased, _term(leased) if renewed else _term(leased) / 3)
+            self._again(leased, term(leased) if renewed else term(leased) / 3)
 
     def _again(self, leased: LeasedRun, seconds: float) -> None:
         with self._condition:
@@ -189,5 +200,6 @@ class LeaseKeeper:
         return None
 
 
-def _term(leased: LeasedRun) -> float:
+def term(leased: LeasedRun) -> float:
+    """Return after how many seconds a lease is renewed."""
     return min(leased.run.deadlines.lease / 3, LONGEST_TERM)

@@ -60,7 +60,7 @@ class FailureReason(StrEnum):
     STOPPED = "stopped"
     """Somebody stopped it."""
     EXPIRED = "expired"
-    """Its data is gone."""
+    """Nothing was heard of it for as long as its data is kept; that is gone."""
     MAX_STEPS = "max_steps"
     """It went on for more steps than it may."""
     CHANGED = "changed"
@@ -77,7 +77,8 @@ class Deadlines:
 
     ``busy`` without a worker, ``input`` without an answer, ``stale`` without any news; ``lease`` is for
     how long a worker has a run without saying that it still does, ``kept`` how long the data stays once
-    the run is over.
+    the run is over. ``data`` is how long the data stays after any news, whatever the run does; ``None``
+    leaves that to the others.
     """
 
     busy: float = 10.0
@@ -87,11 +88,12 @@ class Deadlines:
     kept: float = 86400.0
     max_steps: int = 10_000
     max_events: int = 10_000
+    data: float | None = None
 
     def __post_init__(self) -> None:
-        for name in ("busy", "input", "stale", "lease", "kept"):
+        for name in ("busy", "input", "stale", "lease", "kept", "data"):
             value = getattr(self, name)
-            if not 0 < value < float("inf"):
+            if value is not None and not 0 < value < float("inf"):
                 raise ConfigurationError(f"need a finite {name} of more than 0 seconds, got {value}")
         for name in ("max_steps", "max_events"):
             if getattr(self, name) < 1:
@@ -201,3 +203,17 @@ class WorkflowRun:
     reason: FailureReason | None = None
     error: dict[str, Any] | None = None
     result: Any = None
+
+    @property
+    def gone_at(self) -> float | None:
+        """When its data is gone unless there is news before; ``None`` if nothing says so."""
+        limits = self.deadlines
+        if self.reason is FailureReason.EXPIRED:
+            return self.updated_at
+        if self.status.final:
+            return self.updated_at + (limits.kept if limits.data is None else min(limits.kept, limits.data))
+        return None if limits.data is None else self.updated_at + limits.data
+
+    def is_gone(self, now: float) -> bool:
+        """Whether its data is gone by the clock, swept or not. Who executes it may have news any moment."""
+        return self.status is not WorkflowStatus.RUNNING and self.gone_at is not None and self.gone_at <= now

@@ -37,6 +37,8 @@ from taskservice.workflow.transitions import Claim
 
 if TYPE_CHECKING:
     from taskservice.workflow.definitions import WorkflowDefinition, WorkflowRegistry
+    from taskservice.workflow.emission import EventFlusher
+    from taskservice.workflow.leases import Keeper
     from taskservice.workflow.store.base import WorkflowStore
 
 __all__ = ["WorkflowRunner"]
@@ -49,22 +51,27 @@ _NOT_OURS: Final = (WorkflowExpiredError, WorkflowOverError, RunNotClaimableErro
 
 
 class WorkflowRunner:
-    """Executes runs of ``store`` whose workflows are in ``registry``; for any number of threads."""
+    """Executes runs of ``store`` whose workflows are in ``registry``; for any number of threads.
 
-    def __init__(
+    Without ``keeper`` and ``flusher`` it has a thread of its own for each, once there is work for it.
+    """
+
+    def __init__(  # noqa: PLR0913 - by name
         self,
         store: WorkflowStore,
         registry: WorkflowRegistry,
         *,
         payload_limit: int = PAYLOAD_LIMIT,
         clock: Callable[[], float] = time,
+        keeper: Keeper | None = None,
+        flusher: EventFlusher | None = None,
     ) -> None:
         self._store = store
         self._registry = registry
         self._limit = payload_limit
         self._clock = clock
-        self._keeper = LeaseKeeper()
-        self._flusher = Flusher()
+        self._keeper: Keeper = LeaseKeeper() if keeper is None else keeper
+        self._flusher: EventFlusher = Flusher() if flusher is None else flusher
         self._threads: anyio.CapacityLimiter | None = None
 
     def execute(self, run_id: str) -> str:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = [
     "WorkflowRuntime",
     "deadlines_of",
+    "lend_runtime",
     "open_store",
     "remember_settings",
     "use_runtime",
@@ -40,7 +41,7 @@ __all__ = [
 class WorkflowRuntime:
     """A store, the workflows known here, the defaults of their runs, and the runner of all that."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - by name
         self,
         store: WorkflowStore,
         *,
@@ -48,13 +49,14 @@ class WorkflowRuntime:
         deadlines: Deadlines = DEFAULT_DEADLINES,
         payload_limit: int = PAYLOAD_LIMIT,
         clock: Callable[[], float] = time,
+        runner: WorkflowRunner | None = None,
     ) -> None:
         self.store = store
         self.registry = registry
         self.deadlines = deadlines
         self.payload_limit = payload_limit
         self.clock = clock
-        self.runner = WorkflowRunner(store, registry, payload_limit=payload_limit, clock=clock)
+        self.runner = runner or WorkflowRunner(store, registry, payload_limit=payload_limit, clock=clock)
 
     @classmethod
     def from_settings(
@@ -87,6 +89,7 @@ def deadlines_of(settings: Settings) -> Deadlines:
         kept=settings.workflow_kept.total_seconds(),
         max_steps=settings.workflow_max_steps,
         max_events=settings.workflow_max_events,
+        data=None if settings.workflow_data is None else settings.workflow_data.total_seconds(),
     )
 
 
@@ -134,6 +137,21 @@ def use_runtime(runtime: WorkflowRuntime) -> Iterator[None]:
         yield
     finally:
         _bound.reset(token)
+
+
+@contextmanager
+def lend_runtime(app: Celery, runtime: WorkflowRuntime) -> Iterator[None]:
+    """Have workers of ``app`` in this process use ``runtime`` in the block; it stays its owner's to close."""
+    with _lock:
+        before = _runtimes.get(app)
+        _runtimes[app] = runtime
+    try:
+        yield
+    finally:
+        with _lock:
+            _runtimes.pop(app, None)
+            if before is not None:
+                _runtimes[app] = before
 
 
 def remember_settings(app: Celery, settings: Settings) -> None:

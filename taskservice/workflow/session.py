@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from taskservice.errors import MaxStepsError, WorkflowChangedError, WorkflowMisuseError
 from taskservice.payloads import wire_value
-from taskservice.workflow.emission import Emission, Emitter, Flusher
+from taskservice.workflow.emission import Emission, Emitter
 from taskservice.workflow.leases import AbandonedRun, LeasedRun
 from taskservice.workflow.model import EntryKind, FailureReason, JournalEntry, Question
 from taskservice.workflow.replay import Request, check_end, recall
@@ -26,6 +26,7 @@ from taskservice.workflow.values import error_record, json_value
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from taskservice.workflow.emission import EventFlusher
     from taskservice.workflow.store.base import WorkflowStore
 
 __all__ = ["RunSession", "SuspendedRun", "Suspension"]
@@ -60,7 +61,7 @@ class RunSession:
         leased: LeasedRun,
         journal: Sequence[JournalEntry],
         *,
-        flusher: Flusher,
+        flusher: EventFlusher,
         payload_limit: int,
         clock: Callable[[], float] = time,
     ) -> None:

@@ -5,6 +5,9 @@
     WAITING --claim--> RUNNING --ask--> INPUT --answer--> INPUT_OVER --claim--> RUNNING
     RUNNING --succeed--> SUCCESS        any but the last two --fail, stop, overdue--> FAILED
 
+A run of which nothing was heard for as long as its data is kept ends as FAILED, expired, and is gone with
+that; until somebody sweeps it is taken for gone.
+
 A run that is RUNNING may be claimed again once its lease is over: its worker is gone. The new lease
 has a larger token, and what the old worker still wants to write is refused.
 """
@@ -19,6 +22,7 @@ from taskservice.errors import (
     LeaseLostError,
     QuestionError,
     RunNotClaimableError,
+    WorkflowExpiredError,
     WorkflowOverError,
 )
 from taskservice.workflow.model import FailureReason, Lease, Question, WorkflowRun, WorkflowStatus
@@ -127,8 +131,10 @@ def decide(run: WorkflowRun, signal: Signal, *, now: float) -> Change:
 
     `WorkflowOverError` for a run that is over, `LeaseLostError` for a worker that has lost it,
     `RunNotClaimableError` for one that somebody has or that waits for its user, `QuestionError` for an
-    answer that nobody asked for or that has been given.
+    answer that nobody asked for or that has been given, `WorkflowExpiredError` for data that is gone.
     """
+    if not isinstance(signal, Overdue) and run.is_gone(now):
+        raise WorkflowExpiredError(run.id)
     if run.status.final:
         raise WorkflowOverError(run.id, run.status, _code(run.reason))
 
@@ -147,6 +153,8 @@ def _claim(run: WorkflowRun, signal: Claim, now: float) -> Change:
     lapsed = run.status is WorkflowStatus.RUNNING and run.lease.until <= now
     if run.status not in _WAITING and not lapsed:
         raise RunNotClaimableError(run.id, run.status)
+    if lapsed and _is_expired(run, now):
+        raise WorkflowExpiredError(run.id)
     if run.status in _WAITING and _busy_at(run) <= now:
         # Too late by the clock is too late, whether or not somebody has swept.
         raise RunNotClaimableError(run.id, run.status)
@@ -164,7 +172,7 @@ def _ask(run: WorkflowRun, signal: Ask, now: float) -> Change:
         question=signal.question,
         steps=signal.steps,
         lease=replace(run.lease, until=0.0),
-        deadline=now + seconds,
+        deadline=_before_gone(run, now + seconds, news=now),
         updated_at=now,
         version=run.version + 1,
     )
@@ -184,7 +192,7 @@ def _answer(run: WorkflowRun, signal: Answer, now: float) -> Change:
         run,
         status=WorkflowStatus.INPUT_OVER,
         question=None,
-        deadline=now + run.deadlines.busy / MESSAGES,
+        deadline=_before_gone(run, now + run.deadlines.busy / MESSAGES, news=now),
         updated_at=now,
         version=run.version + 1,
     )
@@ -215,11 +223,14 @@ def _overdue(run: WorkflowRun, _: Overdue, now: float) -> Change:
     if run.deadline is None or run.deadline > now:
         # Swept on what somebody saw a moment ago.
         raise RunNotClaimableError(run.id, run.status)
+    if _is_expired(run, now):
+        return _end(replace(run, reason=FailureReason.EXPIRED), WorkflowStatus.FAILED, now)
     if run.status in _WAITING and _busy_at(run) <= now:
         return _end(replace(run, reason=FailureReason.BUSY), WorkflowStatus.FAILED, now)
     if run.status in _WAITING:
         # Its message may have died with a worker that had it and had not yet claimed the run.
         again = min(now + run.deadlines.busy / MESSAGES, _busy_at(run))
+        again = _before_gone(run, again, news=run.updated_at)
         return Change(run=replace(run, deadline=again, version=run.version + 1), orphaned=True)
     if run.status is WorkflowStatus.INPUT:
         return _end(replace(run, reason=FailureReason.INPUT_TIMEOUT), WorkflowStatus.FAILED, now)
@@ -252,7 +263,17 @@ def _leased(run: WorkflowRun, lease: Lease, now: float) -> WorkflowRun:
 
 
 def _earlier(run: WorkflowRun, now: float) -> float:
-    return min(now + run.deadlines.lease, run.updated_at + run.deadlines.stale)
+    look = min(now + run.deadlines.lease, run.updated_at + run.deadlines.stale)
+    return _before_gone(run, look, news=run.updated_at)
+
+
+def _before_gone(run: WorkflowRun, deadline: float, *, news: float) -> float:
+    kept = run.deadlines.data
+    return deadline if kept is None else min(deadline, news + kept)
+
+
+def _is_expired(run: WorkflowRun, now: float) -> bool:
+    return run.gone_at is not None and run.gone_at <= now
 
 
 def _busy_at(run: WorkflowRun) -> float:

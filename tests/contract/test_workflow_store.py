@@ -483,6 +483,65 @@ def test_a_run_that_is_over_is_kept_for_a_while_and_gone_after_it(store: Workflo
         apply_signal(store, run_id, Stop(), now=NOW)
 
 
+def test_of_a_run_that_expires_the_last_event_is_heard_and_nothing_is_left(store: WorkflowStore) -> None:
+    run_id = start(store, deadlines=Deadlines(data=5))
+    ask(store, run_id)
+    reader = Reader(store, run_id)
+    if not store.local:
+        # Confirmed by the server: who comes later can read nothing any more.
+        reader.wait_for_call()
+
+    assert store.due(NOW + 4.9) == []
+    assert store.due(NOW + 5) == [run_id]
+    change = apply_signal(store, run_id, Overdue(), now=NOW + 5)
+
+    assert change.run.reason is FailureReason.EXPIRED
+    assert reader.follow(4) == [1, 2, 3, 4]
+    assert store.load(run_id) is None
+    assert (store.journal(run_id), store.events(run_id).events, store.due(NOW + 1e6)) == ([], (), [])
+    with pytest.raises(WorkflowExpiredError):
+        apply_signal(store, run_id, Stop(), now=NOW + 5)
+
+
+def test_what_a_function_emits_keeps_the_data(store: WorkflowStore) -> None:
+    run_id = start(store, deadlines=Deadlines(data=5))
+    token = claim(store, run_id)
+    store.emit(run_id, token, [((0, 0), "p", 1)], now=NOW + 4)
+
+    assert apply_signal(store, run_id, Overdue(), now=NOW + 5).run.reason is None
+    assert load(store, run_id).gone_at == NOW + 9
+    assert apply_signal(store, run_id, Overdue(), now=NOW + 9).run.reason is FailureReason.EXPIRED
+
+
+def test_data_that_nobody_sweeps_goes_by_itself(redis_store: RedisStore, client: Redis, prefix: str) -> None:
+    run_id = start(redis_store, deadlines=Deadlines(data=100))
+    token = claim(redis_store, run_id)
+    keys = [f"{prefix}wf:{kind}:{run_id}" for kind in ("run", "journal", "events")]
+    redis_store.emit(run_id, token, [((0, 0), "p", 1)], now=NOW)
+
+    assert 100 + 15 < client.ttl(keys[0]) <= 15 + 100 + 60
+    question = Ask(token=token, steps=1, question=QUESTION)
+    apply_signal(redis_store, run_id, question, now=NOW, entry=entry(0, EntryKind.ASK, None))
+    assert redis_store.count_keys(run_id) == 3
+    for key in keys:
+        assert 100 < client.ttl(key) <= 100 + 60
+    apply_signal(redis_store, run_id, Stop(), now=NOW)
+    for key in keys:
+        assert 100 - 30 < client.ttl(key) <= 100
+
+
+def test_data_that_nobody_sweeps_does_not_pile_up_in_memory() -> None:
+    store = MemoryStore()
+    run_id = start(store, deadlines=Deadlines(data=100))
+    ask(store, run_id)
+
+    assert store.next_due() == NOW + 100
+    start(store, now=NOW + 159)
+    assert store.load(run_id) is not None
+    start(store, now=NOW + 160)
+    assert store.load(run_id) is None
+
+
 def test_watchers_are_told_each_event_in_order(store: WorkflowStore) -> None:
     run_id, other = start(store), start(store)
     token = claim(store, run_id)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 from uuid import uuid4
@@ -57,7 +57,7 @@ from taskservice.workflow.transitions import (
     decide,
 )
 
-BUSY, INPUT, STALE, LEASE = 10.0, 50.0, 20.0, 15.0
+BUSY, INPUT, STALE, LEASE, DATA = 10.0, 50.0, 20.0, 15.0, 30.0
 LIMITS = Deadlines(busy=BUSY, input=INPUT, stale=STALE, lease=LEASE, kept=1e9)
 EDGES = {
     ("WAITING", "RUNNING"),
@@ -100,6 +100,8 @@ class Expected:
     events: int = 1
     emitted: int = 0
     stopped: bool = False
+    vanished: bool = False
+    """Its data is gone."""
 
     def deadline(self) -> float | None:
         if self.status in FINAL:
@@ -119,9 +121,10 @@ class Machine(RuleBasedStateMachine):
     snapshots = Bundle("snapshots")
     """Runs as somebody saw them some time."""
 
-    def __init__(self, store: WorkflowStore) -> None:
+    def __init__(self, store: WorkflowStore, data: float | None = None) -> None:
         super().__init__()
         self.store = store
+        self.data = data
         self.now = 1_000.0
         self.model: dict[str, Expected] = {}
         self.seen: dict[str, int] = {}
@@ -147,7 +150,7 @@ class Machine(RuleBasedStateMachine):
             created_at=self.now,
             updated_at=self.now,
             deadline=self.now + BUSY,
-            deadlines=LIMITS,
+            deadlines=replace(LIMITS, data=self.data),
         )
         assert self.store.create(run, ("status", {"status": "WAITING"}))
         self.model[run_id] = Expected(id=run_id, since=self.now, news=self.now)
@@ -163,7 +166,9 @@ class Machine(RuleBasedStateMachine):
         free = (known.status == "RUNNING" and known.lease <= self.now) or (
             known.status in {"WAITING", "INPUT_OVER"} and self.now < known.since + BUSY
         )
-        if known.status in FINAL:
+        if self.is_gone(known) or (free and known.status == "RUNNING" and self.is_silent(known)):
+            self.refused(run_id, Claim(worker="w"), WorkflowExpiredError)
+        elif known.status in FINAL:
             self.refused(run_id, Claim(worker="w"), WorkflowOverError)
         elif not free:
             self.refused(run_id, Claim(worker="w"), RunNotClaimableError)
@@ -237,7 +242,9 @@ class Machine(RuleBasedStateMachine):
         entry = JournalEntry(
             index=max(0, len(known.journal) - 1), kind=EntryKind.INPUT, name="?", value=value
         )
-        if known.status in FINAL:
+        if self.is_gone(known):
+            self.refused(run_id, signal, WorkflowExpiredError, entry)
+        elif known.status in FINAL:
             self.refused(run_id, signal, WorkflowOverError, entry)
         elif known.status != "INPUT" or asked != known.question or self.now >= known.since + INPUT:
             self.refused(run_id, signal, QuestionError, entry)
@@ -250,7 +257,9 @@ class Machine(RuleBasedStateMachine):
 
     def stop(self, run_id: str, _: int, __: int) -> None:
         known = self.model[run_id]
-        if known.status in FINAL:
+        if self.is_gone(known):
+            self.refused(run_id, Stop(), WorkflowExpiredError)
+        elif known.status in FINAL:
             self.refused(run_id, Stop(), WorkflowOverError)
         else:
             self.accepted(run_id, Stop())
@@ -261,13 +270,16 @@ class Machine(RuleBasedStateMachine):
     def sweep(self) -> None:
         due = self.store.due(self.now)
         assert len(due) == len(set(due))
+        self.forget_what_is_gone()
         assert set(due) == {known.id for known in self.model.values() if self.is_due(known)}
         for run_id in due:
             self.swept(run_id)
 
     def overdue(self, run_id: str, _: int, __: int) -> None:
         known = self.model[run_id]
-        if known.status in FINAL:
+        if known.vanished:
+            self.refused(run_id, Overdue(), WorkflowExpiredError)
+        elif known.status in FINAL:
             self.refused(run_id, Overdue(), WorkflowOverError)
         elif self.is_due(known):
             self.swept(run_id)
@@ -275,19 +287,37 @@ class Machine(RuleBasedStateMachine):
             self.refused(run_id, Overdue(), RunNotClaimableError)
 
     @rule(target=snapshots, run_id=runs)
-    def look(self, run_id: str) -> WorkflowRun:
+    def look(self, run_id: str) -> WorkflowRun | None:
         run = self.store.load(run_id)
-        assert run is not None
-        return run
+        return None if self.model[run_id].vanished else run
 
     @rule(seen=snapshots)
-    def write_on_what_was_seen(self, seen: WorkflowRun) -> None:
+    def write_on_what_was_seen(self, seen: WorkflowRun | None) -> None:
+        if seen is None:
+            return
         known = self.model[seen.id]
-        if not seen.status.final and seen.version != known.version:
+        if not seen.status.final and not seen.is_gone(self.now) and seen.version != known.version:
             change = decide(seen, Stop(), now=self.now)
             assert not self.store.write(seen, change, now=self.now)
 
+    def is_silent(self, known: Expected) -> bool:
+        """Whether its data is kept no longer, if nobody works on it."""
+        return self.data is not None and known.news + self.data <= self.now
+
+    def is_gone(self, known: Expected) -> bool:
+        return known.vanished or (known.status != "RUNNING" and self.is_silent(known))
+
+    @invariant()
+    def forget_what_is_gone(self) -> None:
+        # Unswept data goes by the instants that come in, or by the server's clock: when is the store's own.
+        for known in self.model.values():
+            if self.store.load(known.id) is None:
+                assert self.is_silent(known)
+                known.vanished = True
+
     def is_due(self, known: Expected) -> bool:
+        if known.vanished:
+            return False
         run = self.store.load(known.id)
         assert run is not None
         # When a run is looked at that has a worker is the machine's own affair, within these bounds.
@@ -300,6 +330,8 @@ class Machine(RuleBasedStateMachine):
             assert run.deadline <= known.since + BUSY
             return run.deadline <= self.now
         deadline = known.deadline()
+        if deadline is not None and self.data is not None:
+            deadline = min(deadline, known.news + self.data)
         assert run.deadline == deadline
         return deadline is not None and deadline <= self.now
 
@@ -307,7 +339,11 @@ class Machine(RuleBasedStateMachine):
         known = self.model[run_id]
         change = apply_signal(self.store, run_id, Overdue(), now=self.now)
         known.version += 1
-        if known.status == "INPUT":
+        if self.is_silent(known):
+            assert change.run.reason is FailureReason.EXPIRED
+            assert self.store.load(run_id) is None
+            known.vanished = True
+        elif known.status == "INPUT":
             self.ended(known, "FAILED", "input_timeout")
         elif known.status != "RUNNING" and known.since + BUSY <= self.now:
             self.ended(known, "FAILED", "busy")
@@ -328,14 +364,15 @@ class Machine(RuleBasedStateMachine):
 
     def holds(self, ticket: tuple[str, int]) -> bool:
         known = self.model[ticket[0]]
-        return known.status == "RUNNING" and known.token == ticket[1]
+        return known.status == "RUNNING" and known.token == ticket[1] and not known.vanished
 
     def works(self, ticket: tuple[str, int], signal: Signal, entry: JournalEntry | None = None) -> bool:
         if self.holds(ticket):
             self.accepted(ticket[0], signal, entry)
             return True
-        over = self.model[ticket[0]].status in FINAL
-        self.refused(ticket[0], signal, WorkflowOverError if over else LeaseLostError, entry)
+        known = self.model[ticket[0]]
+        refused = WorkflowOverError if known.status in FINAL else LeaseLostError
+        self.refused(ticket[0], signal, WorkflowExpiredError if self.is_gone(known) else refused, entry)
         return False
 
     def accepted(self, run_id: str, signal: Signal, entry: JournalEntry | None = None) -> WorkflowRun:
@@ -356,6 +393,7 @@ class Machine(RuleBasedStateMachine):
 
     def ended(self, known: Expected, status: str, reason: str | None) -> None:
         known.status, known.reason, known.question = status, reason, None
+        known.news = self.now
         known.token += 1
         known.events += 1
 
@@ -363,7 +401,8 @@ class Machine(RuleBasedStateMachine):
     def runs_are_as_expected(self) -> None:
         for known in self.model.values():
             run = self.store.load(known.id)
-            assert run is not None
+            if run is None:
+                continue
             assert (run.status.value, run.version) == (known.status, known.version)
             assert run.lease.token == known.token
             assert (None if run.reason is None else run.reason.value) == known.reason
@@ -383,11 +422,17 @@ class Machine(RuleBasedStateMachine):
     def journals_are_as_expected(self) -> None:
         for known in self.model.values():
             journal = self.store.journal(known.id)
+            if known.vanished:
+                assert not journal
+                continue
             assert [(found.kind.value, found.value) for found in journal] == known.journal
 
     def teardown(self) -> None:
         for known in self.model.values():
             events = self.store.events(known.id, limit=10_000).events
+            if known.vanished:
+                assert not events
+                continue
             assert [event.id for event in events] == list(range(1, known.events + 1))
             passed = [event.data["status"] for event in events if event.kind in {"status", "question"}]
             assert passed[0] == "WAITING"
@@ -417,12 +462,13 @@ def make_store(request: pytest.FixtureRequest) -> Callable[[], WorkflowStore]:
     return lambda: RedisStore(Storage(client, f"{uuid4()}:"))
 
 
+@pytest.mark.parametrize("data", [None, DATA])
 def test_whatever_happens_in_whatever_order_runs_keep_their_promises(
-    make_store: Callable[[], WorkflowStore],
+    make_store: Callable[[], WorkflowStore], data: float | None
 ) -> None:
     class MachineOfThisStore(Machine):
         def __init__(self) -> None:
-            super().__init__(make_store())
+            super().__init__(make_store(), data)
 
     run_state_machine_as_test(
         MachineOfThisStore,

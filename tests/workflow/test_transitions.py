@@ -11,6 +11,7 @@ from taskservice.errors import (
     LeaseLostError,
     QuestionError,
     RunNotClaimableError,
+    WorkflowExpiredError,
     WorkflowOverError,
 )
 from taskservice.workflow.model import (
@@ -220,6 +221,68 @@ def test_an_overdue_run_fails_with_its_reason(run: WorkflowRun, after: float, re
 def test_a_run_is_not_overdue_before_its_deadline(run: WorkflowRun) -> None:
     with pytest.raises(RunNotClaimableError):
         decide(run, Overdue(), now=NOW + 9.9)
+
+
+SHORT = Deadlines(busy=10, input=50, stale=100, lease=15, data=5)
+
+
+@pytest.mark.parametrize("run", [WAITING, INPUT, INPUT_OVER, RUNNING], ids=lambda run: run.status.value)
+def test_a_run_without_news_expires_with_its_data(run: WorkflowRun) -> None:
+    kept = replace(run, deadlines=SHORT, deadline=NOW + 5)
+
+    change = decide(kept, Overdue(), now=NOW + 5)
+
+    assert (change.run.status, change.run.reason) == (WorkflowStatus.FAILED, FailureReason.EXPIRED)
+    assert change.event == ("status", {"status": "FAILED", "reason": "expired", "error": None})
+    assert change.run.is_gone(NOW + 5)
+
+
+@pytest.mark.parametrize("run", [WAITING, INPUT, INPUT_OVER], ids=lambda run: run.status.value)
+@pytest.mark.parametrize("signal", OUTSIDE[:-1], ids=lambda signal: type(signal).__name__)
+def test_data_that_is_gone_by_the_clock_is_gone_before_anybody_sweeps(
+    run: WorkflowRun, signal: Signal
+) -> None:
+    kept = replace(run, deadlines=SHORT)
+
+    with pytest.raises(WorkflowExpiredError):
+        decide(kept, signal, now=NOW + 5)
+    assert not kept.is_gone(NOW + 4.9)
+
+
+def test_whoever_executes_a_run_has_news_until_somebody_sweeps() -> None:
+    kept = replace(RUNNING, deadlines=SHORT)
+
+    change = decide(kept, Step(token=1, steps=1), now=NOW + 5)
+
+    assert change.run.gone_at == NOW + 10
+    with pytest.raises(WorkflowExpiredError):
+        decide(kept, Claim(worker="w2"), now=NOW + 15)
+
+
+@pytest.mark.parametrize(
+    ("run", "signal"),
+    [
+        (WAITING, Claim(worker="w1")),
+        (RUNNING, Step(token=1, steps=1)),
+        (RUNNING, Renew(token=1)),
+        (RUNNING, Ask(token=1, steps=1, question=QUESTION, timeout=40)),
+        (INPUT, Answer(question_id="q1")),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_run_is_looked_at_when_its_data_would_expire(run: WorkflowRun, signal: Signal) -> None:
+    kept = replace(run, deadlines=replace(SHORT, data=2))
+
+    change = decide(kept, signal, now=NOW + 1)
+
+    assert change.run.deadline == change.run.updated_at + 2
+
+
+@pytest.mark.parametrize(("data", "gone_at"), [(None, NOW + 70), (20.0, NOW + 20), (90.0, NOW + 70)])
+def test_what_is_over_is_kept_as_long_as_both_allow(data: float | None, gone_at: float) -> None:
+    over = replace(SUCCESS, deadlines=Deadlines(kept=70, data=data))
+
+    assert over.gone_at == gone_at
 
 
 def test_a_run_whose_worker_is_gone_is_orphaned_and_looked_at_again() -> None:

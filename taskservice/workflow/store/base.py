@@ -8,18 +8,23 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from taskservice.errors import WorkflowConflictError, WorkflowExpiredError
+from taskservice.workflow.model import WorkflowStatus
 from taskservice.workflow.transitions import decide
 
 if TYPE_CHECKING:
     from taskservice.workflow.model import JournalEntry, WorkflowEvent, WorkflowRun
     from taskservice.workflow.transitions import Change, Signal
 
-__all__ = ["EventPage", "EventWatcher", "WorkflowStore", "apply_signal", "tell"]
+__all__ = ["EventPage", "EventWatcher", "WorkflowStore", "apply_signal", "lifetime", "load_run", "tell"]
 
 logger = logging.getLogger(__name__)
 
 TRIES: Final = 100
 """How often a write is tried again that somebody else was faster with."""
+SPARE: Final = 60.0
+"""How much longer than it may be silent a run stays after its deadline, in seconds: until it is swept."""
+LONGEST: Final = 1e9
+"""Thirty years, in seconds: more than a timeout needs, and what every server can count."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,8 +67,8 @@ class WorkflowStore(Protocol):
         Status, version, lease, deadline, the event and the journal's ``entry`` are written together
         or not at all. An entry with an index that is there takes its place. Returns False, and
         writes nothing, if somebody else was faster or the data is gone. The event's id is the
-        store's to count, whatever ``change.run.last_event`` says. A run that is over is kept for
-        ``run.deadlines.kept`` more seconds, any other at least until well after its deadline.
+        store's to count, whatever ``change.run.last_event`` says. The data of a run stays for its
+        `lifetime`; of one that has EXPIRED it is gone at once, and watchers are told that last event.
         """
 
     def emit(
@@ -119,6 +124,30 @@ def apply_signal(
         if store.write(run, change, now=now, entry=entry):
             return change
     raise WorkflowConflictError(run_id, TRIES)
+
+
+def load_run(store: WorkflowStore, run_id: str, *, now: float) -> WorkflowRun:
+    """Return a run, or raise `WorkflowExpiredError` if its data is gone, be it by the clock alone."""
+    run = store.load(run_id)
+    if run is None or run.is_gone(now):
+        raise WorkflowExpiredError(run_id)
+
+    return run
+
+
+def lifetime(run: WorkflowRun, now: float) -> float:
+    """Return for how many seconds the data of ``run`` stays if nobody writes or sweeps any more."""
+    gone_at = run.gone_at
+    if run.deadline is None:
+        return min(max(0.0, (gone_at or now) - now), LONGEST)
+
+    silent = run.deadlines.stale
+    if gone_at is not None and run.status is not WorkflowStatus.RUNNING:
+        return min(max(0.0, gone_at - now) + SPARE, LONGEST)
+    if gone_at is not None:
+        # What its function emits is news too, and unknown to whoever renews the lease.
+        silent = min(silent, run.deadlines.data or silent)
+    return min(max(0.0, run.deadline - now) + silent + SPARE, LONGEST)
 
 
 def tell(watcher: EventWatcher, events: Sequence[WorkflowEvent]) -> None:

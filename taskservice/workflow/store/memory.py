@@ -11,8 +11,8 @@ from threading import RLock
 from typing import TYPE_CHECKING, Any
 
 from taskservice.errors import LeaseLostError, ServiceClosedError
-from taskservice.workflow.model import NO_MARK, WorkflowStatus
-from taskservice.workflow.store.base import EventPage, tell
+from taskservice.workflow.model import NO_MARK, FailureReason, WorkflowStatus
+from taskservice.workflow.store.base import EventPage, lifetime, tell
 from taskservice.workflow.store.codec import (
     decode_entry,
     decode_event,
@@ -97,6 +97,8 @@ class MemoryStore:
             self._note(change.run, now)
             if body is not None:
                 self._append(before.id, kept, [body])
+            if change.run.reason is FailureReason.EXPIRED:
+                self.forget(before.id)
             return True
 
     def emit(
@@ -153,6 +155,12 @@ class MemoryStore:
             self._forget_past(now)
             return self._deadlines.until(now, limit)
 
+    def next_due(self) -> float | None:
+        """Return the first instant that is of any matter: a deadline, or the end of a run's data."""
+        with self._lock:
+            firsts = (self._deadlines.first(), self._ends.first())
+        return min((instant for instant in firsts if instant is not None), default=None)
+
     def forget(self, run_id: str) -> bool:
         with self._lock:
             self._deadlines.put(run_id, None)
@@ -167,7 +175,8 @@ class MemoryStore:
     def _note(self, run: WorkflowRun, now: float) -> None:
         self._deadlines.put(run.id, run.deadline)
         # Whoever is not over will be, however late somebody sweeps.
-        self._ends.put(run.id, now + run.deadlines.kept if run.status.final else None)
+        ends = run.status.final or run.deadlines.data is not None
+        self._ends.put(run.id, now + lifetime(run, now) if ends else None)
 
     def _append(self, run_id: str, kept: _Kept, bodies: list[str]) -> None:
         events = []
@@ -213,6 +222,9 @@ class _Schedule:
         if instant is not None:
             self._instants[name] = instant
             insort(self._order, (instant, name))
+
+    def first(self) -> float | None:
+        return self._order[0][0] if self._order else None
 
     def until(self, instant: float, limit: int) -> list[str]:
         found = []

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, Final
 from redis.exceptions import RedisError
 
 from taskservice.errors import BackendUnavailableError, LeaseLostError
-from taskservice.workflow.model import WorkflowStatus
-from taskservice.workflow.store.base import EventPage
+from taskservice.workflow.model import FailureReason, WorkflowStatus
+from taskservice.workflow.store.base import EventPage, lifetime
 from taskservice.workflow.store.codec import (
     decode_entry,
     decode_event,
@@ -40,10 +40,6 @@ if TYPE_CHECKING:
 
 __all__ = ["RedisStore"]
 
-SPARE: Final = 60.0
-"""How much longer than it may be stale a run stays after its deadline, in seconds."""
-LONGEST: Final = 1e9
-"""Thirty years, in seconds: more than a timeout needs, and what every server can count."""
 _LOST: Final = -1
 
 
@@ -133,6 +129,11 @@ class RedisStore:
             pipe.zrem(self._deadlines, run_id)
             return bool(pipe.execute()[0])
 
+    def count_keys(self, run_id: str) -> int:
+        """Return how many keys the server holds for a run."""
+        with _reaching():
+            return int(self._client.exists(*self._keys(run_id)))
+
     def close(self) -> None:
         self._feed.close()
 
@@ -141,7 +142,7 @@ class RedisStore:
         arguments = [
             run.id,
             write.seen,
-            max(1, int(_lifetime(run, now) * 1000)),
+            0 if run.reason is FailureReason.EXPIRED else max(1, int(lifetime(run, now) * 1000)),
             "" if run.deadline is None else repr(run.deadline),
             write.event,
             run.deadlines.max_events,
@@ -173,13 +174,6 @@ class _Write:
     fields: Mapping[str, str]
     removed: Sequence[str] = ()
     entry: tuple[str, str] = ("", "")
-
-
-def _lifetime(run: WorkflowRun, now: float) -> float:
-    if run.deadline is None:
-        return min(run.deadlines.kept, LONGEST)
-
-    return min(max(0.0, run.deadline - now) + run.deadlines.stale + SPARE, LONGEST)
 
 
 @contextmanager

@@ -1,7 +1,8 @@
 -- Writes one change of a run, all at once, if the run is still at the version that the writer saw.
 --
 -- KEYS: the run's hash, its journal's hash, its events' stream and channel, the zset of deadlines.
--- ARGV: 1 id, 2 the version seen ('' for a run that must not exist yet), 3 milliseconds to live,
+-- ARGV: 1 id, 2 the version seen ('' for a run that must not exist yet), 3 milliseconds to live
+--       (0: gone at once),
 --       4 deadline ('' for none), 5 event ('' for none), 6 how many events to keep, 7 '1' if the run
 --       will rest, 8 and 9 index and text of a journal entry ('' for none), 10 how many fields are set;
 --       then these with their values, then the fields to remove.
