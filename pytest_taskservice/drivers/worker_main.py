@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pytest_taskservice.drivers.ledger import Ledger
 from pytest_taskservice.drivers.worker_spec import ModuleSource, WorkerSpec
 
 if TYPE_CHECKING:
@@ -119,11 +120,23 @@ def _serve(spec: WorkerSpec) -> int:
 
         speak(spec.echo)
     app = load_app(spec)
+    ledger = Ledger(Path(spec.ledger)) if spec.ledger else None
+    if ledger is not None and spec.story:
+        _take_part(spec, ledger)
+    if spec.beat:
+        from pytest_taskservice.drivers.beat_main import serve_beat
+
+        return serve_beat(app, spec)
 
     from pytest_taskservice.drivers.agent import install
 
     options = _options(app, spec)
-    install(app, spec.agent)
+    agent = install(app, spec.agent, journal=ledger and ledger.journal(spec.hostname))
+    if ledger is not None and spec.story:
+        from pytest_taskservice.drivers.worker_strikes import Strikes
+
+        agent.strikes = Strikes(ledger, spec.hostname)
+        agent.strikes.install(app)
     worker = app.Worker(
         hostname=spec.hostname,
         pool=_pool(spec.pool),
@@ -134,6 +147,15 @@ def _serve(spec: WorkerSpec) -> int:
     )
     worker.start()
     return int(worker.exitcode or 0)
+
+
+def _take_part(spec: WorkerSpec, ledger: Ledger) -> None:
+    """Tell what is sent from here, and let it be delivered badly."""
+    from pytest_taskservice.drivers.worker_sends import deliver_badly, tell_sends
+
+    tell_sends(ledger.journal(spec.hostname), spec.hostname)
+    # Never left: it goes with the process.
+    deliver_badly(ledger).__enter__()
 
 
 def _options(app: Celery, spec: WorkerSpec) -> dict[str, Any]:
