@@ -92,7 +92,7 @@ def _tell_by_request(agent: Agent) -> None:
         retries = request.request_dict.get("retries")
         agent.record(type, {**fields, "uuid": request.id, "name": request.name, "retries": retries})
         if type == "task-started" and agent.strikes is not None:
-            agent.strikes.at_started(request)
+            agent.strikes.at_started(request, agent.soon)
         return original(request, type, **fields)
 
     setattr(Request, "send_event", send_event)  # noqa: B010 - a method is replaced on purpose
@@ -128,6 +128,10 @@ class Agent:
         self._loop.attach(consumer.hub)
         if first:
             threading.Thread(target=self._talk, name="taskservice-agent", daemon=True).start()
+
+    def soon(self, action: Callable[..., object], *args: Any) -> None:
+        """Do something on the worker's loop, behind what is due there."""
+        self._consumer.call_soon(action, *args)
 
     def forget(self, **_: Any) -> None:
         """In a forked pool process: the connection stays the parent's."""

@@ -246,10 +246,11 @@ class CeleryWorkerDriver:
             look = fleet.look(min(left, 1.0))
             queued = self._queued(fleet)
             if look.idle and not queued:
-                # Several hand on to each other: all were idle at once only if none has moved since.
-                if len(fleet.members) == 1 or look.seen == before:
+                # Several hand on to each other, by ways that take time: all is at rest if none has moved since.
+                if self._stage is None or look.seen == before:
                     return
                 before = look.seen
+                time.sleep(_PAUSE)
                 continue
             before = None
             if left == 0.0:
@@ -499,6 +500,8 @@ class CeleryWorkerDriver:
             "not acknowledged": unacknowledged,
             "held back": len(fleet.ledger.held()) if self._stage is not None else 0,
         }
+        if self._place.proxy is not None:
+            counts["on the way"] = self._place.proxy.carrying()
         texts = [f"{count} {what}" for what, count in counts.items() if count]
         if self._faults is not None and (coming := self._faults.pending()):
             texts.append(coming)

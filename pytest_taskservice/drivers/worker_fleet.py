@@ -44,9 +44,9 @@ class Member:
 
     @property
     def alive(self) -> bool:
-        """Whether a process holds the place."""
+        """Whether a process holds the place, and has begun to consume."""
         process = self.process
-        return process is not None and process.alive
+        return process is not None and process.ready and process.alive
 
     @property
     def is_beat(self) -> bool:
@@ -276,7 +276,7 @@ class Fleet:
     def _ask(self, member: Member, do: str, **request: Any) -> Mapping[str, Any] | None:
         """Ask a member's agent; ``None`` where it has ended before it answered, as in a story it may."""
         process = member.process
-        if process is None:
+        if process is None or not process.ready:
             return None
         try:
             return process.ask(do, **request)

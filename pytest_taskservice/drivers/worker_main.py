@@ -11,6 +11,7 @@ import importlib.util
 import multiprocessing
 import os
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -121,8 +122,9 @@ def _serve(spec: WorkerSpec) -> int:
         speak(spec.echo)
     app = load_app(spec)
     ledger = Ledger(Path(spec.ledger)) if spec.ledger else None
+    ending = ExitStack()
     if ledger is not None and spec.story:
-        _take_part(spec, ledger)
+        _take_part(spec, ledger, ending)
     if spec.beat:
         from pytest_taskservice.drivers.beat_main import serve_beat
 
@@ -135,7 +137,7 @@ def _serve(spec: WorkerSpec) -> int:
     if ledger is not None and spec.story:
         from pytest_taskservice.drivers.worker_strikes import Strikes
 
-        agent.strikes = Strikes(ledger, spec.hostname)
+        agent.strikes = Strikes(ledger, spec.hostname, spec.pool)
         agent.strikes.install(app)
     worker = app.Worker(
         hostname=spec.hostname,
@@ -149,13 +151,12 @@ def _serve(spec: WorkerSpec) -> int:
     return int(worker.exitcode or 0)
 
 
-def _take_part(spec: WorkerSpec, ledger: Ledger) -> None:
-    """Tell what is sent from here, and let it be delivered badly."""
+def _take_part(spec: WorkerSpec, ledger: Ledger, ending: ExitStack) -> None:
+    """Tell what is sent from here, and let it be delivered badly until the end of the process."""
     from pytest_taskservice.drivers.worker_sends import deliver_badly, tell_sends
 
     tell_sends(ledger.journal(spec.hostname), spec.hostname)
-    # Never left: it goes with the process.
-    deliver_badly(ledger).__enter__()
+    ending.enter_context(deliver_badly(ledger))
 
 
 def _options(app: Celery, spec: WorkerSpec) -> dict[str, Any]:

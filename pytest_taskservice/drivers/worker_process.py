@@ -62,6 +62,8 @@ class WorkerProcess:
         self._released.append(reaper.watch_group(self._process.pid))
         self._stream: Any = None
         self._asking = threading.Lock()
+        self.ready = False
+        """Whether it has begun to consume."""
         self.tasks: frozenset[str] = frozenset()
         self.queues: set[str] = set()
         self.pid = self._process.pid
@@ -88,6 +90,7 @@ class WorkerProcess:
         hello = self._read()
         self.tasks = frozenset(hello["tasks"])
         self.queues = set(hello["queues"])
+        self.ready = True
 
     @property
     def alive(self) -> bool:

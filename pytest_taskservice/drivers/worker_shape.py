@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_taskservice.drivers import discovery
+from pytest_taskservice.drivers import discovery, synthetic
 from pytest_taskservice.drivers.app_patch import broker_changes
 from pytest_taskservice.drivers.base import Capability, CapabilityError, Stage, TaskCall
 from pytest_taskservice.drivers.canvases import sending_options
@@ -69,7 +69,8 @@ def make_specs(  # noqa: PLR0913 - all that a process can be told of
         main=app.main or "app",
         settings=discovery.portable_settings(app),
         world={},
-        modules=discovery.find_modules(app),
+        # A worker knows the task that plays behaviours; the app does or does not by now.
+        modules=tuple(each for each in discovery.find_modules(app) if each.name != synthetic.__name__),
         queues=(workers.queues if workers else ()) or discovery.find_queues(app),
         pool=(workers.pool if workers else None) or pool,
         concurrency=workers.concurrency if workers else concurrency,

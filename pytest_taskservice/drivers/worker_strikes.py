@@ -21,6 +21,8 @@ from pytest_taskservice.simulator.celery.fault_values import Point
 from pytest_taskservice.simulator.celery.strikes import is_named, is_worker
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from celery import Celery
 
     from pytest_taskservice.drivers.ledger import Ledger, Strike
@@ -37,9 +39,10 @@ _POLL = 0.0005
 class Strikes:
     """What lies in wait in one worker."""
 
-    def __init__(self, ledger: Ledger, worker: str) -> None:
+    def __init__(self, ledger: Ledger, worker: str, pool: str) -> None:
         self._ledger = ledger
         self._worker = worker
+        self._pool = pool
 
     def install(self, app: Celery) -> None:
         """Put hooks around the bodies of ``app``, before any pool is made."""
@@ -54,10 +57,14 @@ class Strikes:
             if self._ledger.claim(strike, run=request.id, worker=self._worker):
                 _end_worker()
 
-    def at_started(self, request: Any) -> None:
+    def at_started(self, request: Any, soon: Callable[..., object]) -> None:
         """Strike once a body is about to run, or see to it that it is struck while it does."""
         for strike in self._meant(Point.STARTED, request.name, request.task.name):
-            self._strike(strike, request)
+            if self._pool == "solo":
+                self._strike(strike, request)
+            else:
+                # An early acknowledgement is due on the worker's loop, and goes first.
+                soon(self._strike, strike, request)
         for strike in self._meant(Point.RUNNING, request.name, request.task.name):
             timer = threading.Timer(strike.into, self._while_running, (strike, request))
             timer.daemon = True

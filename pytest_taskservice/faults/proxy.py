@@ -57,6 +57,7 @@ class _Door:
     listener: asyncio.Server | None = None
     toxics: list[Toxic] = field(default_factory=list)
     open: asyncio.Event = field(default_factory=asyncio.Event)
+    carried: int = 0
     guests: set[_Guest] = field(default_factory=set)
 
     def told(self, kind: str) -> list[Toxic]:
@@ -112,6 +113,10 @@ class Proxy:
         """Cut the connections that there are, by RST, and return how many there were."""
         return self._call(self._reset(doors), "resetting connections")
 
+    def carrying(self) -> int:
+        """Return how many pieces are on their way, held back or not."""
+        return sum(door.carried for door in tuple(self._doors.values()))
+
     def close(self) -> None:
         """Close all doors, cut all connections and end the thread; may be called twice."""
         if not self._thread.is_alive():
@@ -144,7 +149,9 @@ class Proxy:
 
     async def _listen(self, door: _Door) -> None:
         async def come(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            await self._come(door, reader, writer)
+            # Streams ask a connection's task for its error, which for one that is cancelled is another.
+            with suppress(asyncio.CancelledError):
+                await self._come(door, reader, writer)
 
         # The same port after an outage: its clients know no other.
         door.listener = await asyncio.start_server(come, LOOPBACK, door.port, reuse_address=True)
@@ -234,12 +241,15 @@ async def _carry(
     async def deliver() -> None:
         while True:
             due, chunk = await queue.get()
-            if (left := due - loop.time()) > 0:
-                await asyncio.sleep(left)
-            await door.open.wait()
-            if not chunk:
-                return
-            await _write(door, writer, chunk)
+            try:
+                if (left := due - loop.time()) > 0:
+                    await asyncio.sleep(left)
+                await door.open.wait()
+                if not chunk:
+                    return
+                await _write(door, writer, chunk)
+            finally:
+                door.carried -= bool(chunk)
 
     delivery = asyncio.ensure_future(deliver())
     try:
@@ -250,12 +260,19 @@ async def _carry(
             except OSError:
                 chunk = b""
             late = sum(toxic.by for toxic in door.told("latency")) if back else 0.0
+            door.carried += bool(chunk)
             await queue.put((loop.time() + late, chunk))
         await delivery
     finally:
         delivery.cancel()
         with suppress(asyncio.CancelledError, OSError):
             await delivery
+        # Nobody waits for what is left.
+        door.carried -= sum(bool(chunk) for _, chunk in _drained(queue))
+
+
+def _drained(queue: asyncio.Queue[T]) -> list[T]:
+    return [queue.get_nowait() for _ in range(queue.qsize())]
 
 
 async def _write(door: _Door, writer: asyncio.StreamWriter, chunk: bytes) -> None:
