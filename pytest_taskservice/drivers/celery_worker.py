@@ -64,8 +64,8 @@ class WorkerOptions:
 class CeleryWorkerDriver:
     """Worker processes for one app at a time, exchanged only when a test needs other ones.
 
-    A test that is no scenario has one worker. A scenario has those of its stage, and a Redis that may be broken
-    if it announces faults; what a fault has broken is thrown away after it.
+    A test that is no scenario has one worker. A scenario has those of its stage, and a Redis that may be
+    broken if it announces faults; what a fault has broken is thrown away after it.
     """
 
     name = "celery"
@@ -246,7 +246,7 @@ class CeleryWorkerDriver:
             look = fleet.look(min(left, 1.0))
             queued = self._queued(fleet)
             if look.idle and not queued:
-                # Several hand on to each other, by ways that take time: all is at rest if none has moved since.
+                # They hand on to each other, by ways that take time: at rest is what has not moved since.
                 if self._stage is None or look.seen == before:
                     return
                 before = look.seen
@@ -412,9 +412,7 @@ class CeleryWorkerDriver:
         if self._failed is not None and self._failed[0] == specs:
             raise WorkerStartError(f"as before, {self._failed[1]}")
         self._specs = specs
-        self._fleet = Fleet(
-            specs, reaper=self._reaper, spare=self._spare, on_up=self._up, on_gone=self._gone
-        )
+        self._fleet = Fleet(specs, reaper=self._reaper, spare=self._spare, on_up=self._up, on_gone=self._gone)
         try:
             self._fleet.start(timeout=self._options.timeout)
         except WorkerStartError as error:

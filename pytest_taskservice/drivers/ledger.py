@@ -147,11 +147,8 @@ class Ledger:
 
     def claims(self, strike: int) -> list[dict[str, Any]]:
         """Return what was said at each time that the strike with this id has happened, in order."""
-        found: list[dict[str, Any]] = []
-        with suppress(FileNotFoundError):
-            for turn in itertools.count():
-                found.append(json.loads(self._claim(strike, turn).read_text()))
-        return found
+        paths = itertools.takewhile(Path.exists, (self._claim(strike, turn) for turn in itertools.count()))
+        return [json.loads(path.read_text()) for path in paths]
 
     def _claim(self, strike: int, turn: int) -> Path:
         return self.directory / _CLAIMS / f"{strike}.{turn}"

@@ -31,4 +31,6 @@ def at_once(acts: Sequence[Callable[[], None]], *, timeout: float) -> None:
         thread.join(max(0.0, deadline - time.monotonic()))
     left = sum(thread.is_alive() for thread in threads)
     if left:
-        raise HarnessTimeoutError(f"{left} of {len(acts)} commands at once did not return within {timeout:g} s")
+        raise HarnessTimeoutError(
+            f"{left} of {len(acts)} commands at once did not return within {timeout:g} s"
+        )

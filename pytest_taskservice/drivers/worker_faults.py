@@ -1,7 +1,7 @@
 """Faults of a real world: signals to its processes, a proxy before its Redis, strikes by its own workers.
 
-What Celery makes of them is Celery's doing. Nothing here looks for a better outcome: a worker that ends itself
-stays away, one that was ended comes up again when the fault says so, or when it is healed.
+What Celery makes of them is Celery's doing. Nothing here looks for a better outcome: a worker that ends
+itself stays away, one that was ended comes up again when the fault says so, or when it is healed.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
-from pytest_taskservice.drivers.base import Capability, CapabilityError, Injection
+from pytest_taskservice.drivers.base import Capability, Injection
 from pytest_taskservice.drivers.ledger import Strike
 from pytest_taskservice.errors import FaultError, HarnessError, HarnessTimeoutError
 from pytest_taskservice.faults.proxy import Toxic
@@ -63,7 +63,7 @@ class Injected:
 class WorkerFaults:
     """The faults of one test. ``tell`` takes the events, ``refuse`` raises for what cannot be done."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the world, and where to tell of it
         self,
         fleet: Fleet,
         place: Place,

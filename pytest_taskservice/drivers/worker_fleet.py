@@ -1,4 +1,4 @@
-"""The worker processes of one real world, and its beat: started side by side, asked together, ended together."""
+"""The worker processes of one real world, and its beat: started, asked and ended together."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_taskservice.drivers.ledger import Ledger
-from pytest_taskservice.drivers.worker_process import WorkerProcess
 from pytest_taskservice.errors import HarnessTimeoutError, WorkerStartError
 from pytest_taskservice.faults import processes
 
 if TYPE_CHECKING:
+    from pytest_taskservice.drivers.worker_process import WorkerProcess
     from pytest_taskservice.drivers.worker_spec import WorkerSpec
     from pytest_taskservice.reaper import Reaper
 
@@ -65,8 +65,8 @@ class Look:
 class Fleet:
     """Workers for one app with one set of settings, from :meth:`start` until :meth:`close`.
 
-    ``on_up`` and ``on_gone`` are told of members, the latter from another thread and only in a ``story``: there
-    a process may end at any time. ``spare`` gives away a process that has imported Celery already.
+    ``on_up`` and ``on_gone`` are told of members, the latter from another thread and only in a ``story``:
+    there a process may end at any time. ``spare`` gives away a process that has imported Celery already.
     """
 
     def __init__(

@@ -133,7 +133,7 @@ def _serve(spec: WorkerSpec) -> int:
     from pytest_taskservice.drivers.agent import install
 
     options = _options(app, spec)
-    agent = install(app, spec.agent, journal=ledger and ledger.journal(spec.hostname))
+    agent = install(app, spec.agent, journal=ledger.journal(spec.hostname) if ledger else None)
     if ledger is not None and spec.story:
         from pytest_taskservice.drivers.worker_strikes import Strikes
 

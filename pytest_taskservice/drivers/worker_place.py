@@ -1,8 +1,8 @@
 """Where a real world's messages and results lie: the session's Redis, or one that may be broken.
 
 For faults of connections there is a proxy before it, with a door for the test, the beat and each worker. For
-faults of the Redis itself there is one of our own behind the proxy, from the session's binary. Somebody else's
-is never broken, only the way to it.
+faults of the Redis itself there is one of our own behind the proxy, from the session's binary. Somebody
+else's is never broken, only the way to it.
 """
 
 from __future__ import annotations
@@ -42,7 +42,9 @@ def no_redis_faults(server: RedisServer) -> str | None:
     """Return why a story can have no Redis of its own like ``server`` that may be killed."""
     if server.provider in _PROVIDERS:
         return None
-    what = "is somebody else's" if server.provider == "url" else "cannot be killed and come back with its data"
+    what = (
+        "is somebody else's" if server.provider == "url" else "cannot be killed and come back with its data"
+    )
     return f"the Redis of the provider {server.provider!r} {what}; use --taskservice-redis=embedded"
 
 
@@ -106,8 +108,9 @@ class Place:
         """Return where a run stands, read past the proxy; what was read last while a fault prevents it."""
         from redis.exceptions import RedisError
 
+        backend: Any = app.backend
         try:
-            stored: Any = self.client().get(app.backend.get_key_for_task(run_id))
+            stored: Any = self.client().get(backend.get_key_for_task(run_id))
         except (RedisError, OSError):
             return self._known.get(run_id, Outcome(status="PENDING"))
         self._known[run_id] = outcome = _read(app, stored)

@@ -92,9 +92,7 @@ def make_specs(  # noqa: PLR0913 - all that a process can be told of
     return tuple(specs)
 
 
-def _named(
-    base: WorkerSpec, name: str, place: Place, app: Celery, settings: Mapping[str, Any]
-) -> WorkerSpec:
+def _named(base: WorkerSpec, name: str, place: Place, app: Celery, settings: Mapping[str, Any]) -> WorkerSpec:
     return replace(base, hostname=name, world=settings_in(place, app, settings, who=name))
 
 

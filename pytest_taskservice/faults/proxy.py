@@ -1,8 +1,8 @@
 """A TCP proxy that treats connections badly on purpose.
 
-It has doors: ports of the loopback that all lead to one server. Each of its clients is given a door of its own,
-so that one of them can be cut off from the server and the others not. Everything runs on an event loop in one
-thread; the methods are for any other thread.
+It has doors: ports of the loopback that all lead to one server. Each of its clients is given a door of its
+own, so that one of them can be cut off from the server and the others not. Everything runs on an event loop in
+one thread; the methods are for any other thread.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class Toxic:
 
     ``latency`` keeps each answer back for ``by`` seconds; ``bandwidth`` lets through ``rate`` bytes a second
     each way; ``slicer`` cuts what it carries into pieces of ``size`` bytes, ``by`` seconds apart; ``timeout``
-    accepts and is silent, what it holds back goes on once it is over; ``down`` cuts, and refuses; ``reset_peer``
-    cuts by RST, new connections too.
+    accepts and is silent, what it holds back goes on once it is over; ``down`` cuts, and refuses;
+    ``reset_peer`` cuts by RST, new connections too.
     """
 
     kind: str

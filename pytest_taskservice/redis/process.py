@@ -28,7 +28,15 @@ from pytest_taskservice.redis.wire import (
 if TYPE_CHECKING:
     from pytest_taskservice.reaper import Reaper
 
-__all__ = ["embedded_binary", "server_binary", "spawn", "start_embedded", "start_server", "stop", "wait_until_ready"]
+__all__ = [
+    "embedded_binary",
+    "server_binary",
+    "spawn",
+    "start_embedded",
+    "start_server",
+    "stop",
+    "wait_until_ready",
+]
 
 BINARIES = ("redis-server", "valkey-server")
 MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
@@ -116,7 +124,7 @@ def _launch(binary: str, timeout: float, reaper: Reaper, stack: ExitStack) -> tu
 
 
 def spawn(binary: str, port: int, home: str, *, journal: bool = False) -> subprocess.Popen[bytes]:
-    """Start a server in the directory ``home``; with a ``journal`` it finds again what it held when it died."""
+    """Start a server in the directory ``home``; a ``journal`` brings back what it held when it died."""
     try:
         with Path(home, LOG).open("ab") as output:
             return subprocess.Popen(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import redis
@@ -34,9 +34,7 @@ def client(server: MortalRedis) -> Iterator[redis.Redis]:
 
 
 @pytest.mark.parametrize("end", ["kill", "terminate"])
-def test_what_was_answered_is_there_after_its_end(
-    server: MortalRedis, client: redis.Redis, end: str
-) -> None:
+def test_what_was_answered_is_there_after_its_end(server: MortalRedis, client: redis.Redis, end: str) -> None:
     for number in range(100):
         client.rpush("queue", number)
 
@@ -63,7 +61,8 @@ def test_a_paused_one_answers_later(server: MortalRedis, client: redis.Redis) ->
 @pytest.mark.parametrize("state", ["alive", "kill", "pause"])
 def test_closing_leaves_no_process_and_no_file(state: str) -> None:
     server = MortalRedis("embedded", reaper=shared_reaper())
-    home = Path(redis.Redis(port=server.port).config_get("dir")["dir"])
+    found: Any = redis.Redis(port=server.port).config_get("dir")
+    home = Path(found["dir"])
     if state != "alive":
         getattr(server, state)()
 
