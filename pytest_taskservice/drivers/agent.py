@@ -131,7 +131,8 @@ class Agent:
 
     def soon(self, action: Callable[..., object], *args: Any) -> None:
         """Do something on the worker's loop, behind what is due there."""
-        self._consumer.call_soon(action, *args)
+        # In the turn after the next one: within a turn the loop keeps no order.
+        self._consumer.call_soon(self._consumer.call_soon, action, *args)
 
     def forget(self, **_: Any) -> None:
         """In a forked pool process: the connection stays the parent's."""

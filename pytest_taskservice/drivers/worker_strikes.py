@@ -1,8 +1,8 @@
 """Strikes at a point of a run's life, made by the worker itself: only it knows when the point is reached.
 
 The processes of the pool share the worker's process group, so one SIGKILL to it is the end of all. A strike
-at ``started`` needs both sides: the main process has to acknowledge what is acknowledged early, and no line of
-the body may have run. So the process that is about to run it waits for the blow.
+at ``started`` needs both sides: the main process has to acknowledge what is acknowledged early, and no line
+of the body may have run. So the process that is about to run it waits for the blow.
 """
 
 from __future__ import annotations

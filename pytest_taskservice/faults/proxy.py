@@ -1,8 +1,8 @@
 """A TCP proxy that treats connections badly on purpose.
 
 It has doors: ports of the loopback that all lead to one server. Each of its clients is given a door of its
-own, so that one of them can be cut off from the server and the others not. Everything runs on an event loop in
-one thread; the methods are for any other thread.
+own, so that one of them can be cut off from the server and the others not. Everything runs on an event loop
+in one thread; the methods are for any other thread.
 """
 
 from __future__ import annotations

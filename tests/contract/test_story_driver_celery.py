@@ -15,7 +15,7 @@ from pytest_taskservice.errors import FaultError, HarnessTimeoutError
 from pytest_taskservice.history import Event, EventKind
 from pytest_taskservice.reaper import shared_reaper
 from pytest_taskservice.redis import RedisRequest, acquire
-from pytest_taskservice.scenario.acts import FaultCall, Mark
+from pytest_taskservice.scenario.acts import CONNECTION_FAULTS, FaultCall, Mark
 from pytest_taskservice.scenario.behaviour import Behaviour
 from pytest_taskservice.scenario.model import Entry, Workers
 
@@ -304,24 +304,20 @@ def test_the_seed_draws_the_victim_and_a_name_decides(begin: Callable[..., Celer
 # Strikes.
 
 
-@pytest.mark.parametrize(
-    ("when", "starts"),
-    # Before the body: the message has not been acknowledged and is there once more.
-    [("received", 1), ("started", 2), ("running", 2), ("stored", 2)],
-)
-def test_a_worker_is_killed_at_a_point_of_a_run(
-    begin: Callable[..., CeleryWorkerDriver], when: str, starts: int
-) -> None:
+def test_a_worker_is_killed_at_each_point_of_a_run(begin: Callable[..., CeleryWorkerDriver]) -> None:
     driver = begin(settings=BRIEF, faults=frozenset({"kill"}))
-    into = 0.2 if when == "running" else 0.0
-    fault = driver.faults().inject(FaultCall(kind="kill", when=when, into=into, restart=0.0))
-    run = driver.launch(slow(0.4))
-    driver.settle(timeout=15)
+    starts = {}
+    for when in ("received", "started", "running", "stored"):
+        into = 0.2 if when == "running" else 0.0
+        fault = driver.faults().inject(FaultCall(kind="kill", when=when, into=into, restart=0.0))
+        run = driver.launch(slow(0.4))
+        driver.settle(timeout=20)
+        assert (when, fault.struck, driver.outcome(run).status) == (when, 1, "SUCCESS")
+        starts[when] = kinds(driver, run).count("started")
 
-    assert driver.outcome(run).status == "SUCCESS"
-    assert fault.struck == 1
-    assert kinds(driver, run).count("started") == starts
-    assert len(told(driver, EventKind.WORKER_GONE)) == 1
+    # Received only: the body has not begun where its worker died.
+    assert starts == {"received": 1, "started": 2, "running": 2, "stored": 2}
+    assert len(told(driver, EventKind.WORKER_GONE)) == 4
 
 
 def test_a_body_does_not_begin_where_its_worker_is_killed_at_its_start(
@@ -346,40 +342,19 @@ def leave_trace(path: str) -> None:
     Path(path).touch()
 
 
-@pytest.mark.parametrize(
-    ("when", "outcome"),
-    # What was stored by then holds.
-    [
-        ("started", ("FAILURE", "WorkerLostError")),
-        ("running", ("FAILURE", "WorkerLostError")),
-        ("stored", ("SUCCESS", "")),
-    ],
-)
-def test_a_lost_child_is_told_by_its_worker(
-    begin: Callable[..., CeleryWorkerDriver], when: str, outcome: tuple[str, str]
-) -> None:
+def test_a_lost_child_is_told_by_its_worker(begin: Callable[..., CeleryWorkerDriver]) -> None:
     driver = begin(faults=frozenset({"lose_child"}))
-    fault = driver.faults().inject(FaultCall(kind="lose_child", when=when, task="slow"))
-    run = driver.launch(slow(0.3))
-    driver.settle(timeout=15)
+    outcomes = {}
+    for when in ("started", "running", "stored"):
+        fault = driver.faults().inject(FaultCall(kind="lose_child", when=when, task="slow"))
+        run = driver.launch(slow(0.3))
+        driver.settle(timeout=20)
+        assert (when, fault.struck) == (when, 1)
+        outcomes[when] = driver.outcome(run).error
 
-    assert fault.struck == 1
+    # What was stored by then holds.
+    assert outcomes == {"started": "WorkerLostError", "running": "WorkerLostError", "stored": ""}
     assert not told(driver, EventKind.WORKER_GONE)
-    found = driver.outcome(run)
-    assert (found.status, found.error) == outcome
-
-
-def test_a_strike_that_is_allowed_once_happens_once_over_all_workers(
-    begin: Callable[..., CeleryWorkerDriver],
-) -> None:
-    driver = begin(workers=Workers(count=2, concurrency=1), settings=BRIEF, faults=frozenset({"kill"}))
-    # Late enough that all messages have come in: one on its way to a worker that dies is lost.
-    fault = driver.faults().inject(FaultCall(kind="kill", when="running", into=0.4, restart=0.0))
-    runs = [driver.launch(slow(0.6)) for _ in range(4)]
-    driver.settle(timeout=20)
-
-    assert fault.struck == 1
-    assert {driver.outcome(run).status for run in runs} == {"SUCCESS"}
 
 
 def test_slowness_is_within_the_time_limit_of_a_body(begin: Callable[..., CeleryWorkerDriver]) -> None:
@@ -416,21 +391,24 @@ def test_a_killed_redis_comes_back_with_its_messages(begin: Callable[..., Celery
     ]
 
 
-@pytest.mark.parametrize("kind", ["down", "reset_peer", "latency", "timeout", "bandwidth", "slicer"])
-def test_work_is_done_after_a_fault_of_the_connection(
-    begin: Callable[..., CeleryWorkerDriver], kind: str
+def test_work_is_done_after_each_fault_of_the_connection(
+    begin: Callable[..., CeleryWorkerDriver],
 ) -> None:
-    driver = begin(settings=BRIEF, faults=frozenset({kind}))
-    run = driver.launch(slow(0.2))
-    eventually(lambda: "started" in kinds(driver, run))
+    driver = begin(settings=BRIEF, faults=frozenset(CONNECTION_FAULTS))
+    for kind in CONNECTION_FAULTS:
+        run = driver.launch(slow(0.2))
+        eventually(lambda run=run: "started" in kinds(driver, run))
 
-    fault = driver.faults().inject(FaultCall(kind=kind, by=0.05, rate=20_000, size=10, lasts=0.5))
-    driver.faults().heal()
-    after = driver.launch(call("add", 1, 2))
-    driver.settle(timeout=20)
+        lasts = None if kind == "reset_peer" else 0.3
+        fault = driver.faults().inject(
+            FaultCall(kind=kind, by=0.05, rate=20_000, size=10, lasts=lasts, worker="worker1")
+        )
+        driver.faults().heal()
+        after = driver.launch(call("add", 1, 2))
+        driver.settle(timeout=20)
 
-    assert (driver.outcome(after).result, fault.struck) == (3, 1)
-    assert driver.outcome(run).status == "SUCCESS"
+        assert (kind, driver.outcome(after).result, fault.struck) == (kind, 3, 1)
+        assert (kind, driver.outcome(run).status) == (kind, "SUCCESS")
 
 
 # Deliveries.
