@@ -163,7 +163,7 @@ def test_a_reset_is_an_rst_and_over_at_once(proxy: Proxy) -> None:
 def test_reset_peer_that_lasts_resets_whoever_comes(proxy: Proxy) -> None:
     proxy.add(Toxic(kind="reset_peer"))
 
-    with connect(proxy) as client, pytest.raises(ConnectionResetError):
+    with pytest.raises(ConnectionResetError), connect(proxy) as client:
         client.recv(100)
 
 
