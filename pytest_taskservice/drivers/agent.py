@@ -14,7 +14,6 @@ import signal
 import socket
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, ItemsView, Iterator, KeysView, ValuesView
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -28,14 +27,15 @@ from pytest_taskservice.drivers.worker_loop import WorkerLoop
 if TYPE_CHECKING:
     from celery import Celery
 
+    from pytest_taskservice.drivers.ledger import Journal
+    from pytest_taskservice.drivers.worker_strikes import Strikes
+
 state: Any = import_module("celery.worker.state")
 
 __all__ = ["VISIBLE_STATE", "Agent", "install"]
 
 # Collections of ``celery.worker.state`` that hold ids and times, nothing of this process only.
 VISIBLE_STATE = ("revoked", "revoked_stamps", "successful_requests")
-
-_HISTORY = 20_000
 
 _KINDS = {
     "task-received": "received",
@@ -61,12 +61,14 @@ _DETAILS = (
 )
 
 
-def install(app: Celery, descriptor: int) -> Agent:
+def install(app: Celery, descriptor: int, *, journal: Journal | None = None) -> Agent:
     """Put an agent that talks on the inherited socket ``descriptor`` into the worker of ``app``.
+
+    It writes what happens into ``journal``.
 
     The worker must be built with ``task_events=True``, or its requests tell nobody what becomes of them.
     """
-    agent = Agent(app, socket.socket(fileno=descriptor))
+    agent = Agent(app, socket.socket(fileno=descriptor), journal)
     wanted = bool(app.conf.worker_send_task_events)
     make = app.events.Dispatcher
 
@@ -89,6 +91,8 @@ def _tell_by_request(agent: Agent) -> None:
     def send_event(request: Any, type: str, **fields: Any) -> Any:  # noqa: A002 - Celery's word
         retries = request.request_dict.get("retries")
         agent.record(type, {**fields, "uuid": request.id, "name": request.name, "retries": retries})
+        if type == "task-started" and agent.strikes is not None:
+            agent.strikes.at_started(request, agent.soon)
         return original(request, type, **fields)
 
     setattr(Request, "send_event", send_event)  # noqa: B010 - a method is replaced on purpose
@@ -97,13 +101,14 @@ def _tell_by_request(agent: Agent) -> None:
 class Agent:
     """State over the life of one worker process."""
 
-    def __init__(self, app: Celery, connection: socket.socket) -> None:
+    def __init__(self, app: Celery, connection: socket.socket, journal: Journal | None = None) -> None:
+        self.strikes: Strikes | None = None
         self._app = app
+        self._journal = journal
         self._connection = connection
         self._pid = os.getpid()
         self._consumer: Any = None
         self._loop = WorkerLoop()
-        self._events: deque[dict[str, Any]] = deque(maxlen=_HISTORY)
         self._seen = 0
         self._commands: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
             "settle": self._settle,
@@ -112,7 +117,7 @@ class Agent:
             "drain": self._drain,
             "teach": self._teach,
             "look": _look,
-            "events": self._history,
+            "turn": self._turn,
             "state": self._state,
         }
 
@@ -123,6 +128,11 @@ class Agent:
         self._loop.attach(consumer.hub)
         if first:
             threading.Thread(target=self._talk, name="taskservice-agent", daemon=True).start()
+
+    def soon(self, action: Callable[..., object], *args: Any) -> None:
+        """Do something on the worker's loop, behind what is due there."""
+        # In the turn after the next one: within a turn the loop keeps no order.
+        self._consumer.call_soon(self._consumer.call_soon, action, *args)
 
     def forget(self, **_: Any) -> None:
         """In a forked pool process: the connection stays the parent's."""
@@ -142,14 +152,18 @@ class Agent:
             "redelivered": request.delivery_info.get("redelivered") or None,
         }
         self.record("task-received", fields)
+        if self.strikes is not None:
+            self.strikes.at_received(request)
 
     def record(self, kind: str, fields: dict[str, Any]) -> None:
-        """Keep one of Celery's task events; ``fields`` are the event's own, with ``name`` and ``retries``."""
+        """Tell one of Celery's task events; ``fields`` are the event's own, with ``name`` and ``retries``."""
         if kind not in _KINDS:
             return
-        detail = {key: _brief(fields[key]) for key in _DETAILS if fields.get(key) is not None}
         self._seen += 1
-        self._events.append(
+        if self._journal is None:
+            return
+        detail = {key: _brief(fields[key]) for key in _DETAILS if fields.get(key) is not None}
+        self._journal.write(
             {
                 "at": time.time(),
                 "kind": _KINDS[kind],
@@ -190,7 +204,6 @@ class Agent:
             "active": [[request.id, request.name] for request in active],
             "reserved": [[request.id, request.name] for request in reserved],
             "scheduled": [[request.id, request.name] for request in scheduled_requests(self._consumer)],
-            "events": self._seen,
         }
 
     def _settle(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -203,9 +216,9 @@ class Agent:
             # there, too: on its way from the timer to the pool a request is nowhere.
             turned = self._loop.call(lambda: None, deadline)
             if turned and self._loop.call(lambda: idle.append(self._is_idle()), deadline) and idle[-1]:
-                return {"idle": True, "moved": self._seen != before}
+                return {"idle": True, "moved": self._seen != before, "seen": self._seen}
             if time.monotonic() >= deadline:
-                return {"idle": False, "moved": True}
+                return {"idle": False, "moved": True, "seen": self._seen}
             time.sleep(0.0005)
 
     def _is_idle(self) -> bool:
@@ -270,10 +283,10 @@ class Agent:
         }:
             request.reject(requeue=True)
 
-    def _history(self, request: dict[str, Any]) -> dict[str, Any]:
-        newer = self._seen - request["after"]
-        events = list(self._events)
-        return {"events": events[-newer:] if newer > 0 else [], "last": self._seen}
+    def _turn(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Say whether the event loop turns; while the worker looks for its broker it does not."""
+        turned = self._loop.call(lambda: None, time.monotonic() + request["timeout"])
+        return {"turned": turned, "busy": bool(state.active_requests)}
 
 
 class _Recorder:

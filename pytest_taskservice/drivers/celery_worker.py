@@ -1,33 +1,42 @@
-"""The ``celery`` world: the user's app on a real worker process and a real Redis, kept for the session."""
+"""The ``celery`` world: the user's app on real worker processes and a real Redis, kept for the session."""
 
 from __future__ import annotations
 
 import json
-import os
-import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from pytest_taskservice.drivers import celery_app, discovery, exchanges, keys
-from pytest_taskservice.drivers.app_patch import AppPatch, broker_changes
-from pytest_taskservice.drivers.base import Capability, CapabilityError, Outcome, TaskCall
+from pytest_taskservice.drivers import celery_app, discovery, exchanges
+from pytest_taskservice.drivers.app_patch import AppPatch
+from pytest_taskservice.drivers.base import (
+    CanvasRuns,
+    Capability,
+    CapabilityError,
+    FaultControl,
+    Outcome,
+    Stage,
+    TaskCall,
+    WorkflowControl,
+)
 from pytest_taskservice.drivers.frozen import refuse_frozen_launches, refusing_frozen_time
+from pytest_taskservice.drivers.together import at_once
+from pytest_taskservice.drivers.worker_faults import WorkerFaults
+from pytest_taskservice.drivers.worker_fleet import Fleet, Member
+from pytest_taskservice.drivers.worker_place import Place, breakable, no_connection_faults, no_redis_faults
 from pytest_taskservice.drivers.worker_process import WorkerProcess
-from pytest_taskservice.drivers.worker_spec import WorkerSpec
+from pytest_taskservice.drivers.worker_shape import make_specs, settings_in
 from pytest_taskservice.errors import HarnessTimeoutError, WorkerStartError
 from pytest_taskservice.history import Event, EventKind, EventLog
+from pytest_taskservice.scenario.acts import CONNECTION_FAULTS, PROCESS_FAULTS
 
 if TYPE_CHECKING:
-    import redis
     from celery import Celery
 
     from pytest_taskservice.clock import Clock
-    from pytest_taskservice.drivers.base import Stage, WorkflowControl
-    from pytest_taskservice.drivers.worker_spec import ModuleSource
+    from pytest_taskservice.drivers.worker_spec import WorkerSpec
     from pytest_taskservice.reaper import Reaper
     from pytest_taskservice.redis import RedisServer
     from taskservice import BlockingTaskService
@@ -38,8 +47,9 @@ __all__ = ["CeleryWorkerDriver", "WorkerOptions"]
 _CANNOT = {Capability.CLOCK: "a real worker runs in real time"}
 _SETTLE = 0.05
 _CLEAR = 2.0
-
-_NOT_PASSED_ON = ("CELERY_", "PYTEST_CURRENT_TEST", "PYTEST_XDIST_")
+_PAUSE = 0.01
+_ACTS = 30.0
+_SPARES = 3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,67 +62,70 @@ class WorkerOptions:
 
 
 class CeleryWorkerDriver:
-    """One worker process and one app at a time; both are exchanged only when a test needs other ones."""
+    """Worker processes for one app at a time, exchanged only when a test needs other ones.
+
+    A test that is no scenario has one worker. A scenario has those of its stage, and a Redis that may be
+    broken if it announces faults; what a fault has broken is thrown away after it.
+    """
 
     name = "celery"
-    capabilities = frozenset(Capability) - _CANNOT.keys()
 
     def __init__(
         self, server: RedisServer, *, options: WorkerOptions, reaper: Reaper, prefix: str = ""
     ) -> None:
         self.refused: list[CapabilityError] = []
+        self._cannot = dict(_CANNOT)
+        if (reason := no_connection_faults(server)) is not None:
+            self._cannot[Capability.CONNECTION_FAULTS] = reason
+        self.capabilities = frozenset(Capability) - self._cannot.keys()
         self._server = server
         self._options = options
         self._reaper = reaper
-        self._prefix = prefix
-        self._warm: WorkerProcess | None = None
-        self._worker: WorkerProcess | None = None
-        self._spec: WorkerSpec | None = None
+        self._spares: list[WorkerProcess] = []
+        self._stage: Stage | None = None
+        self._calm = Place(server.url, prefix)
+        self._rough: Place | None = None
+        self._place = self._calm
+        self._fleet: Fleet | None = None
+        self._specs: tuple[WorkerSpec, ...] = ()
+        self._faults: WorkerFaults | None = None
         self._app: Celery | None = None
         self._settings: Mapping[str, Any] = {}
-        self._patches: dict[str, AppPatch] = {}
+        self._patches: dict[tuple[str, str], AppPatch] = {}
         self._test = ExitStack()
-        self._stage: Stage | None = None
         self._workflows: WorkflowControl | None = None
-        self._takes_part = False
-        self._flow_modules: dict[ModuleSource, None] = {}
-        self._sent: list[Event] = []
-        self._leaves_at = 0.0
-        self._marks = (0, 0)
+        self._told: list[Event] = []
+        self._leaving: dict[str, float] = {}
         self._started_in = 0.0
-        self._redis: redis.Redis | None = None
         self._hints: list[str] = []
         self._exchanges: dict[str, str] = {}
         self._never_known: frozenset[str] = frozenset()
-        self._failed: tuple[WorkerSpec, str] | None = None
+        self._failed: tuple[tuple[WorkerSpec, ...], str] | None = None
 
     def warm(self) -> None:
         """Start a process that imports Celery meanwhile; the first test then waits less."""
-        if self._warm is None and self._worker is None:
-            self._warm = WorkerProcess(self._reaper)
+        if not self._spares and self._fleet is None:
+            self._spares.append(WorkerProcess(self._reaper))
 
     def take_warm(self) -> WorkerProcess | None:
         """Give that process away, if no test has needed it yet."""
-        process, self._warm = self._warm, None
-        return process
+        return self._spares.pop() if self._spares else None
 
     def move_to(self, prefix: str) -> None:
         """Keep to the keys that begin with ``prefix``, before the first test."""
-        assert self._worker is None, "a worker listens already"
-        self._prefix = prefix
+        assert self._fleet is None, "a worker listens already"
+        self._calm.prefix = prefix
 
     def cannot(self, capability: Capability) -> str | None:
         """Return why: a real worker shows all but a clock that can be moved."""
-        return _CANNOT.get(capability)
+        return self._cannot.get(capability)
 
     def clock(self) -> Clock:
         """Refuse."""
-        error = CapabilityError(self.name, Capability.CLOCK, _CANNOT[Capability.CLOCK])
-        self.refused.append(error)
-        raise error
+        self._refuse(Capability.CLOCK, _CANNOT[Capability.CLOCK])
 
     def set_stage(self, stage: Stage) -> None:
-        """Say before ``begin`` what the next story needs."""
+        """Say what the next test, a scenario, needs."""
         self._stage = stage
 
     def begin(
@@ -123,48 +136,54 @@ class CeleryWorkerDriver:
         real_time: bool = False,
         loops: bool = False,
     ) -> None:
-        """Point ``app`` at the worker; start or exchange the worker where this test needs it."""
+        """Point ``app`` at its workers; start or exchange them where this test needs it."""
         assert app is not None, "the celery world needs an app"
         self._hints, self.refused = [], []
         if self._app is not app:
             self._forget_app()
             # Asked before the first patch: afterwards every app seems to be meant for Redis.
             self._exchanges = exchanges.known_types(app)
-        tells_more = self._prepare_workflows()
-        if tells_more or self._app is not app or self._settings != settings or not self._ready(app):
-            self._serve(app, settings)
+        place = self._place_of(self._stage)
+        same = self._app is app and self._settings == settings and self._place is place
+        self._place = place
         self._app, self._settings = app, settings
-        assert self._spec is not None
-        if any("mode=memory" in name for name in self._spec.databases.values()):
+        if self._stage is not None or self._specs_are_a_storys() or not same or not self._ready(app):
+            self._serve(app, settings)
+        self._enter(app, settings)
+
+    def _enter(self, app: Celery, settings: Mapping[str, Any]) -> None:
+        """Begin the test itself, with its workers up."""
+        fleet = self._running()
+        if any("mode=memory" in name for name in self._specs[0].databases.values()):
             self._hints.append(
                 "Django's test database is in this process's memory, where no worker sees it: name a file "
                 "in DATABASES[...]['TEST']['NAME']"
             )
-        key = json.dumps(settings, sort_keys=True)
-        if key not in self._patches:
-            self._patches[key] = AppPatch(app, self._world(app) | dict(settings))
-        self._test.enter_context(self._patches[key].applied())
+        self._test.enter_context(self._patch(app, settings).applied())
         self._test.enter_context(refusing_frozen_time(app))
-        self._test.callback(exchanges.teach(self._spec.exchanges))
+        self._test.callback(exchanges.teach(self._specs[0].exchanges))
         self._listen()
-        assert self._worker is not None
-        self._marks = (self._worker.log_size(), int(self._worker.ask("state")["events"]))
-        self._sent = []
+        fleet.look(_SETTLE)
+        fleet.mark()
+        self._told = []
+        if self._stage is None:
+            return
+        from pytest_taskservice.drivers.worker_sends import deliver_badly
 
-    def workflows(self) -> WorkflowControl:
-        """Return control over workflow runs on the worker."""
-        from pytest_taskservice.drivers.workflow_celery import open_on_workers
-
-        assert self._app is not None
-        if self._workflows is None:
-            self._workflows = open_on_workers(
-                self._app,
-                self.task_backend(),
-                self._stage,
-                tell=self._sent.append,
-                held=self._test,
-            )
-        return self._workflows
+        self._test.enter_context(deliver_badly(fleet.ledger))
+        self._faults = WorkerFaults(
+            fleet,
+            self._place,
+            seed=self._stage.seed,
+            timeout=self._options.timeout,
+            tell=self._tell,
+            refuse=self._refuse,
+            redis_fault=no_redis_faults(self._server),
+        )
+        for member in fleet.workers:
+            self._up(member)
+        if self._stage.faults:
+            self._keep_spares(min(_SPARES, len(fleet.members)))
 
     def task_backend(self) -> TaskBackend:
         """Return a backend over the app, as a production service would have it."""
@@ -184,95 +203,184 @@ class CeleryWorkerDriver:
         assert self._app is not None
         return str(celery_app.send(self._app, call).id)
 
-    def outcome(self, run_id: str) -> Outcome:
-        """Return what the result backend says."""
+    def launch_canvas(self, kind: str, members: tuple[TaskCall, ...], body: TaskCall | None) -> CanvasRuns:
+        """Send the first messages of a canvas; its workers send the others."""
+        from pytest_taskservice.drivers.canvases import send_canvas
+
         assert self._app is not None
-        return celery_app.outcome_of(self._app, run_id)
+        return send_canvas(self._app, kind, members, body)
+
+    def workflows(self) -> WorkflowControl:
+        """Return control over workflow runs on the workers."""
+        from pytest_taskservice.drivers.workflow_celery import open_on_workers
+
+        assert self._app is not None
+        if self._workflows is None:
+            self._workflows = open_on_workers(
+                self._app, self.task_backend(), self._stage, tell=self._told.append, held=self._test
+            )
+        return self._workflows
+
+    def faults(self) -> FaultControl:
+        """Return control over the faults of this test."""
+        if self._faults is None:
+            self._refuse(Capability.PROCESS_FAULTS, "the test is no scenario: its workers are kept")
+        return self._faults
+
+    def at_once(self, acts: Sequence[Callable[[], None]]) -> None:
+        """Do all of ``acts`` in threads that really race."""
+        at_once(acts, timeout=_ACTS)
+
+    def outcome(self, run_id: str) -> Outcome:
+        """Return what the result backend says; where a fault keeps it from answering, what it said last."""
+        assert self._app is not None
+        if self._place.proxy is None:
+            return celery_app.outcome_of(self._app, run_id)
+        return self._place.outcome_of(self._app, run_id)
 
     def revoke(self, run_id: str) -> None:
-        """Revoke by the worker's remote control, and wait for its answer."""
+        """Revoke by the workers' remote control, and wait for their answers."""
         assert self._app is not None
-        self._app.control.revoke(run_id, reply=True, timeout=2.0, limit=1)
+        workers = max(1, len(self._running().living()))
+        self._app.control.revoke(run_id, reply=True, timeout=2.0, limit=workers)
 
     def settle(self, *, timeout: float) -> None:
-        """Wait until the queues are empty and the worker is idle."""
-        worker = self._running()
+        """Wait until the queues are empty and the workers are idle."""
+        fleet = self._running()
         deadline = time.monotonic() + timeout
+        before: int | None = None
         while True:
             left = max(0.0, deadline - time.monotonic())
-            idle = worker.ask("settle", timeout=min(left, 1.0))["idle"]
-            queued = keys.waiting(self._client(), self._prefix, worker.queues)
-            if idle and not queued:
-                return
+            look = fleet.look(min(left, 1.0))
+            queued = self._queued(fleet)
+            if look.idle and not queued:
+                # They hand on to each other, by ways that take time: at rest is what has not moved since.
+                if self._stage is None or look.seen == before:
+                    return
+                before = look.seen
+                time.sleep(_PAUSE)
+                continue
+            before = None
             if left == 0.0:
                 raise HarnessTimeoutError(
-                    f"not settled within {timeout:g} s: {queued} queued; {self._held() or 'idle worker'}"
+                    f"not settled within {timeout:g} s: {queued or 'nothing queued'}; "
+                    f"{fleet.held() or 'idle worker'}"
                 )
+            if look.idle:
+                time.sleep(_PAUSE)
 
     def log(self) -> EventLog:
-        """Return the messages sent by the test and all that its worker did since."""
-        worker = self._running()
+        """Return the messages sent by the test, what its workers did since, and what was done to them."""
+        fleet = self._running()
         # A result reaches its reader before the worker's own process has heard of the end.
-        worker.ask("settle", timeout=_SETTLE)
-        records = worker.ask("events", after=self._marks[1])["events"]
-        events = [*self._sent, *(celery_app.event_from(record) for record in records)]
+        fleet.look(_SETTLE)
+        events = [*self._told, *(celery_app.event_from(record) for record in fleet.ledger.records())]
+        if self._faults is not None:
+            events += self._faults.struck_events()
         return EventLog(iter(events))
 
     def reset(self) -> None:
-        """Purge messages and results, and free the worker; replace it if it cannot be freed."""
+        """Purge messages and results, and free the workers; replace them if that cannot be."""
+        stage, self._stage = self._stage, None
+        faults, self._faults = self._faults, None
+        if faults is not None:
+            faults.close()
         self._test.close()
         self._workflows = None
-        if self._worker is None:
+        if self._fleet is None:
+            return
+        # Whoever was ended, or has ended itself, has left the others in a state that no other test expects.
+        if stage is not None and (
+            (faults and faults.broken) or len(self._fleet.living()) < len(self._fleet.workers)
+        ):
+            self._throw_away()
             return
         try:
-            self._clear(self._worker)
+            self._clear(self._fleet)
         except (WorkerStartError, HarnessTimeoutError):
             # The test has killed it, or it hangs: the next test gets another.
             self._stop()
-            keys.clear(self._client(), self._prefix)
+            self._place.clear()
 
-    def _clear(self, worker: WorkerProcess) -> None:
-        keys.clear(self._client(), self._prefix)
-        settled = worker.ask("settle", timeout=_SETTLE)
-        if not settled["idle"] and not self._free(worker):
+    def _clear(self, fleet: Fleet) -> None:
+        self._place.clear()
+        before = fleet.look(0.0).seen
+        look = fleet.look(_SETTLE)
+        if not look.idle and not self._free(fleet):
             self._stop()
-        if settled["moved"] or not settled["idle"]:
-            keys.clear(self._client(), self._prefix)
+        if look.seen != before or not look.idle:
+            self._place.clear()
+
+    def _throw_away(self) -> None:
+        """Leave nothing of what a fault has broken."""
+        self._stop()
+        if self._rough is not None and self._place is self._rough:
+            self._leave_rough()
+        else:
+            self._place.clear()
 
     def describe(self) -> str:
         """Return pool, start-up time and app."""
-        if self._worker is None or self._spec is None:
+        if self._fleet is None:
             return self._pool()
-        own = [name for name in self._worker.tasks if not name.startswith(("celery.", "taskservice."))]
+        own = [name for name in self._fleet.tasks if not name.startswith(("celery.", "taskservice."))]
         up = f"{self._pool()}, worker up in {self._started_in:.2f} s"
         if not own:
             return up
-        app = self._spec.app
-        where = f"{app[0].name}:{app[1]}" if app else self._spec.main
+        app = self._specs[0].app
+        where = f"{app[0].name}:{app[1]}" if app else self._specs[0].main
         return f"{up} · app {where} ({len(own)} task{'s' * (len(own) != 1)})"
 
     def report(self) -> dict[str, str]:
-        """Return the worker's log during this test, and what it could not find."""
+        """Return the workers' log during this test, and what they could not find."""
         texts = {}
-        if self._worker is not None:
-            texts["worker log"] = self._worker.log_text(self._marks[0])
-            if self._worker.alive:
-                texts["unfinished"] = self._held()
+        if self._fleet is not None:
+            texts["worker log"] = self._fleet.log_text()
+            if self._fleet.living():
+                texts["unfinished"] = self._fleet.held()
         if self._hints:
             texts["hint"] = "\n".join(self._hints)
         return texts
 
     def close(self) -> None:
-        """End the worker, and forget the app's connections to it."""
+        """End the workers, and forget the app's connections to them."""
+        if self._faults is not None:
+            self._faults.close()
+            self._faults = None
         self._test.close()
         self._forget_app()
-        if self._warm is not None:
-            self._warm.close()
-            self._warm = None
+        while self._spares:
+            self._spares.pop().close()
         self._stop()
-        if self._redis is not None:
-            self._redis.close()
-            self._redis = None
+        self._leave_rough()
+        self._calm.close()
+
+    # Where messages go.
+
+    def _place_of(self, stage: Stage | None) -> Place:
+        """Return the session's Redis, or one for faults."""
+        if stage is None or not stage.faults & {*PROCESS_FAULTS, *CONNECTION_FAULTS}:
+            return self._calm
+        if self._rough is None:
+            self._rough = breakable(self._server, self._calm.prefix, reaper=self._reaper)
+        return self._rough
+
+    def _leave_rough(self) -> None:
+        place, self._rough = self._rough, None
+        if place is None:
+            return
+        for key in [key for key in self._patches if key[0] == place.url("test")]:
+            self._patches.pop(key).close()
+        if place.mortal is None:
+            place.clear()
+        place.close()
+        self._place = self._calm
+
+    def _patch(self, app: Celery, settings: Mapping[str, Any]) -> AppPatch:
+        key = (self._place.url("test"), json.dumps(settings, sort_keys=True))
+        if key not in self._patches:
+            self._patches[key] = AppPatch(app, settings_in(self._place, app, settings, who="test"))
+        return self._patches[key]
 
     def _forget_app(self) -> None:
         for patch in self._patches.values():
@@ -280,76 +388,58 @@ class CeleryWorkerDriver:
         self._patches.clear()
         self._app = None
 
+    # Who serves.
+
+    def _specs_are_a_storys(self) -> bool:
+        return any(spec.story for spec in self._specs)
+
     def _ready(self, app: Celery) -> bool:
-        worker = self._worker
-        if worker is None or not worker.alive:
+        fleet = self._fleet
+        if fleet is None or not all(member.alive for member in fleet.members):
             return False
-        if self._spec is None or self._spec.databases != discovery.find_databases():
+        if self._specs[0].databases != discovery.find_databases():
             return False
-        missing = app.tasks.keys() - worker.tasks - self._never_known
+        missing = app.tasks.keys() - fleet.tasks - self._never_known
         return all(discovery.is_local(app.tasks[name]) for name in missing)
 
     def _serve(self, app: Celery, settings: Mapping[str, Any]) -> None:
-        """Have a worker for ``app`` with ``settings``: the one we have, or a new one."""
+        """Have workers for ``app`` with ``settings``: those we have, or new ones."""
         started = time.perf_counter()
-        spec = self._make_spec(app, settings)
-        if self._spec == replace(spec, agent=self._spec.agent if self._spec else 0) and self._ready(app):
+        specs = make_specs(
+            app,
+            settings,
+            self._place,
+            stage=self._stage,
+            pool=self._options.pool,
+            concurrency=self._options.concurrency,
+            known=self._exchanges,
+        )
+        # A beat goes on from where it is: each story has one of its own.
+        if self._specs == specs and self._ready(app) and not any(spec.beat for spec in specs):
             return
         self._stop()
-        if self._failed is not None and self._failed[0] == spec:
+        if self._failed is not None and self._failed[0] == specs:
             raise WorkerStartError(f"as before, {self._failed[1]}")
-        process = self._warm or WorkerProcess(self._reaper)
-        self._warm = None
-        self._worker = process
-        self._spec = replace(spec, agent=process.agent)
+        self._specs = specs
+        self._fleet = Fleet(specs, reaper=self._reaper, spare=self._spare, on_up=self._up, on_gone=self._gone)
         try:
-            process.start(self._spec, timeout=self._options.timeout)
+            self._fleet.start(timeout=self._options.timeout)
         except WorkerStartError as error:
             # Every further test would wait for the same end.
-            self._failed = (spec, str(error))
+            self._failed = (specs, str(error))
             self._stop()
             raise
         self._started_in = time.perf_counter() - started
-        self._marks = (0, 0)
         # What a new worker has not found it never will; asking again would start one for every test.
-        self._never_known = frozenset(app.tasks.keys() - process.tasks)
+        self._never_known = frozenset(app.tasks.keys() - self._fleet.tasks)
 
-    def _make_spec(self, app: Celery, settings: Mapping[str, Any]) -> WorkerSpec:
-        return WorkerSpec(
-            app=discovery.find_app(app),
-            main=app.main or "app",
-            settings=discovery.portable_settings(app),
-            world=self._world(app) | dict(settings),
-            modules=(*discovery.find_modules(app), *self._flow_modules),
-            workflows=self._takes_part,
-            queues=discovery.find_queues(app),
-            pool=self._options.pool,
-            concurrency=self._options.concurrency,
-            hostname="celery@taskservice",
-            agent=0,
-            exchanges=self._exchanges,
-            databases=discovery.find_databases(),
-            cwd=str(Path.cwd()),
-            sys_path=tuple(entry or str(Path.cwd()) for entry in sys.path),
-            environment={
-                name: value for name, value in os.environ.items() if not name.startswith(_NOT_PASSED_ON)
-            },
-        )
+    def _spare(self) -> WorkerProcess:
+        return self._spares.pop() if self._spares else WorkerProcess(self._reaper)
 
-    def _prepare_workflows(self) -> bool:
-        """Return whether the story has workflows that no worker before it was told of."""
-        if self._stage is None or not self._stage.workflows:
-            return False
-        from pytest_taskservice.drivers.workflow_celery import called_modules
-
-        # Kept for the stories to come: each change takes another worker.
-        known = self._takes_part, len(self._flow_modules)
-        self._takes_part = True
-        self._flow_modules |= dict.fromkeys(called_modules(self._stage))
-        return known != (True, len(self._flow_modules))
-
-    def _world(self, app: Celery) -> dict[str, Any]:
-        return broker_changes(app, url=self._server.url, prefix=self._prefix)
+    def _keep_spares(self, count: int) -> None:
+        """Have processes import Celery meanwhile: those that a fault ends are replaced the sooner."""
+        while len(self._spares) < count:
+            self._spares.append(WorkerProcess(self._reaper))
 
     def _listen(self) -> None:
         from celery import signals
@@ -361,36 +451,32 @@ class CeleryWorkerDriver:
             signal.connect(receiver, weak=False)
             self._test.callback(signal.disconnect, receiver)
 
-    def _before_publish(self, sender: Any = None, **message: Any) -> None:
-        """Before a message leaves: make sure that the worker knows its task and listens to its queue."""
-        worker, app = self._running(), self._app
+    def _before_publish(self, sender: Any = None, headers: Any = None, **message: Any) -> None:
+        """Before a message leaves: make sure that the workers know its task and listen to its queue."""
+        app = self._app
         assert app is not None
         name = str(sender)
-        if name not in worker.tasks and name in app.tasks:
-            worker = self._teach(name)
-        for queue in message.get("declare") or ():
-            if queue.name not in worker.queues:
-                worker.queues = set(worker.ask("consume", queue=queue.name)["queues"])
-        # Told once it has gone out, but the worker may have it before we are told.
-        self._leaves_at = celery_app.now()
+        if name not in self._running().tasks and name in app.tasks:
+            self._teach(name)
+        if self._stage is None or self._stage.workers is None or not self._stage.workers.queues:
+            fleet = self._running()
+            for queue in message.get("declare") or ():
+                if queue.name not in fleet.queues:
+                    fleet.consume(queue.name)
+        # Told once it has gone out, but a worker may have it before we are told.
+        self._leaving[str((headers or {}).get("id", ""))] = celery_app.now()
 
     def _after_publish(self, sender: Any = None, **message: Any) -> None:
-        headers = message.get("headers") or {}
-        self._sent.append(
-            Event(
-                at=self._leaves_at,
-                kind=EventKind.SENT,
-                run=str(headers.get("id", "")),
-                task=str(headers.get("shadow") or sender),
-                attempt=int(headers.get("retries") or 0) + 1,
-                detail={"queue": message.get("routing_key")},
-            )
-        )
+        from pytest_taskservice.drivers.worker_sends import sent_event
 
-    def _teach(self, name: str) -> WorkerProcess:
-        """Exchange an idle worker for one that has imported the module of task ``name`` too."""
+        run = str((message.get("headers") or {}).get("id", ""))
+        at = self._leaving.pop(run, None) or celery_app.now()
+        self._tell(celery_app.event_from(sent_event(sender, message, at=at)))
+
+    def _teach(self, name: str) -> None:
+        """Exchange idle workers for ones that have imported the module of task ``name`` too."""
         assert self._app is not None
-        worker = self._running()
+        fleet = self._running()
         if discovery.is_local(self._app.tasks[name]):
             self._hints.append(
                 f"task {name!r} is defined inside a function; the worker is another process and can "
@@ -398,41 +484,81 @@ class CeleryWorkerDriver:
             )
         elif name in self._never_known:
             self._hints.append(f"the worker has imported the module of task {name!r} and found no such task")
-        elif worker.ask("settle", timeout=1.0)["idle"]:
+        elif self._stage is None and fleet.look(1.0).idle:
             self._serve(self._app, self._settings)
-        return self._running()
 
-    def _running(self) -> WorkerProcess:
-        assert self._worker is not None, "no test has begun"
-        return self._worker
+    def _running(self) -> Fleet:
+        assert self._fleet is not None, "no test has begun"
+        return self._fleet
 
-    def _free(self, worker: WorkerProcess) -> bool:
+    def _queued(self, fleet: Fleet) -> str:
+        """Return what is still under way to a worker, in words; empty if nothing is."""
+        from redis.exceptions import RedisError
+
+        try:
+            waiting = self._place.waiting(fleet.queues)
+            unacknowledged = self._place.unacknowledged() if self._stage is not None else 0
+        except (RedisError, OSError):
+            if self._place.proxy is None:
+                raise
+            return "the Redis does not answer"
+        counts = {
+            "queued": waiting,
+            "not acknowledged": unacknowledged,
+            "held back": len(fleet.ledger.held()) if self._stage is not None else 0,
+        }
+        if self._place.proxy is not None:
+            counts["on the way"] = self._place.proxy.carrying()
+        texts = [f"{count} {what}" for what, count in counts.items() if count]
+        if self._faults is not None and (coming := self._faults.pending()):
+            texts.append(coming)
+        return ", ".join(texts)
+
+    def _free(self, fleet: Fleet) -> bool:
         # Only a pool of processes can be made to stop what it runs.
-        if self._options.pool != "prefork":
-            return bool(worker.ask("settle", timeout=_SETTLE)["idle"])
-        return bool(worker.ask("clear", timeout=_CLEAR)["idle"])
+        if any(member.spec.pool != "prefork" for member in fleet.workers):
+            return fleet.look(_SETTLE).idle
+        return fleet.free(_CLEAR)
 
     def _pool(self) -> str:
         slots = "" if self._options.pool == "solo" else f" x{self._options.concurrency}"
         return f"{self._options.pool}{slots}"
 
-    def _held(self) -> str:
-        held = self._running().ask("state")
-        return "; ".join(
-            f"{what}: " + ", ".join(f"{name}[{run}]" for run, name in held[key])
-            for key, what in (("active", "running"), ("reserved", "waiting"), ("scheduled", "due later"))
-            if held[key]
-        )
-
-    def _client(self) -> redis.Redis:
-        if self._redis is None:
-            import redis
-
-            self._redis = redis.Redis.from_url(self._server.url)
-        return self._redis
-
     def _stop(self) -> None:
-        if self._worker is not None:
-            self._worker.close()
-            self._worker = None
-            self._spec = None
+        if self._fleet is not None:
+            self._fleet.close()
+            self._fleet = None
+            self._specs = ()
+
+    # What is told.
+
+    def _tell(self, event: Event) -> None:
+        self._told.append(event)
+
+    def _up(self, member: Member) -> None:
+        if self._stage is None or member.is_beat or self._faults is None:
+            # Told when the story begins.
+            return
+        process = member.process
+        detail = {"slots": _slots(member), "queues": sorted(process.queues) if process else []}
+        self._tell(_event(EventKind.WORKER_UP, member, detail))
+
+    def _gone(self, member: Member) -> None:
+        if self._faults is None:
+            return
+        if not member.is_beat:
+            self._tell(_event(EventKind.WORKER_GONE, member, {}))
+        self._faults.gone(member)
+
+    def _refuse(self, capability: Capability, reason: str) -> NoReturn:
+        error = CapabilityError(self.name, capability, reason)
+        self.refused.append(error)
+        raise error
+
+
+def _slots(member: Member) -> int:
+    return 1 if member.spec.pool == "solo" else member.spec.concurrency
+
+
+def _event(kind: EventKind, member: Member, detail: Mapping[str, Any]) -> Event:
+    return Event(at=celery_app.now(), kind=kind, run="", task="", worker=member.name, detail=detail)

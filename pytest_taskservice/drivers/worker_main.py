@@ -11,9 +11,11 @@ import importlib.util
 import multiprocessing
 import os
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pytest_taskservice.drivers.ledger import Ledger
 from pytest_taskservice.drivers.worker_spec import ModuleSource, WorkerSpec
 
 if TYPE_CHECKING:
@@ -123,11 +125,24 @@ def _serve(spec: WorkerSpec) -> int:
 
         speak(spec.echo)
     app = load_app(spec)
+    ledger = Ledger(Path(spec.ledger)) if spec.ledger else None
+    ending = ExitStack()
+    if ledger is not None and spec.story:
+        _take_part(spec, ledger, ending)
+    if spec.beat:
+        from pytest_taskservice.drivers.beat_main import serve_beat
+
+        return serve_beat(app, spec)
 
     from pytest_taskservice.drivers.agent import install
 
     options = _options(app, spec)
-    install(app, spec.agent)
+    agent = install(app, spec.agent, journal=ledger.journal(spec.hostname) if ledger else None)
+    if ledger is not None and spec.story:
+        from pytest_taskservice.drivers.worker_strikes import Strikes
+
+        agent.strikes = Strikes(ledger, spec.hostname, spec.pool)
+        agent.strikes.install(app)
     worker = app.Worker(
         hostname=spec.hostname,
         pool=_pool(spec.pool),
@@ -138,6 +153,14 @@ def _serve(spec: WorkerSpec) -> int:
     )
     worker.start()
     return int(worker.exitcode or 0)
+
+
+def _take_part(spec: WorkerSpec, ledger: Ledger, ending: ExitStack) -> None:
+    """Tell what is sent from here, and let it be delivered badly until the end of the process."""
+    from pytest_taskservice.drivers.worker_sends import deliver_badly, tell_sends
+
+    tell_sends(ledger.journal(spec.hostname), spec.hostname)
+    ending.enter_context(deliver_badly(ledger))
 
 
 def _options(app: Celery, spec: WorkerSpec) -> dict[str, Any]:

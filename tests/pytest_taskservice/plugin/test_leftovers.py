@@ -77,6 +77,56 @@ def test_nothing_is_left_two_seconds_after_kill_9(downstream: Downstream) -> Non
         assert downstream.remains_in_the_end() == []
 
 
+BROKEN = """
+    from pathlib import Path
+
+    from pytest_taskservice.drivers.base import Stage, TaskCall
+    from pytest_taskservice.scenario.acts import FaultCall
+    from pytest_taskservice.scenario.model import Workers
+    from shopx.celery import app
+
+    def test_broken(request):
+        from pytest_taskservice.fixtures import HARNESS
+
+        driver = request.config.stash[HARNESS].driver("celery")
+        driver.set_stage(Stage(workers=Workers(count=2, concurrency=1), faults=frozenset({"pause", "down"})))
+        driver.begin(app, {})
+        started = Path(__file__).with_name("started")
+        driver.launch(TaskCall(task="shopx.tasks.nap", args=(60, str(started))))
+        while not started.exists():
+            pass
+        faults = driver.faults()
+        faults.inject(FaultCall(kind="pause", worker="worker1"))
+        faults.inject(FaultCall(kind="pause", worker="worker2"))
+        faults.inject(FaultCall(kind="pause", target="redis"))
+        faults.inject(FaultCall(kind="down"))
+        Path(__file__).with_name("broken").touch()
+        driver.settle(timeout=60)
+"""
+
+
+@pytest.mark.parametrize("end", ["kill", "interrupt"])
+def test_nothing_is_left_of_a_world_that_ends_in_the_middle_of_its_faults(
+    downstream: Downstream, end: str
+) -> None:
+    downstream.write(test_shopx=BROKEN)
+    process = downstream.start(CELERY)
+    try:
+        _await_file(downstream.root / "broken")
+        # Pytest, helper, two Redis servers, two workers and their two slots, at least.
+        assert len(downstream.processes()) >= 8
+        if end == "kill":
+            process.kill()
+        else:
+            os.killpg(process.pid, signal.SIGINT)
+            assert process.wait(20) == pytest.ExitCode.INTERRUPTED
+
+        assert downstream.remains_in_the_end() == []
+    finally:
+        process.kill()
+        process.communicate()
+
+
 def _await_file(path: Path) -> None:
     deadline = time.monotonic() + 20
     while not path.exists():

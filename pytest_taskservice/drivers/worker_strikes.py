@@ -1,0 +1,128 @@
+"""Strikes at a point of a run's life, made by the worker itself: only it knows when the point is reached.
+
+The processes of the pool share the worker's process group, so one SIGKILL to it is the end of all. A strike
+at ``started`` needs both sides: the main process has to acknowledge what is acknowledged early, and no line
+of the body may have run. So the process that is about to run it waits for the blow.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from functools import wraps
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from celery import signals
+
+from pytest_taskservice.simulator.celery.fault_values import Point
+from pytest_taskservice.simulator.celery.strikes import is_named, is_worker
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from celery import Celery
+
+    from pytest_taskservice.drivers.ledger import Ledger, Strike
+
+__all__ = ["Strikes"]
+
+state: Any = import_module("celery.worker.state")
+
+_ENDS = ("kill", "lose_child")
+_BLOW = 5.0
+_POLL = 0.0005
+
+
+class Strikes:
+    """What lies in wait in one worker."""
+
+    def __init__(self, ledger: Ledger, worker: str, pool: str) -> None:
+        self._ledger = ledger
+        self._worker = worker
+        self._pool = pool
+
+    def install(self, app: Celery) -> None:
+        """Put hooks around the bodies of ``app``, before any pool is made."""
+        signals.task_prerun.connect(self._before, weak=False)
+        signals.task_postrun.connect(self._after, weak=False)
+        for task in app.tasks.values():
+            self._slow(task)
+
+    def at_received(self, request: Any) -> None:
+        """Strike once a message is with the worker and its body has not started."""
+        for strike in self._meant(Point.RECEIVED, request.name, request.task.name):
+            if self._ledger.claim(strike, run=request.id, worker=self._worker):
+                _end_worker()
+
+    def at_started(self, request: Any, soon: Callable[..., object]) -> None:
+        """Strike once a body is about to run, or see to it that it is struck while it does."""
+        for strike in self._meant(Point.STARTED, request.name, request.task.name):
+            if self._pool == "solo":
+                self._strike(strike, request)
+            else:
+                # An early acknowledgement is due on the worker's loop, and goes first.
+                soon(self._strike, strike, request)
+        for strike in self._meant(Point.RUNNING, request.name, request.task.name):
+            timer = threading.Timer(strike.into, self._while_running, (strike, request))
+            timer.daemon = True
+            timer.start()
+
+    def _while_running(self, strike: Strike, request: Any) -> None:
+        if strike in self._ledger.armed(*_ENDS) and request in state.active_requests:
+            self._strike(strike, request)
+
+    def _strike(self, strike: Strike, request: Any) -> None:
+        if not self._ledger.claim(strike, run=request.id, worker=self._worker):
+            return
+        if strike.kind == "kill":
+            _end_worker()
+        os.kill(request.worker_pid, signal.SIGKILL)
+
+    # In the process that runs the body.
+
+    def _before(self, task: Any = None, **_: Any) -> None:
+        deadline = time.monotonic() + _BLOW
+        for strike in self._meant(Point.STARTED, task.request.shadow, task.name):
+            while strike in self._ledger.armed(strike.kind) and not self._ledger.is_spent(strike):
+                if time.monotonic() > deadline:
+                    return
+                time.sleep(_POLL)
+
+    def _after(self, task: Any = None, task_id: str = "", **_: Any) -> None:
+        for strike in self._meant(Point.STORED, task.request.shadow, task.name):
+            if not self._ledger.claim(strike, run=task_id, worker=self._worker):
+                continue
+            if strike.kind == "kill":
+                _end_worker()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def _slow(self, task: Any) -> None:
+        """Have a body take longer, within its own time limits."""
+        run = task.run
+
+        @wraps(run)
+        def slowed(*args: Any, **kwargs: Any) -> Any:
+            for strike in self._ledger.armed("slow"):
+                if self._means(strike, task.request.shadow, task.name):
+                    time.sleep(strike.by)
+            return run(*args, **kwargs)
+
+        task.run = slowed
+
+    def _meant(self, point: str, *names: str | None) -> list[Strike]:
+        armed = self._ledger.armed(*_ENDS)
+        return [strike for strike in armed if strike.point == point and self._means(strike, *names)]
+
+    def _means(self, strike: Strike, *names: str | None) -> bool:
+        return is_worker(strike.worker, self._worker) and any(
+            is_named(strike.task, name) for name in names if name
+        )
+
+
+def _end_worker() -> None:
+    os.killpg(os.getpgrp(), signal.SIGKILL)
+    # The signal has reached us by then, or does so now.
+    threading.Event().wait()

@@ -1,0 +1,1 @@
+"""Breaking what is real: connections, by a proxy; processes, by signals; a Redis of one's own."""
