@@ -25,6 +25,7 @@ from pytest_taskservice.fixtures import (
 )
 from pytest_taskservice.options import add_options, parse_backends, read_options
 from pytest_taskservice.played import Played
+from pytest_taskservice.progress import Progress
 from pytest_taskservice.session import HarnessSession
 from pytest_taskservice.worlds import worlds_of
 
@@ -76,6 +77,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[HARNESS] = harness
     config.add_cleanup(harness.close)
     config.pluginmanager.register(Played(config, harness.options), "taskservice-played")
+    config.pluginmanager.register(Progress(config), "taskservice-progress")
     if "celery-sim" in harness.options.backends:
         from pytest_taskservice.seeds import Seeds
 

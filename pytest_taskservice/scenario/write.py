@@ -134,10 +134,10 @@ class _Writer:
         if retry is not None:
             rest = {
                 "delay": _duration(retry.delay),
-                "factor": retry.factor,
+                "factor": int(retry.factor) if retry.factor.is_integer() else retry.factor,
                 "max_delay": _duration(retry.max_delay),
             }
-            kept = self._but(rest, delay="0s", factor=1.0, max_delay="1h")
+            kept = self._but(rest, delay="0s", factor=1, max_delay="1h")
             said["retry"] = {"max_attempts": retry.max_attempts, **kept}
         return said
 
