@@ -123,6 +123,7 @@ def _timeline(picture: Picture) -> str:
     for lane in picture.lanes:
         tops.append(height)
         height += lane.rows * _ROW + _GAP
+    height += _GAP * bool(picture.bands)
     labels = "".join(
         f'<div style="top:{top}px;height:{lane.rows * _ROW}px">{escape(lane.name)}'
         f"{f'<i>+{lane.left_out} more</i>' if lane.left_out else ''}</div>"
@@ -154,12 +155,17 @@ def _bar(bar: Bar, top: int, whole: float) -> str:
     said = escape(f"{bar.text}: {bar.start:.3f} to {bar.end:.3f} s ({took})")
     # The shortest is still seen.
     box = f'x="{100 * bar.start / whole:.4f}%" y="{top + bar.row * _ROW}" width="{max(width, 0.35):.4f}%"'
-    text = f'<text x="4" y="{_ROW - 9}">{escape(bar.text.partition(" ")[0])}</text>' if width > 0.35 else ""
+    text = f'<text x="4" y="{_ROW - 9}">{escape(_label(bar))}</text>' if width > 0.35 else ""
     return (
         f'<svg {box} height="{_ROW - 3}" class="bar" data-run="{escape(bar.run)}" data-told="{said}">'
         f'<title>{said}</title><rect class="{escape(bar.kind)}" width="100%" height="100%" rx="3"/>'
         f"{text}</svg>"
     )
+
+
+def _label(bar: Bar) -> str:
+    # Of a workflow run it is the status that counts.
+    return bar.text.replace(" is ", " ") if bar.kind.startswith("is-") else bar.text.partition(" ")[0]
 
 
 def _band(band: Band, whole: float, top: int, height: int) -> str:
