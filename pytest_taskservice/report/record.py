@@ -139,7 +139,7 @@ def of_play(play: Play) -> dict[str, Any]:
         "events": _events(verdict.log, verdict.start, run_names(verdict)),
         "outcomes": {
             name: [
-                _outcome(run, outcome)
+                _outcome(run, outcome, verdict.log)
                 for run, outcome in zip(verdict.runs.get(name, ()), outcomes, strict=False)
             ]
             for name, outcomes in verdict.outcomes.items()
@@ -223,13 +223,13 @@ def _events(log: EventLog, start: float, names: Mapping[str, str]) -> list[dict[
     ]
 
 
-def _outcome(run: str, outcome: Any) -> dict[str, Any]:
+def _outcome(run: str, outcome: Any, log: EventLog) -> dict[str, Any]:
     """Return how a run ended, whichever kind of run it was."""
-    found = {
-        name: getattr(outcome, name)
-        for name in ("status", "result", "error", "message", "reason", "attempts")
-        if hasattr(outcome, name)
-    }
+    names = ("status", "result", "error", "message", "reason")
+    found = {name: getattr(outcome, name) for name in names if hasattr(outcome, name)}
+    if hasattr(outcome, "attempts"):
+        # Not every result backend counts them; the history does.
+        found["attempts"] = max([outcome.attempts, *(event.attempt for event in log.of(run))])
     return {"run": run, **_plain({"status": "", **found})}
 
 

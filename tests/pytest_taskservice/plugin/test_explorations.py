@@ -9,7 +9,7 @@ import re
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
-from xml.etree import ElementTree
+from xml.etree import ElementTree as ET
 
 import pytest
 
@@ -137,7 +137,7 @@ def test_what_never_holds_fails_once(plays: Plays, processes: tuple[str, ...]) -
         consecutive=True,
     )
     result.stdout.fnmatch_lines(["FAILED busy.plays::busy sometimes?celery-sim? - workers: *"])
-    suite = next(ElementTree.parse(plays.root / "junit.xml").getroot().iter("testsuite"))
+    suite = next(ET.parse(plays.root / "junit.xml").getroot().iter("testsuite"))
     assert (suite.get("failures"), suite.get("tests")) == ("1", "7")
     assert "[100%]" in str(result.stdout)
     (failure,) = suite.iter("failure")
