@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 
 
 def play(path: Path, *, result: Any = None, detail: dict[str, Any] | None = None) -> Play:
+    outcomes: Any = {
+        "payment": (Outcome(status="SUCCESS", result=result),),
+        "flow": (WorkflowOutcome(status="FAILED", reason="busy"),),
+    }
     event = Event(at=101.5, kind=EventKind.SENT, run="r1", task="charge", detail=detail or {})
     return Play(
         scenario=Scenario(mark=Mark(path="shop.scenario.yaml", line=3, column=1), name="a card"),
@@ -28,10 +32,7 @@ def play(path: Path, *, result: Any = None, detail: dict[str, Any] | None = None
             log=EventLog(iter([event])),
             start=100.0,
             runs={"payment": ("r1",), "flow": ("f1",), "late": ("c1",)},
-            outcomes={
-                "payment": (Outcome(status="SUCCESS", result=result),),
-                "flow": (WorkflowOutcome(status="FAILED", reason="busy"),),
-            },
+            outcomes=outcomes,
             mismatches=(),
             sometimes={"shop.scenario.yaml:9:7": True},
         ),

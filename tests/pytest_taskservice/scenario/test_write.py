@@ -41,7 +41,7 @@ def unmarked(value: Any) -> Any:
     if isinstance(value, Mark):
         return HERE
     if is_dataclass(value) and not isinstance(value, type):
-        return replace(value, **{one.name: unmarked(getattr(value, one.name)) for one in fields(value)})  # type: ignore[type-var]
+        return replace(value, **{one.name: unmarked(getattr(value, one.name)) for one in fields(value)})
     if isinstance(value, dict):
         return {key: unmarked(part) for key, part in value.items()}
     return type(value)(map(unmarked, value)) if isinstance(value, list | tuple) else value
