@@ -36,6 +36,17 @@ _OF_ONE: tuple[tuple[type[acts.Step], str, str], ...] = (
     (acts.Disconnect, "disconnect", "client"),
     (acts.Reconnect, "reconnect", "client"),
 )
+_USUAL: _Data = {
+    **dict.fromkeys(("worker", "when", "task", "queue"), ""),
+    "target": "worker",
+    "into": "0s",
+    "by": "0s",
+    "rate": 0,
+    "size": 0,
+    "restart": "1s",
+    "times": 1,
+}
+"""What a fault is without a word about it."""
 _PLAIN_SETTINGS = ("start", "broker")
 
 
@@ -193,8 +204,7 @@ class _Writer:
             "restart": _duration(fault.restart) or "never",
             "times": fault.times or "always",
         }
-        usual = _usual(fault)
-        return _said({key: value for key, value in said.items() if value != usual.get(key, object)})
+        return _said({key: value for key, value in said.items() if value != _USUAL.get(key, object)})
 
     def _nemesis(self, nemesis: Nemesis) -> _Data:
         kinds = [self._fault(fault) for fault in nemesis.kinds]
@@ -206,14 +216,6 @@ class _Writer:
                 "limit": nemesis.limit,
             }
         )
-
-
-def _usual(fault: acts.FaultCall) -> _Data:
-    """Return what a fault is without a word about it."""
-    nothing = dict.fromkeys(("worker", "when", "task", "queue"), "")
-    counts = {"rate": 0, "size": 0, "times": 1}
-    target = "worker" if fault.kind in acts.PROCESS_FAULTS else None
-    return {**nothing, **counts, "target": target, "into": "0s", "by": "0s", "restart": "1s"}
 
 
 def _short(step: acts.Step) -> _Data:
