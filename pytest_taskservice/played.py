@@ -228,7 +228,8 @@ class Played:
 
         assert self._options.report is not None
         call: Any = getattr(item, "callspec", None)
-        world = str(call.params.get("taskservice_backend", driver.name)) if call else driver.name
+        named = call.params.get("taskservice_backend") if call else getattr(item, "world", None)
+        world = str(named or driver.name)
         seed = getattr(driver, "seed", None) if driver.name == "celery-sim" else None
         replay = _replay(item, self._options, driver.name, seed)
         return of_test(driver, directory=self._options.report, nodeid=item.nodeid, world=world, replay=replay)

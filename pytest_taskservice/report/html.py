@@ -13,7 +13,7 @@ from pytest_taskservice.report.lanes import picture_of
 from pytest_taskservice.scenario.words import format_duration
 
 if TYPE_CHECKING:
-    from pytest_taskservice.report.lanes import Band, Bar, Picture
+    from pytest_taskservice.report.lanes import Band, Bar, Lane, Picture
     from pytest_taskservice.report.record import EventRecord, MismatchRecord, RunRecord
 
 __all__ = ["render_index", "render_page", "write_pages"]
@@ -22,6 +22,7 @@ _INDEX = "index.html"
 _ROW = 22
 _GAP = 12
 _AXIS = 28
+_LINE = 13
 _TICKS = 8
 _FRACTIONS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 _STEPS = (*_FRACTIONS, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 21_600, 43_200, 86_400)
@@ -118,35 +119,42 @@ def _mismatch(found: MismatchRecord) -> str:
 def _timeline(picture: Picture) -> str:
     if not any(lane.bars for lane in picture.lanes):
         return ""
-    tops: list[int] = []
+    places: dict[str, tuple[int, int]] = {}
     height = _AXIS
     for lane in picture.lanes:
-        tops.append(height)
+        places[lane.name] = (height, lane.rows * _ROW)
         height += lane.rows * _ROW + _GAP
-    height += _GAP * bool(picture.bands)
-    labels = "".join(
-        f'<div style="top:{top}px;height:{lane.rows * _ROW}px">{escape(lane.name)}'
-        f"{f'<i>+{lane.left_out} more</i>' if lane.left_out else ''}</div>"
-        for lane, top in zip(picture.lanes, tops, strict=True)
-    )
-    places = {lane.name: (top, lane.rows * _ROW) for lane, top in zip(picture.lanes, tops, strict=True)}
-    whole = (_AXIS, height - _AXIS)
-    drawn = [
-        *_axis(picture.end, height),
-        *(
-            f'<rect class="lane" x="0" width="100%" y="{top - 4}" height="{lane.rows * _ROW + 6}" rx="4"/>'
-            for lane, top in zip(picture.lanes, tops, strict=True)
-        ),
-        *(_band(band, picture.end, *places.get(band.place, whole)) for band in picture.bands),
-        *(_bar(bar, places[lane.name][0], picture.end) for lane in picture.lanes for bar in lane.bars),
-    ]
+    # Two lines, for the names of faults that follow each other closely.
+    height += 2 * _LINE * bool(picture.bands)
+    labels = "".join(_label_of(lane, *places[lane.name]) for lane in picture.lanes)
     return (
         '<div class="zoom"><label>zoom <input id="zoom" type="range" min="0" max="6" step="0.1" value="0">'
         '</label><span id="told"></span></div>'
         f'<div class="time" style="height:{height}px"><div class="labels">{labels}</div>'
-        f'<div class="scroll"><svg id="line" width="100%" height="{height}" role="img">{"".join(drawn)}</svg>'
-        "</div></div>"
+        f'<div class="scroll"><svg id="line" width="100%" height="{height}" role="img">'
+        f"{''.join(_drawn(picture, places, height))}</svg></div></div>"
     )
+
+
+def _label_of(lane: Lane, top: int, height: int) -> str:
+    more = f"<i>+{lane.left_out} more</i>" if lane.left_out else ""
+    return f'<div style="top:{top}px;height:{height}px">{escape(lane.name)}{more}</div>'
+
+
+def _drawn(picture: Picture, places: dict[str, tuple[int, int]], height: int) -> Iterator[str]:
+    whole = (_AXIS, height - _AXIS)
+    yield from _axis(picture.end, height)
+    for top, size in places.values():
+        yield f'<rect class="lane" x="0" width="100%" y="{top - 4}" height="{size + 6}" rx="4"/>'
+    faults = 0
+    for band in picture.bands:
+        if band.place:
+            yield _band(band, picture.end, *places.get(band.place, whole))
+        else:
+            yield _band(band, picture.end, *whole, lift=_LINE * (faults % 2))
+            faults += 1
+    for lane in picture.lanes:
+        yield from (_bar(bar, places[lane.name][0], picture.end) for bar in lane.bars)
 
 
 def _bar(bar: Bar, top: int, whole: float) -> str:
@@ -168,10 +176,11 @@ def _label(bar: Bar) -> str:
     return bar.text.replace(" is ", " ") if bar.kind.startswith("is-") else bar.text.partition(" ")[0]
 
 
-def _band(band: Band, whole: float, top: int, height: int) -> str:
+def _band(band: Band, whole: float, top: int, height: int, *, lift: int = 0) -> str:
     said = escape(f"{band.text}: {band.start:.3f} to {band.end:.3f} s")
     x, width = 100 * band.start / whole, max(100 * (band.end - band.start) / whole, 0.15)
-    label = f'<text class="fault" x="{x:.4f}%" dx="3" y="{top + height - 3}">{escape(band.text)}</text>'
+    y = top + height - 3 - lift
+    label = f'<text class="fault" x="{x:.4f}%" dx="3" y="{y}">{escape(band.text)}</text>'
     return (
         f'<rect class="band" x="{x:.4f}%" width="{width:.4f}%" y="{top}" height="{height}" '
         f'data-told="{said}"><title>{said}</title></rect>{label}'

@@ -17,6 +17,8 @@ FLOWS = "workflows"
 _ENDS = ("retried", "succeeded", "failed", "revoked", "rejected")
 _FINAL_STATUSES = ("SUCCESS", "FAILED")
 _MOST_ROWS = 12
+# What follows from them is told by the workers that are gone.
+_AT_ONCE = frozenset({"kill", "term", "restart", "lose_child", "duplicate"})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,15 +74,16 @@ def picture_of(record: RunRecord) -> Picture:
     bars: dict[str, list[Bar]] = {QUEUED: [], HERE: []}
     for worker in sorted({event.worker for event in events if event.worker}):
         bars[worker] = []
+    gone = [event for event in events if event.kind == "worker gone"]
     for told in runs.values():
-        for place, bar in _bars(told, end):
+        for place, bar in _bars(told, gone, end):
             bars.setdefault(place, []).append(bar)
     lanes = [_packed(place, found) for place, found in bars.items()]
     kept = tuple(lane for lane in lanes if lane.bars or lane.name not in (QUEUED, HERE))
     return Picture(end=end, lanes=kept, bands=tuple(_bands(events, end)))
 
 
-def _bars(events: list[EventRecord], end: float) -> Iterator[tuple[str, Bar]]:
+def _bars(events: list[EventRecord], gone: list[EventRecord], end: float) -> Iterator[tuple[str, Bar]]:
     name = events[0].name or events[0].task or events[0].run[:8]
     if any(event.kind == "changed" for event in events):
         yield from ((FLOWS, bar) for bar in _of_flow(events, name, end))
@@ -91,13 +94,19 @@ def _bars(events: list[EventRecord], end: float) -> Iterator[tuple[str, Bar]]:
     for event in events:
         ends = event.kind in _ENDS
         if open_event is not None and (ends or event.kind == "started"):
-            yield _whole(open_event, event.at, event.kind if ends else "lost", name)
+            until = event.at if ends else _left_at(open_event, gone, event.at)
+            yield _whole(open_event, until, event.kind if ends else "lost", name)
         elif ends:
             yield event.worker or HERE, _bar(event.at, event.at, event.kind, f"{name} {event.kind}", event)
         if ends or event.kind == "started":
             open_event = None if ends else event
     if open_event is not None:
-        yield _whole(open_event, end, "unfinished", name)
+        yield _whole(open_event, _left_at(open_event, gone, end), "unfinished", name)
+
+
+def _left_at(start: EventRecord, gone: list[EventRecord], end: float) -> float:
+    """Return when what began at ``start`` lost its worker; ``end`` if it did not."""
+    return min([end, *(one.at for one in gone if one.worker == start.worker and one.at >= start.at)])
 
 
 def _queued(events: list[EventRecord], name: str, end: float) -> Iterator[tuple[str, Bar]]:
@@ -124,7 +133,8 @@ def _of_flow(events: list[EventRecord], name: str, end: float) -> Iterator[Bar]:
 
 
 def _bar(start: float, end: float, kind: str, text: str, event: EventRecord) -> Bar:
-    return Bar(start=start, end=end, kind=kind, text=text, run=event.run)
+    # Workers come up just before the story begins.
+    return Bar(start=max(start, 0.0), end=max(end, 0.0), kind=kind, text=text, run=event.run)
 
 
 def _packed(name: str, bars: Iterable[Bar]) -> Lane:
@@ -144,24 +154,30 @@ def _packed(name: str, bars: Iterable[Bar]) -> Lane:
 
 
 def _bands(events: list[EventRecord], end: float) -> Iterator[Band]:
-    begun: dict[str, EventRecord] = {}
+    begun: dict[str, list[EventRecord]] = {}
     gone: dict[str, float] = {}
     for event in events:
         name = str(event.detail.get("fault", "")) or event.worker
-        if event.kind == "fault":
-            begun.setdefault(name, event)
+        if event.kind == "fault" and name.partition(" ")[0] in _AT_ONCE:
+            yield _fault(event, event.at)
+        elif event.kind == "fault":
+            begun.setdefault(name, []).append(event)
         elif event.kind == "healed":
-            healed = [name] if name in begun else list(begun) if not name else []
-            for one in healed:
-                yield _fault(begun.pop(one), event.at)
+            # Of two that are alike the first ends first; who names none has healed all.
+            healed = [begun[name].pop(0)] if begun.get(name) else _all(begun) if not name else []
+            yield from (_fault(one, event.at) for one in healed)
         elif event.kind == "worker gone":
             gone[event.worker] = event.at
         elif event.kind == "worker up" and event.worker in gone:
             yield Band(start=gone.pop(event.worker), end=event.at, text="gone", place=event.worker)
-    for event in begun.values():
-        yield _fault(event, end)
-    for worker, at in gone.items():
-        yield Band(start=at, end=end, text="gone", place=worker)
+    yield from (_fault(one, end) for one in _all(begun))
+    yield from (Band(start=at, end=end, text="gone", place=worker) for worker, at in gone.items())
+
+
+def _all(begun: dict[str, list[EventRecord]]) -> list[EventRecord]:
+    found = [event for events in begun.values() for event in events]
+    begun.clear()
+    return found
 
 
 def _fault(event: EventRecord, end: float) -> Band:

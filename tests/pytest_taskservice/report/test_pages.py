@@ -75,12 +75,13 @@ def test_runs_that_overlap_have_a_row_each() -> None:
 def test_what_a_dead_worker_had_is_lost_and_what_never_ends_is_unfinished() -> None:
     found = record(
         event(0, "started", "a", worker="w1"),
+        event(3, "worker gone", worker="w1"),
         event(5, "started", "a", worker="w2"),
         event(10, "received", "b", worker="w2"),
     )
 
     assert [(lane, kind, end) for lane, _, _, end, kind, _ in bars(found)] == [
-        ("w1", "lost", 5),
+        ("w1", "lost", 3),
         ("w2", "unfinished", 10.2),
     ]
 
@@ -104,6 +105,7 @@ def test_a_workflow_run_is_told_by_its_statuses() -> None:
 def test_faults_and_absences_are_bands() -> None:
     found = record(
         event(1, "fault", fault="latency", by="2s"),
+        event(2, "fault", fault="kill worker=w1"),
         event(2, "worker gone", worker="w1"),
         event(3, "healed", fault="latency"),
         event(4, "worker up", worker="w1"),
@@ -112,6 +114,7 @@ def test_faults_and_absences_are_bands() -> None:
     )
 
     assert [(band.text, band.place, band.start, band.end) for band in picture_of(found).bands] == [
+        ("kill worker=w1", "", 2, 2),
         ("latency, by 2s", "", 1, 3),
         ("gone", "w1", 2, 4),
         ("down", "", 5, 10.2),
