@@ -154,7 +154,8 @@ def _compared(here: _InWorld, seed: Any, worlds: dict[str, _InWorld]) -> Iterato
             continue
         passed_with, theirs = other.courses[True]
         where = f"seed {passed_with}" if other is here else other.world
-        if (event := parting(course, theirs)) is not None:
-            mine = "" if failed_with == seed else f" seed {failed_with}"
-            yield f"{'here' if not mine else mine.strip()} and {where}, which passed, part at: {event}"
+        mine = "here" if failed_with == seed else f"seed {failed_with}"
+        event = parting(course, theirs)
+        how = "went alike, at other instants" if event is None else f"part at: {event}"
+        yield f"{mine} and {where}, which passed, {how}"
         break

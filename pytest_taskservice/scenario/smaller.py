@@ -180,9 +180,7 @@ def _plainer(behaviour: Behaviour) -> Iterator[Behaviour]:
 def _halved(scenario: Scenario) -> Scenario:
     """Return the story at twice its pace: every step, body and bound."""
     tasks = {
-        name: replace(task, behaviour=replace(task.behaviour, runs_for=_half(task.behaviour.runs_for)))
-        if task.behaviour
-        else task
+        name: replace(task, behaviour=_quicker(task.behaviour)) if task.behaviour else task
         for name, task in scenario.tasks.items()
     }
     flows = {
@@ -204,6 +202,16 @@ def _halved(scenario: Scenario) -> Scenario:
             claim if claim.instant is None else replace(claim, instant=_half(claim.instant))
             for claim in scenario.expect
         ),
+    )
+
+
+def _quicker(behaviour: Behaviour) -> Behaviour:
+    retry = behaviour.retry
+    slow = retry is not None and retry.delay > 0
+    return replace(
+        behaviour,
+        runs_for=_half(behaviour.runs_for),
+        retry=replace(retry, delay=_half(retry.delay)) if retry is not None and slow else retry,
     )
 
 
