@@ -9,22 +9,25 @@ __all__ = ["columns", "shortened"]
 _MOST_COLUMNS = 4
 
 
-def columns(cells: Sequence[tuple[str, str, str]], *, first: str, here: str) -> list[str]:
+def columns(
+    cells: Sequence[tuple[str, str, str]], *, first: str, here: str, width: int | None = None
+) -> list[str]:
     """Return the lines of a table of (instant, place, text), its title included.
 
     ``first`` is the title of the instants, and ``here`` the place whose column is the leftmost. Where there
-    are many places, each line names its own instead.
+    are many places, or the columns are wider than ``width``, each line names its own instead.
     """
     places = sorted({place for _, place, _ in cells}, key=lambda name: (name != here, name))
     lead = max([len(first), 7, *(len(at) for at, _, _ in cells)]) + 2
-    if len(places) > _MOST_COLUMNS:
-        width = max(len("worker"), *map(len, places))
-        lines = [(first, "worker", ""), *cells]
-        return [f"{at:<{lead}}{place:<{width}}  {text}" for at, place, text in lines]
-
     widths = {
         name: max(len(name), *(len(text) for _, place, text in cells if place == name)) for name in places
     }
+    whole = lead + sum(widths.values()) + 2 * (len(places) - 1)
+    if len(places) > _MOST_COLUMNS or (width is not None and whole > width):
+        wide = max(len("worker"), *map(len, places))
+        lines = [(first, "worker", ""), *cells]
+        return [f"{at:<{lead}}{place:<{wide}}  {text}" for at, place, text in lines]
+
     rows = [(first, dict(zip(places, places, strict=True)))]
     rows += [(at, {place: text}) for at, place, text in cells]
     return [

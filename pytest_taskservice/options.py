@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -48,6 +49,7 @@ _OPTIONS = (
         "HOSTS",
         "celery-sim: real connections that tests may make: all, or a list of host or host:port",
     ),
+    ("report", "DIR", "write a record of every test in a world, as JSON and as a page, into this directory"),
     ("events", "N", "celery-sim, anyio: how many events one wait may bring (1000000)"),
 )
 
@@ -71,6 +73,7 @@ class HarnessOptions:
     events: int = 1_000_000
     allow_sockets: bool | tuple[str, ...] = False
     check_determinism: bool = False
+    report: Path | None = None
     seeded: bool = False
     explicit: bool = False
 
@@ -93,11 +96,12 @@ def read_options(config: pytest.Config) -> HarnessOptions:
     given = {
         field.name: value
         for field in fields(HarnessOptions)
-        if field.name not in ("explicit", "backends", "seeded") and (value := _given(config, field.name))
+        if field.name not in ("explicit", "backends", "seeded", "report")
+        and (value := _given(config, field.name))
     }
     backends = _given(config, "backend")
     try:
-        return _checked(given, backends)
+        return replace(_checked(given, backends), report=_report_directory(config))
     except (UnknownNameError, ValueError) as error:
         raise pytest.UsageError(f"taskservice: {error}") from None
 
@@ -117,6 +121,14 @@ def parse_backends(names: str | Iterable[str]) -> tuple[str, ...]:
 def _given(config: pytest.Config, name: str) -> Any:
     option = config.getoption(f"taskservice_{name}", default=None)
     return option if option is not None else config.getini(f"taskservice_{name}")
+
+
+def _report_directory(config: pytest.Config) -> Path | None:
+    """Return where records go: a flag is seen from where pytest was started, an ini setting from its file."""
+    if (flag := config.getoption("taskservice_report", default=None)) is not None:
+        return Path(config.invocation_params.dir, flag)
+    setting: str | None = config.getini("taskservice_report")
+    return config.rootpath / setting if setting else None
 
 
 def _checked(given: dict[str, Any], backends: str | None) -> HarnessOptions:

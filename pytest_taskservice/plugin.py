@@ -24,6 +24,8 @@ from pytest_taskservice.fixtures import (
     taskservice_sim,
 )
 from pytest_taskservice.options import add_options, parse_backends, read_options
+from pytest_taskservice.played import Played
+from pytest_taskservice.progress import Progress
 from pytest_taskservice.session import HarnessSession
 from pytest_taskservice.worlds import worlds_of
 
@@ -74,6 +76,8 @@ def pytest_configure(config: pytest.Config) -> None:
     harness = HarnessSession(read_options(config), root=config.rootpath, worker_id=worker_id)
     config.stash[HARNESS] = harness
     config.add_cleanup(harness.close)
+    config.pluginmanager.register(Played(config, harness.options), "taskservice-played")
+    config.pluginmanager.register(Progress(config), "taskservice-progress")
     if "celery-sim" in harness.options.backends:
         from pytest_taskservice.seeds import Seeds
 

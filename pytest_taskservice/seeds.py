@@ -15,6 +15,8 @@ from _pytest.runner import runtestprotocol
 
 from pytest_taskservice.again import leave, run_again
 from pytest_taskservice.fixtures import WORLD
+from pytest_taskservice.played import story_of
+from pytest_taskservice.shrunk import explain_story
 from pytest_taskservice.worlds import replay_command
 
 if TYPE_CHECKING:
@@ -54,7 +56,8 @@ class Seeds:
             return None
         item.stash[_FIRST] = _run(item) if self._options.check_determinism else None
         # Whoever debugs has been at the failure itself.
-        if not self._options.seeded or item.config.getoption("usepdb", default=False):
+        is_story = story_of(item) is not None
+        if not (self._options.seeded or is_story) or item.config.getoption("usepdb", default=False):
             return None
 
         item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
@@ -90,7 +93,9 @@ class Seeds:
         report = yield
         ending = item.stash.get(_ENDING, None)
         if report.failed and call.when == "call" and ending is not None and ending.story.notes:
-            report.sections.append((_SECTION, self._told(item, ending)))
+            # A scenario's own report has told that.
+            if story_of(item) is None:
+                report.sections.append((_SECTION, self._told(item, ending)))
             first = item.stash.get(_FIRST, None)
             # Where that is the failure itself, it has been told.
             if first is not None and ending.failure is not None and (text := _difference(first, ending)):
@@ -105,6 +110,13 @@ class Seeds:
         failed = [report for report in reports if report.when == "call" and report.failed]
         test = item.nodeid.partition("[")[0]
         if not failed or ending is None or ending.failure is None or test in self._shrunk:
+            return
+        if story_of(item) is not None:
+            self._shrunk.add(test)
+            try:
+                explain_story(item, failed[0], self._options)
+            finally:
+                leave(item, nextitem)
             return
         if not ending.story.notes:
             return

@@ -10,10 +10,11 @@ from pytest_taskservice.options import DEFAULT_START, HarnessOptions
 if TYPE_CHECKING:
     import pytest
 
-__all__ = ["replay_command", "split_world", "worlds_of"]
+__all__ = ["replay_command", "split_world", "unseeded", "worlds_of"]
 
 _SIMULATED = "celery-sim"
 _SEEDED = f"{_SIMULATED}-seed="
+_SEED = "-seed="
 
 
 def worlds_of(backend: str, options: HarnessOptions, *, is_async: bool = False) -> tuple[str, ...]:
@@ -35,13 +36,18 @@ def split_world(world: str, options: HarnessOptions) -> tuple[str, int]:
     return _SIMULATED, int(world.removeprefix(_SEEDED))
 
 
-def replay_command(item: pytest.Item, options: HarnessOptions, *, seed: int) -> str:
-    """Return the command that runs ``item`` again in a simulation with ``seed``."""
-    nodeid, choices = item.nodeid, [f"--taskservice-backend={_SIMULATED}"]
+def unseeded(world: str) -> str:
+    """Return ``world`` as it is called whatever its seed."""
+    return world.partition(_SEED)[0]
+
+
+def replay_command(item: pytest.Item, options: HarnessOptions, *, seed: int, path: str = "") -> str:
+    """Return the command that runs ``item``, or all of ``path``, again in a simulation with ``seed``."""
+    nodeid, choices = path or item.nodeid, [f"--taskservice-backend={_SIMULATED}"]
     if nodeid.endswith((f"[{_SIMULATED}]", f"[{_SEEDED}{seed}]")):
         nodeid = nodeid[: nodeid.rindex("[")]
         choices.append(f"--taskservice-seed={seed}")
-    elif options.seeded:
+    elif options.seeded or path:
         # The id names the seed, among other things.
         choices.append(f"--taskservice-seed={seed}")
     if options.start != DEFAULT_START:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,14 +12,15 @@ from pytest_taskservice.drivers.base import Capability
 from pytest_taskservice.drivers.synthetic import SYNTHETIC, register
 from pytest_taskservice.errors import HarnessError, ScenarioError
 from pytest_taskservice.fixtures import HARNESS, WORLD, open_world
-from pytest_taskservice.report.text import render_verdict
-from pytest_taskservice.scenario.engine import REAL_TIME, Clock, Verdict, run
+from pytest_taskservice.played import failure_report, keep
+from pytest_taskservice.report.text import first_line, render_play
+from pytest_taskservice.scenario.engine import REAL_TIME, Clock, run
 from pytest_taskservice.scenario.load import load
 from pytest_taskservice.scenario.model import Scenario, Skip
 from pytest_taskservice.scenario.needs import needs
 from pytest_taskservice.scenario.story import story_length
 from pytest_taskservice.scenario.words import format_duration
-from pytest_taskservice.worlds import replay_command, worlds_of
+from pytest_taskservice.worlds import worlds_of
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -32,7 +34,7 @@ _PATIENCE = 30.0
 
 
 class ScenarioFailedError(HarnessError, AssertionError):
-    """A scenario did not go as it must; the text is the whole report."""
+    """A scenario did not go as it must; its arguments are the whole report and a line of it."""
 
 
 class ScenarioFile(pytest.File):
@@ -109,12 +111,17 @@ class ScenarioItem(pytest.Item):
     def runtest(self) -> None:
         """Play the scenario."""
         driver = self.stash[WORLD]
-        verdict: Verdict = run(self._scenario, driver, clock=_clock_of(driver))
+        verdict = run(self._scenario, driver, clock=_clock_of(driver))
+        play = keep(self, verdict, backend=self._backend)
         if verdict.mismatches:
-            raise ScenarioFailedError(render_verdict(self._scenario, verdict, replay=self._replay()))
+            raise ScenarioFailedError(render_play(play), first_line(verdict.mismatches[0]))
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
         """Return the report, not a traceback of ours."""
+        if isinstance(excinfo.value, ScenarioFailedError):
+            text, message = excinfo.value.args
+            mark = self._scenario.mark
+            return failure_report(text, path=mark.path, line=mark.line, message=message)
         if isinstance(excinfo.value, HarnessError):
             return str(excinfo.value)
         return super().repr_failure(excinfo, style)
@@ -123,11 +130,20 @@ class ScenarioItem(pytest.Item):
         """Return file, line (from 0) and title."""
         return self.path, self._scenario.mark.line - 1, self.name
 
-    def _replay(self) -> str:
-        driver: Any = self.stash[WORLD]
-        if driver.name == "celery-sim":
-            return replay_command(self, self.config.stash[HARNESS].options, seed=driver.seed)
-        return f"pytest '{self.nodeid}' --taskservice-backend={self._backend}"
+    @property
+    def scenario(self) -> Scenario:
+        """The story, as this world plays it."""
+        return self._scenario
+
+    @contextmanager
+    def telling(self, scenario: Scenario, *, world: str) -> Iterator[None]:
+        """Tell another story for a while, in a world with a seed of its own."""
+        before = self._scenario, self.world
+        self._scenario, self.world = scenario, world
+        try:
+            yield
+        finally:
+            self._scenario, self.world = before
 
 
 def _clock_of(driver: WorldDriver) -> Clock:

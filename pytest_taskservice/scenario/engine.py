@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from pytest_taskservice.drivers.base import Driver, Outcome, TaskCall
@@ -53,7 +53,8 @@ class Verdict:
     """What came of a scenario in one world.
 
     ``runs`` holds the run ids by captured name and ``outcomes`` how they ended, in the same order;
-    ``start`` is the story's first instant in the log's clock.
+    ``start`` is the story's first instant in the log's clock. ``sometimes`` tells by an expectation's mark
+    whether it held in this play; ``seed`` and ``digest`` are of a world that draws from one.
     """
 
     log: EventLog
@@ -61,6 +62,9 @@ class Verdict:
     runs: Mapping[str, tuple[str, ...]]
     outcomes: Mapping[str, tuple[Outcome, ...]]
     mismatches: tuple[Mismatch, ...]
+    sometimes: Mapping[str, bool] = field(default_factory=dict)
+    seed: int | None = None
+    digest: str = ""
 
     @property
     def passed(self) -> bool:
