@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING, cast
 from pytest_taskservice.errors import FaultError, HarnessTimeoutError
 from pytest_taskservice.history import EventKind, EventLog
 from pytest_taskservice.scenario.expectations import check, check_sometimes
-from pytest_taskservice.scenario.horizon import firm_horizon, looks, open_claims
+from pytest_taskservice.scenario.horizon import firm_horizon, longest, looks, open_claims
 from pytest_taskservice.scenario.invariants import ONE_FINAL_STATE, check_invariants
 from pytest_taskservice.scenario.nemesis import draws
 from pytest_taskservice.scenario.pace import REAL_TIME, Clock, Pace
 from pytest_taskservice.scenario.performance import Performance
 from pytest_taskservice.scenario.record import Mismatch, Record
-from pytest_taskservice.scenario.story import story_length
 from pytest_taskservice.scenario.subjects import runs_of
 
 if TYPE_CHECKING:
@@ -29,6 +28,8 @@ if TYPE_CHECKING:
 __all__ = ["REAL_TIME", "Clock", "Verdict", "WorkerSpan", "run"]
 
 _PATIENCE = 10.0
+# What Redis transports wait before they give a message to somebody else, unless told.
+_REDELIVERY = 3600.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,7 +60,7 @@ class Verdict:
     outcomes: Mapping[str, tuple[Outcome, ...]]
     mismatches: tuple[Mismatch, ...]
     end: float = 0.0
-    seed: int = 0
+    seed: int | None = None
     digest: str = ""
     workflows: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     workflow_outcomes: Mapping[str, tuple[WorkflowOutcome | None, ...]] = field(default_factory=dict)
@@ -98,6 +99,8 @@ class _Play:
         self._scenario = scenario
         self._driver = driver
         self._seed = seed
+        # Where time is real nobody waits for an hour.
+        self._redelivery = 0.0 if clock is REAL_TIME else _REDELIVERY
         self._pace = Pace(clock)
         # A driver of somebody's own need not know what the story does without.
         self._performance = Performance(scenario, cast("StoryDriver", driver), self._pace)
@@ -114,14 +117,16 @@ class _Play:
         if not self._performance.found:
             self._pace.wait_until(firm_horizon(self._scenario))
         self._pace.forget()
-        self._performance.heal()
+        self._performance.heal_lasting()
 
     def judge(self) -> Verdict:
         """Let every run end, and check what is expected."""
         scenario = self._scenario
         bound = max((claim.instant for claim in scenario.expect if claim.instant is not None), default=0.0)
-        needed = max(bound, story_length(scenario) + _PATIENCE) - self._pace.elapsed()
+        needed = max(bound, longest(scenario, redelivery=self._redelivery) + _PATIENCE) - self._pace.elapsed()
         unsettled = self._settle(max(_PATIENCE, needed), scenario.mark)
+        # What lay in wait for a run has had its chance.
+        self._performance.heal()
         self._await_open_claims()
         self._performance.read_clients()
         self._look()

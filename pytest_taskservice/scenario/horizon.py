@@ -6,18 +6,18 @@ the instant: a workflow run that waits for its user, the beat, the keys of a sto
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from pytest_taskservice.scenario.acts import Follow, Start, Step, Together
+from pytest_taskservice.scenario.acts import Follow, Inject, Launch, Start, Step, Together
 from pytest_taskservice.scenario.model import Expectation, Property
-from pytest_taskservice.scenario.story import story_length
+from pytest_taskservice.scenario.story import run_length, story_length
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from pytest_taskservice.scenario.model import Scenario
 
-__all__ = ["firm_horizon", "looks", "open_claims", "real_length"]
+__all__ = ["firm_horizon", "longest", "looks", "open_claims", "real_length"]
 
 
 def firm_horizon(scenario: Scenario) -> float:
@@ -50,6 +50,24 @@ def open_claims(scenario: Scenario) -> list[Expectation]:
 def real_length(scenario: Scenario) -> float:
     """Return how many seconds a world in real time needs for the story at least."""
     return max(story_length(scenario), firm_horizon(scenario))
+
+
+def longest(scenario: Scenario, *, redelivery: float) -> float:
+    """Return how many seconds its runs take at the most, one after the other.
+
+    ``redelivery`` is when a broker gives a message to somebody else, where the story does not say.
+    """
+    parts: dict[str, Any] = {"canvases": scenario.canvases, "workflows": scenario.workflows}
+    length = story_length(scenario)
+    for step in _each(scenario.steps):
+        if isinstance(step, Launch | Start):
+            length += step.count * run_length(step, scenario.tasks, scenario.config, **parts)
+    is_hurt = scenario.faults is not None or any(isinstance(step, Inject) for step in scenario.steps)
+    if not is_hurt:
+        return length
+
+    options = scenario.config.celery.get("broker_transport_options") or {}
+    return 2 * length + float(options.get("visibility_timeout") or redelivery)
 
 
 def _of_the_living(scenario: Scenario) -> Iterator[Expectation]:

@@ -45,6 +45,8 @@ _ENDINGS = {
     EventKind.REVOKED: "REVOKED",
     EventKind.REJECTED: "REJECTED",
 }
+_RESULT_KEPT = 86_400.0
+"""How long Celery keeps a result, unless told."""
 _Finding = tuple[str, str, float | None]
 
 
@@ -125,8 +127,9 @@ def _broken(
         yield ONE_FINAL_STATE, f"status {last.status} at the end", end
     if len(ends := _distinct_ends(events)) > 1:
         yield ONE_FINAL_STATE, f"ended as {' and as '.join(ends)}", end
-    if ending is not None and (message := _disagreement(last, ending)):
-        yield ONE_TRUTH, message, end
+    if ending is not None and not _has_expired(last, ending, record):
+        if message := _disagreement(last, ending):
+            yield ONE_TRUTH, message, end
 
 
 def _is_internal(task: str) -> bool:
@@ -185,6 +188,13 @@ def _repeats(event: Event, status: str, attempts: int) -> bool:
 
 def _distinct_ends(events: list[Event]) -> list[str]:
     return list(dict.fromkeys(_ENDINGS[event.kind] for event in events if event.kind in _ENDINGS))
+
+
+def _has_expired(last: View, ending: Ending, record: Record) -> bool:
+    """Tell whether a result is no longer kept."""
+    settings = record.config.celery if record.config is not None else {}
+    kept = settings.get("result_expires", _RESULT_KEPT)
+    return ending.status == "PENDING" and kept is not None and record.end - last.at >= kept
 
 
 def _disagreement(last: View, ending: Ending) -> str:

@@ -125,7 +125,7 @@ class Config:
     The limits are sent along with every launch. The next four are of workflow runs: their deadlines, and
     ``data_ttl``, how long the data of one is kept after its last news. ``celery`` holds settings of Celery
     by their names. ``start`` is the first instant in ISO 8601, where time is virtual; empty leaves it to
-    the world.
+    the world. ``broker`` is whose semantics messages have, ``redis`` or ``amqp``; empty as well.
     """
 
     task_soft_time_limit: float | None = None
@@ -135,6 +135,7 @@ class Config:
     stale_after: float | None = None
     data_ttl: float | None = None
     start: str = ""
+    broker: str = ""
     celery: Mapping[str, Any] = field(default_factory=dict)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_taskservice.drivers.base import CapabilityError
 from pytest_taskservice.errors import HarnessError, ScenarioError
 from pytest_taskservice.scenario.acts import (
+    DELIVERY_FAULTS,
     Advance,
     Command,
     Continue,
@@ -94,6 +95,13 @@ class Performance:
         """End every fault, if there was one."""
         if self._injections:
             self._driver.faults().heal()
+
+    def heal_lasting(self) -> None:
+        """End every fault but those that lie in wait, a few times, for a run that may be under way."""
+        for found in self._injections.values():
+            for _, fault, injection in found:
+                if not _lies_in_wait(fault):
+                    injection.heal()
 
     def read_clients(self) -> None:
         """Have every client that is connected read what there is."""
@@ -315,6 +323,11 @@ class _Asked:
                 self.results.append(CommandResult(at=self.at, error=word, message=str(error)))
             else:
                 self.results.append(CommandResult(at=self.at))
+
+
+def _lies_in_wait(fault: FaultCall) -> bool:
+    waits = bool(fault.when) or fault.kind in DELIVERY_FAULTS
+    return waits and fault.times is not None
 
 
 def _refused(step: Command, result: CommandResult, start: float) -> Mismatch:

@@ -1,28 +1,40 @@
 """A story's own arithmetic of time: the earliest instants of its steps and ends of its runs.
 
-Lower bounds only, from what the file says: a world adds its own slowness. A task of the app is
-taken to need no time, since nobody knows.
+Lower bounds only, from what the file says: a world adds its own slowness. A task or workflow of the app
+is taken to need no time, since nobody knows, and a workflow to be over when it first asks something.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
-from pytest_taskservice.scenario.acts import Launch, Revoke, Step, Wait
+from pytest_taskservice.scenario.acts import Advance, Launch, Revoke, Start, Step, Stop, Together, Wait
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from pytest_taskservice.scenario.behaviour import Behaviour
-    from pytest_taskservice.scenario.model import Config, Scenario, Task
+    from pytest_taskservice.scenario.model import Canvas, Config, Scenario, Task, Workflow
 
-__all__ = ["Moment", "behaviour_length", "moments", "story_length"]
+__all__ = [
+    "Moment",
+    "behaviour_length",
+    "commands_of",
+    "may_fail",
+    "moments",
+    "run_length",
+    "story_length",
+    "work_until_ask",
+]
+
+_NONE: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Moment:
-    """One step: when it begins and ends at the earliest, and when the run it launches is over."""
+    """One step: when it begins and ends at the earliest, and when the runs it launches are over."""
 
     step: Step
     begins: float
@@ -30,40 +42,58 @@ class Moment:
     run_over: float
 
 
-def moments(steps: tuple[Step, ...], tasks: Mapping[str, Task], config: Config) -> Iterator[Moment]:
+def moments(
+    steps: tuple[Step, ...],
+    tasks: Mapping[str, Task],
+    config: Config,
+    *,
+    canvases: Mapping[str, Canvas] = _NONE,
+    workflows: Mapping[str, Workflow] = _NONE,
+) -> Iterator[Moment]:
     """Yield the earliest instants of each step, in order."""
     now = 0.0
     over: dict[str, float] = {}
     for step in steps:
         begins = now + step.after if step.at is None else max(now, step.at)
         now = run_over = begins
-        match step:
-            case Launch():
-                run_over = begins + _run_length(step, tasks[step.task], config)
-                if step.name is not None:
-                    over[step.name] = run_over
-            case Wait(duration=float(duration)):
-                now += duration
-            case Wait():
-                now = max(now, *(over.get(name, now) for name in step.runs))
-            case Revoke():
-                over[step.name] = min(over.get(step.name, now), now)
+        for command in commands_of(step):
+            match command:
+                case Launch() | Start():
+                    length = run_length(command, tasks, config, canvases=canvases, workflows=workflows)
+                    run_over = max(run_over, begins + length)
+                    if command.name is not None:
+                        over[command.name] = begins + length
+                case Revoke(name=name) | Stop(run=name):
+                    over[name] = min(over.get(name, now), now)
+                case Advance(duration=duration) | Wait(duration=float(duration)):
+                    now += duration
+                case Wait():
+                    now = max(now, *(over.get(name, now) for name in command.runs))
         yield Moment(step=step, begins=begins, ends=now, run_over=run_over)
+
+
+def commands_of(step: Step) -> tuple[Step, ...]:
+    """Return what ``step`` does: itself, or all that it does at once."""
+    return step.steps if isinstance(step, Together) else (step,)
 
 
 def story_length(scenario: Scenario) -> float:
     """Return how many seconds a world in real time needs at least, until every run is over."""
+    parts: dict[str, Any] = {"canvases": scenario.canvases, "workflows": scenario.workflows}
     end = 0.0
     over: dict[str, float] = {}
-    for moment in moments(scenario.steps, scenario.tasks, scenario.config):
+    for moment in moments(scenario.steps, scenario.tasks, scenario.config, **parts):
         end = max(end, moment.ends)
-        match moment.step:
-            case Launch(name=str(name)):
-                over[name] = moment.run_over
-            case Revoke(name=name):
-                over[name] = moment.begins
-            case _:
-                end = max(end, moment.run_over)
+        for command in commands_of(moment.step):
+            match command:
+                case Launch() | Start():
+                    length = run_length(command, scenario.tasks, scenario.config, **parts)
+                    if command.name is None:
+                        end = max(end, moment.begins + length)
+                    else:
+                        over[command.name] = moment.begins + length
+                case Revoke(name=name) | Stop(run=name):
+                    over[name] = moment.begins
     return max(end, *over.values(), 0.0)
 
 
@@ -86,9 +116,68 @@ def behaviour_length(behaviour: Behaviour, config: Config) -> float:
     return length
 
 
-def _run_length(step: Launch, task: Task, config: Config) -> float:
+def work_until_ask(workflow: Workflow) -> float:
+    """Return the seconds of work before a workflow first asks something, or ends."""
+    seconds = 0.0
+    for step in workflow.steps:
+        if step.kind in {"ask", "fail", "return"}:
+            break
+        seconds += step.seconds
+    return seconds
+
+
+def run_length(
+    step: Launch | Start,
+    tasks: Mapping[str, Task],
+    config: Config,
+    *,
+    canvases: Mapping[str, Canvas] = _NONE,
+    workflows: Mapping[str, Workflow] = _NONE,
+) -> float:
+    """Return the seconds from ``step`` to the end of what it launches."""
+    if isinstance(step, Start):
+        return work_until_ask(workflows[step.workflow])
+
     start = step.countdown or 0.0
     # A run that expires first never starts.
     if step.expires is not None and step.expires <= start:
         return step.expires
-    return start + (behaviour_length(task.behaviour, config) if task.behaviour else 0.0)
+
+    canvas = canvases.get(step.task)
+    if canvas is None:
+        return start + _task_length(tasks[step.task], config)
+
+    return start + _canvas_length(canvas, tasks, config)
+
+
+def may_fail(task: Task, config: Config) -> bool:
+    """Tell whether ``task`` ends in a failure, for all that the file says."""
+    behaviour = task.behaviour
+    if behaviour is None:
+        return True
+
+    last = behaviour.retry.max_attempts if behaviour.retry else 1
+    limits = [config.task_time_limit, None if behaviour.ignores_soft_limit else config.task_soft_time_limit]
+    in_time = all(limit is None or behaviour.runs_for < limit for limit in limits)
+    return not in_time or behaviour.failure(last) is not None
+
+
+def _canvas_length(canvas: Canvas, tasks: Mapping[str, Task], config: Config) -> float:
+    members = [tasks[name] for name in canvas.members]
+    if canvas.kind != "chain":
+        length = max(_task_length(task, config) for task in members)
+        # Without the whole header its body does not run.
+        if canvas.body is None or any(may_fail(task, config) for task in members):
+            return length
+        return length + _task_length(tasks[canvas.body], config)
+
+    length = 0.0
+    for task in members:
+        length += _task_length(task, config)
+        if may_fail(task, config):
+            break
+    return length
+
+
+def _task_length(task: Task, config: Config) -> float:
+    return behaviour_length(task.behaviour, config) if task.behaviour else 0.0

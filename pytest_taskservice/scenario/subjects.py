@@ -326,7 +326,7 @@ def _ended_so(key: str, wanted: Any, ending: Ending, reason: str) -> bool:
         case "result":
             return ending.status == "SUCCESS" and same(ending.result, wanted)
         case "reason":
-            return reason == wanted
+            return bool(reason == wanted)
         case "error":
             return wanted in _names_of(ending)
         # Of one thing in another's words.
