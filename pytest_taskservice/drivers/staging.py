@@ -43,11 +43,13 @@ def celery_settings(app: Celery, stage: Stage) -> dict[str, Any]:
 
 @contextmanager
 def rebound(app: Celery, settings: Mapping[str, Any], before: Mapping[str, Any]) -> Iterator[None]:
-    """Let tasks have ``settings`` that they copied when they were bound, where what they have is ``before``."""
+    """Let tasks have ``settings`` that they copied when they were bound; ``before`` is what those were."""
     from celery.app.task import Task
 
     bound: Any = Task
     changed: list[tuple[Any, str, Any]] = []
+    # Worked out once from the setting, and kept.
+    zone = app.__dict__.pop("timezone", None)
     for name, setting in bound.from_config:
         if setting not in settings or settings[setting] == before.get(setting):
             continue
@@ -62,6 +64,9 @@ def rebound(app: Celery, settings: Mapping[str, Any], before: Mapping[str, Any])
     finally:
         for task, name, theirs in changed:
             setattr(task, name, theirs)
+        app.__dict__.pop("timezone", None)
+        if zone is not None:
+            app.__dict__["timezone"] = zone
 
 
 def stage_settings(

@@ -127,9 +127,9 @@ def _broken(
         yield ONE_FINAL_STATE, f"status {last.status} at the end", end
     if len(ends := _distinct_ends(events)) > 1:
         yield ONE_FINAL_STATE, f"ended as {' and as '.join(ends)}", end
-    if ending is not None and not _has_expired(last, ending, record):
-        if message := _disagreement(last, ending):
-            yield ONE_TRUTH, message, end
+    message = "" if ending is None or _has_expired(last, ending, record) else _disagreement(last, ending)
+    if message:
+        yield ONE_TRUTH, message, end
 
 
 def _is_internal(task: str) -> bool:

@@ -112,6 +112,10 @@ def history_of(run: str, record: Record) -> list[View]:
     Where nobody could tell its end, because its worker had gone or it never began, the store is believed.
     """
     history = views(told(record.log, run))
+    facts = record.launched.get(run)
+    if not history and facts is not None and facts.canvas:
+        # Its turn has not come, and may never come.
+        history = [View(at=facts.at)]
     ending = record.endings.get(run)
     if ending is None or ending.status not in FINAL_STATUSES or (history and history[-1].is_final):
         return history
@@ -198,7 +202,7 @@ def _run_moment(view: View, ending: Ending | None) -> Moment:
 def _untold_end(run: str, history: list[View], record: Record) -> float | None:
     """Return when a run was over that no event says it of; ``None`` where somebody should have told."""
     facts = record.launched.get(run)
-    if not history and facts is not None and facts.canvas:
+    if facts is not None and facts.canvas and not history[-1].events:
         others = {other for other, each in record.launched.items() if each.canvas == facts.canvas}
         return max((event.at for event in record.log if event.run in others), default=facts.at)
 
