@@ -143,6 +143,12 @@ class AnyIODriver:
 
         return BlockingTaskService(self.task_backend(), loop=self._loop)
 
+    def workflows(self) -> WorkflowControl:
+        """Refuse."""
+        error = CapabilityError(self.name, Capability.WORKFLOWS, "in-process workflows are not told of")
+        self.refused.append(error)
+        raise error
+
     def launch(self, call: TaskCall) -> str:
         """Start one run on the driver's own event loop."""
         from pytest_taskservice.drivers import celery_app
@@ -183,12 +189,6 @@ class AnyIODriver:
         if kind == "group":
             return CanvasRuns(ends=runs)
         return CanvasRuns(ends=runs[-1:], members=runs[:-1])
-
-    def workflows(self) -> WorkflowControl:
-        """Refuse."""
-        error = CapabilityError(self.name, Capability.WORKFLOWS, "in-process workflows are not told of")
-        self.refused.append(error)
-        raise error
 
     def faults(self) -> FaultControl:
         """Refuse."""

@@ -135,6 +135,12 @@ class CelerySimDriver:
         if stage is not None:
             self._set_up(stage)
 
+    def workflows(self) -> WorkflowControl:
+        """Refuse."""
+        raise self._refuse(
+            CapabilityError(self.name, Capability.WORKFLOWS, "simulated workers know no workflows")
+        )
+
     def clock(self) -> Clock:
         """Return the simulation's clock."""
         return Clock(self.world.simulation)
@@ -200,12 +206,6 @@ class CelerySimDriver:
     def launch_canvas(self, kind: str, members: tuple[TaskCall, ...], body: TaskCall | None) -> CanvasRuns:
         """Send a canvas of Celery's own."""
         return send_canvas(self._current().app, kind, members, body)
-
-    def workflows(self) -> WorkflowControl:
-        """Refuse."""
-        raise self._refuse(
-            CapabilityError(self.name, Capability.WORKFLOWS, "simulated workers know no workflows")
-        )
 
     def faults(self) -> FaultControl:
         """Return control over the simulation's faults."""
