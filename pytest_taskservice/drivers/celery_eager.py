@@ -40,7 +40,6 @@ _CANNOT = {
     Capability.CLOCK: "eager mode has nothing that happens later",
     Capability.WORKERS: "eager mode runs a task inside the call: there is no worker",
     Capability.BEAT: "eager mode has no clock that a beat could follow",
-    Capability.WORKFLOWS: "eager mode has no worker that takes a workflow run up again",
     Capability.PROCESS_FAULTS: "eager mode has no process but the test's own",
     Capability.CONNECTION_FAULTS: "eager mode has no connection to anything",
     Capability.DELIVERY_FAULTS: "eager mode delivers nothing: it has no messages",
@@ -119,6 +118,12 @@ class CeleryEagerDriver:
 
         return BlockingTaskService(self.task_backend())
 
+    def workflows(self) -> WorkflowControl:
+        """Refuse."""
+        error = CapabilityError(self.name, Capability.WORKFLOWS, "eager workflows are not told of")
+        self.refused.append(error)
+        raise error
+
     def launch(self, call: TaskCall) -> str:
         """Run one task, and return when it has ended."""
         assert self._app is not None
@@ -147,10 +152,6 @@ class CeleryEagerDriver:
         if kind == "group":
             return CanvasRuns(ends=runs)
         return CanvasRuns(ends=runs[-1:], members=runs[:-1])
-
-    def workflows(self) -> WorkflowControl:
-        """Refuse."""
-        self._refuse(Capability.WORKFLOWS)
 
     def faults(self) -> FaultControl:
         """Refuse."""
