@@ -122,6 +122,8 @@ class CelerySimDriver:
         world.tells_workers = stage is not None
         with stack:
             changes = simulation_changes(app) | dict(settings) | staged
+            # Tasks that are bound under a story's settings would keep them.
+            app.finalize()
             before = {name: app.conf.get(name) for name in staged}
             stack.enter_context(AppPatch(app, changes).applied())
             stack.enter_context(rebound(app, staged, before))

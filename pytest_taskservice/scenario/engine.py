@@ -109,7 +109,7 @@ class _Play:
     def tell(self) -> None:
         """Do all steps, and go on for as long as anything is to be seen."""
         for instant in looks(self._scenario):
-            self._pace.at(instant, self._look)
+            self._pace.at(instant, partial(self._look, self._pace.start + instant))
         if self._scenario.faults is not None:
             for instant, fault in draws(self._scenario.faults, seed=self._seed):
                 self._pace.at(instant, partial(self._strike, fault))
@@ -160,15 +160,15 @@ class _Play:
         with suppress(FaultError):
             self._performance.inject(fault)
 
-    def _look(self) -> None:
-        """See how many keys there are of each workflow run."""
+    def _look(self, at: float | None = None) -> None:
+        """See how many keys there are of each workflow run; looking takes time, and is told as of ``at``."""
         runs = self._performance.started
         if not runs:
             return
         control = cast("StoryDriver", self._driver).workflows()
         for run in runs:
-            found = (self._pace.log_time(), control.stored_keys(run))
-            self._keys.setdefault(run, []).append(found)
+            now = self._pace.log_time() if at is None else at
+            self._keys.setdefault(run, []).append((now, control.stored_keys(run)))
 
     def _await_open_claims(self) -> None:
         """Go on until what is still expected of workflow runs, workers and the beat has come true."""

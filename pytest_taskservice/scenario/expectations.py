@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Ending", "Mismatch", "Record", "check", "check_sometimes", "labels", "reason_of"]
 
+# What a float of seconds since the epoch may be off.
+_ROUNDING = 1e-6
+
 
 def check(expect: Iterable[Expectation], record: Record) -> list[Mismatch]:
     """Return every expectation that did not hold, once for each thing that broke it.
@@ -87,7 +90,7 @@ def _judge(claim: Expectation, subject: Subject, start: float) -> Mismatch | Non
     if not history:
         return _mismatch(claim, subject, None, start, note=subject.absent)
 
-    by = start + (claim.instant or 0.0)
+    by = start + (claim.instant or 0.0) + _ROUNDING
     match claim.property:
         case Property.EVENTUALLY:
             return _judge_eventually(claim, subject, by, start)

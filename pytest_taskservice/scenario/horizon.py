@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_taskservice.scenario.acts import Follow, Inject, Launch, Start, Step, Together
 from pytest_taskservice.scenario.model import Expectation, Property
-from pytest_taskservice.scenario.story import run_length, story_length
+from pytest_taskservice.scenario.story import moments, run_length, story_length
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -58,10 +58,13 @@ def longest(scenario: Scenario, *, redelivery: float) -> float:
     ``redelivery`` is when a broker gives a message to somebody else, where the story does not say.
     """
     parts: dict[str, Any] = {"canvases": scenario.canvases, "workflows": scenario.workflows}
-    length = story_length(scenario)
-    for step in _each(scenario.steps):
-        if isinstance(step, Launch | Start):
-            length += step.count * run_length(step, scenario.tasks, scenario.config, **parts)
+    steps = list(moments(scenario.steps, scenario.tasks, scenario.config, **parts))
+    one_by_one = sum(
+        step.count * run_length(step, scenario.tasks, scenario.config, **parts)
+        for step in _each(scenario.steps)
+        if isinstance(step, Launch | Start)
+    )
+    length = max(story_length(scenario), max((step.begins for step in steps), default=0.0) + one_by_one)
     is_hurt = scenario.faults is not None or any(isinstance(step, Inject) for step in scenario.steps)
     if not is_hurt:
         return length
