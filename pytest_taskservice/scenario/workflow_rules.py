@@ -36,7 +36,7 @@ def workflow_findings(record: Record) -> Iterator[_Finding]:
         yield from _end(run, record)
         yield from _moves(run, events)
         yield from _truth(run, events, record)
-        yield from _keys(run, record)
+        yield from _keys(run, events, record)
     for name, tales in record.clients.items():
         for tale in tales:
             yield from _stream(name, tale)
@@ -88,17 +88,15 @@ def _truth(run: str, events: list[Event], record: Record) -> Iterator[_Finding]:
         yield run, "one_truth", f"stored {stored}, while the events say {said}", last.at
 
 
-def _keys(run: str, record: Record) -> Iterator[_Finding]:
+def _keys(run: str, events: list[Event], record: Record) -> Iterator[_Finding]:
     looks = record.keys.get(run, ())
-    history = workflow_history(run, record)
-    news = [view.at for view in history if view.events]
-    if not looks or not history[-1].is_final or not news:
+    if not looks or not events or not workflow_history(run, record)[-1].is_final:
         return
 
     at, count = looks[-1]
     kept = record.config.data_ttl if record.config and record.config.data_ttl is not None else _KEPT
-    if count and at > news[-1] + kept + _SWEPT_WITHIN:
-        waited = at - news[-1]
+    waited = at - events[-1].at
+    if count and waited > kept + _SWEPT_WITHIN:
         yield run, "keys_return", f"{count} keys {waited:.0f} s after its last news", at
 
 
