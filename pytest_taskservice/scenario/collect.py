@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_taskservice.drivers.base import Capability, CapabilityError
+from pytest_taskservice.drivers.celery_app import find_task
 from pytest_taskservice.drivers.synthetic import SYNTHETIC, register
 from pytest_taskservice.errors import HarnessError, ScenarioError, TaskImportError, UnknownNameError
 from pytest_taskservice.fixtures import HARNESS, WORLD, app_of, open_world
@@ -124,6 +125,10 @@ class ScenarioItem(pytest.Item):
         story_driver: Any = driver
         story_driver.set_stage(stage_of(self._scenario, seed=seed))
         open_world(self._request, self.world, needs_app=True)
+        # Told before the first step is done, and at the line that names it.
+        for task in self._scenario.tasks.values():
+            if task.call is not None:
+                find_task(app, task.call)
 
     def runtest(self) -> None:
         """Play the scenario."""

@@ -22,29 +22,6 @@ SEEDED = """
 """
 
 
-def write(pytester: pytest.Pytester, call: str, tasks: str = "") -> None:
-    pytester.makepyfile(
-        shop="""
-        from celery import Celery
-        app = Celery("shop", broker="redis://nowhere.invalid")
-        """,
-        shop_tasks=tasks or "from shop import app",
-    )
-    pytester.path.joinpath("a.scenario.yaml").write_text(
-        dedent(
-            f"""\
-            schema: 1
-            name: a call
-            backends: [celery-sim, celery-eager, anyio]
-            tasks:
-              pack: {{call: {call}}}
-            steps: [{{launch: pack, as: run}}]
-            expect: {{never: [{{of: run, status: FAILURE}}]}}
-            """
-        )
-    )
-
-
 def test_a_file_has_its_own_seeds(pytester: pytest.Pytester) -> None:
     pytester.makeconftest(dedent(SEEDED))
     pytester.path.joinpath("a.scenario.yaml").write_text(STORY)
@@ -71,73 +48,76 @@ def test_seeds_of_the_command_line_win(flags: list[str], seeds: list[int], pytes
 
 
 WORLDS = "--taskservice-backend=celery-sim,celery-eager,anyio"
+APP = """
+from celery import Celery
+app = Celery("shop", broker="redis://nowhere.invalid")
+"""
+PACK = """
+from pathlib import Path
+from shop import app
+
+@app.task
+def pack():
+    return 1
+
+def no_task(*args, **kwargs):
+    Path("called").touch()
+
+no_task.name = ["unhashable"]
+"""
+DOCUMENT = """\
+schema: 1
+name: {name}
+backends: [celery-sim, celery-eager, anyio]
+tasks:
+  pack: {{call: {call}}}
+steps: [{{launch: pack, as: run}}]
+expect: {{never: [{{of: run, status: FAILURE}}]}}
+"""
 
 
-@pytest.mark.parametrize(
-    ("call", "tasks", "told"),
-    [
-        ("os.system", "", "unknown task 'os.system'; known: *"),
-        ("shop_tasks.pack", "", "unknown task 'shop_tasks.pack'; known: *"),
-        ("nowhere.pack", "", "unknown task 'nowhere.pack'; known: *"),
-        (
-            "shop_tasks.pack",
-            "1 / 0",
-            (
-                "cannot import 'shop_tasks' for the task 'shop_tasks.pack': "
-                "ZeroDivisionError: division by zero, at *shop_tasks.py:1"
-            ),
-        ),
-        (
-            "shop_tasks.pack",
-            "import nowhere",
-            (
-                "cannot import 'shop_tasks' for the task 'shop_tasks.pack': "
-                "ModuleNotFoundError: No module named 'nowhere', at *shop_tasks.py:1"
-            ),
-        ),
-        (
-            "shop_tasks.pack",
-            "raise SystemExit(3)",
-            "cannot import 'shop_tasks' for the task 'shop_tasks.pack': SystemExit: 3, at *",
-        ),
-    ],
-)
-def test_a_call_of_nothing_fails_with_its_line(
-    call: str, tasks: str, told: str, pytester: pytest.Pytester
-) -> None:
-    write(pytester, call, tasks)
-
-    result = pytester.runpytest_subprocess(WORLDS, "--taskservice-app=shop:app")
-
-    result.assert_outcomes(failed=4)
-    result.stdout.fnmatch_lines([f"a.scenario.yaml:5:*: {told}"])
-    result.stdout.no_fnmatch_line("*Traceback*")
-    result.stdout.no_fnmatch_line("*site-packages*Error*")
+def play_calls(pytester: pytest.Pytester, *calls: str) -> pytest.RunResult:
+    pytester.makepyfile(
+        shop=APP, packs=PACK, broken="1 / 0", lacking="import nowhere", ending="raise SystemExit(3)"
+    )
+    documents = [DOCUMENT.format(name=f"call {number}", call=call) for number, call in enumerate(calls)]
+    pytester.path.joinpath("a.scenario.yaml").write_text("---\n".join(documents))
+    return pytester.runpytest_subprocess(WORLDS, "--taskservice-app=shop:app")
 
 
-def test_only_what_the_app_knows_is_called(pytester: pytest.Pytester) -> None:
-    write(
+def test_a_call_of_nothing_fails_with_its_line_and_cause(pytester: pytest.Pytester) -> None:
+    result = play_calls(
         pytester,
-        "shop_tasks.pack",
-        """
-        from pathlib import Path
-
-        def pack(*args, **kwargs):
-            Path("called").touch()
-
-        pack.name = ["unhashable"]
-        """,
+        "os.system",
+        "packs.gone",
+        "packs.no_task",
+        "nowhere.pack",
+        "broken.pack",
+        "lacking.pack",
+        "ending.pack",
     )
 
-    result = pytester.runpytest_subprocess(WORLDS, "--taskservice-app=shop:app")
-
-    result.assert_outcomes(failed=4)
+    result.assert_outcomes(failed=28)
+    result.stdout.fnmatch_lines_random(
+        [
+            "a.scenario.yaml:5:*: unknown task 'os.system'; known: *",
+            "a.scenario.yaml:13:*: unknown task 'packs.gone'; did you mean 'packs.pack'? known: *",
+            "a.scenario.yaml:21:*: unknown task 'packs.no_task'; *",
+            "a.scenario.yaml:29:*: unknown task 'nowhere.pack'; *",
+            (
+                "a.scenario.yaml:37:*: cannot import 'broken' for the task 'broken.pack': "
+                "ZeroDivisionError: division by zero, at *broken.py:1"
+            ),
+            (
+                "a.scenario.yaml:45:*: cannot import 'lacking' for the task 'lacking.pack': "
+                "ModuleNotFoundError: No module named 'nowhere', at *lacking.py:1"
+            ),
+            "a.scenario.yaml:53:*: cannot import 'ending' for the task 'ending.pack': SystemExit: 3, at *",
+        ]
+    )
+    result.stdout.no_fnmatch_line("*Traceback*")
     assert not pytester.path.joinpath("called").exists()
 
 
 def test_a_task_of_the_app_is_played(pytester: pytest.Pytester) -> None:
-    write(pytester, "shop_tasks.pack", "from shop import app\n\n@app.task\ndef pack(): return 1\n")
-
-    result = pytester.runpytest_subprocess(WORLDS, "--taskservice-app=shop:app")
-
-    result.assert_outcomes(passed=4)
+    play_calls(pytester, "packs.pack").assert_outcomes(passed=4)
