@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fnmatch import fnmatch
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -24,6 +25,7 @@ from pytest_taskservice.scenario.acts import (
     Wait,
 )
 from pytest_taskservice.scenario.model import Canvas, Config, Entry, Nemesis, Workers
+from pytest_taskservice.scenario.needs import needs
 from pytest_taskservice.scenario.stage import stage_of
 from tests.pytest_taskservice.scenario.stories import MARK, claim, play, story, task, tasks, told
 
@@ -348,3 +350,67 @@ def test_each_target_is_struck(target: str, sim: CelerySimDriver, app: Celery) -
     )
 
     assert told(verdict) == []
+
+
+RUN = Launch(mark=MARK, task="a", name="run")
+
+
+@pytest.mark.parametrize(
+    ("parts", "needed"),
+    [
+        ({"workers": Workers(count=2)}, ("workers of one's own", "workers asks for 2 of 2 slots")),
+        (
+            {"beat": {"often": Entry(name="often", mark=MARK, task="a", every=1.0)}},
+            ("beat", "beat launches 'a' in line 3"),
+        ),
+        (
+            {"steps": (Together(mark=MARK, steps=(RUN, RUN)),)},
+            ("races", "the step in line 3 does 2 things at once"),
+        ),
+        (
+            {"steps": (Inject(mark=MARK, fault=FaultCall(kind="kill")),)},
+            ("faults of processes", "the step in line 3 injects kill"),
+        ),
+        (
+            {"steps": (Inject(mark=MARK, fault=FaultCall(kind="latency", by=1.0)),)},
+            ("faults of connections", "the step in line 3 injects latency"),
+        ),
+        (
+            {"steps": (Inject(mark=MARK, fault=FaultCall(kind="kill", when="stored")),)},
+            ("faults at a point of a run", "the step in line 3 strikes a run when it is stored"),
+        ),
+        (
+            {
+                "faults": Nemesis(
+                    mark=MARK, kinds=(FaultCall(kind="drop_ack"),), every=(1.0, 2.0), until=9.0
+                )
+            },
+            ("faults of deliveries", "faults in line 3 injects drop_ack"),
+        ),
+        ({"config": Config(start="2026-01-01T00:00:00Z")}, ("virtual time", "config has the story begin at *")),
+        (
+            {"config": Config(celery={"task_acks_late": True})},
+            ("settings of Celery", "config sets Celery's task_acks_late"),
+        ),
+        ({"config": Config(broker="amqp")}, ("a broker like RabbitMQ", "config wants a broker of amqp")),
+        (
+            {"canvases": {"line": Canvas(name="line", mark=MARK, kind="chain", members=("a", "a"))},
+             "steps": (Launch(mark=MARK, task="line"),)},
+            ("canvases", "the step in line 3 launches the chain 'line'"),
+        ),
+        (
+            {"expect": (claim("eventually", "workers", 5.0, alive=1),)},
+            ("workers of one's own", "the expectation in line 3 is about workers"),
+        ),
+        (
+            {"expect": (claim("eventually", "run", 5.0, deliveries=1),)},
+            ("celery messages", "the expectation in line 3 counts deliveries"),
+        ),
+    ],
+)  # fmt: skip
+def test_a_world_needs_what_a_story_says(parts: dict[str, Any], needed: tuple[str, str]) -> None:
+    scenario = story(**{"tasks": tasks(task("a")), "steps": (RUN,), **parts})
+
+    found = [(str(capability), why) for capability, why in needs(scenario)]
+
+    assert any(capability == needed[0] and fnmatch(why, needed[1]) for capability, why in found)
