@@ -129,6 +129,26 @@ def test_a_killed_worker_hands_its_run_on(sim: CelerySimDriver, app: Celery) -> 
     assert [(tale.kind, tale.struck) for tale in verdict.faults["crash"]] == [("kill", 1)]
 
 
+def test_a_fault_that_lies_in_wait_outlasts_the_steps(sim: CelerySimDriver, app: Celery) -> None:
+    fault = FaultCall(kind="kill", when="running", into=1.0)
+    verdict = play(
+        story(
+            config=LATE,
+            workers=Workers(),
+            tasks=tasks(task("pack", runs_for=5.0)),
+            steps=(
+                Inject(mark=MARK, fault=fault, name="crash"),
+                Launch(mark=MARK, task="pack", name="run"),
+            ),
+            expect=(claim("eventually", "run", 90.0, status="SUCCESS", starts=2),),
+        ),
+        sim,
+        app,
+    )
+
+    assert told(verdict) == []
+
+
 def test_an_early_acknowledged_run_dies_with_its_worker(sim: CelerySimDriver, app: Celery) -> None:
     parts: dict[str, Any] = {
         "workers": Workers(count=1),
