@@ -11,6 +11,7 @@ __all__ = [
     "ScenarioError",
     "SimulationBlockedError",
     "SocketRefusedError",
+    "TaskImportError",
     "UnknownNameError",
     "WorkerElsewhereError",
     "WorkerStartError",
@@ -44,6 +45,30 @@ class RedisProviderError(HarnessError, ConnectionError):
 
 class AppNotFoundError(HarnessError, ImportError):
     """The Celery app named in ``taskservice_app`` cannot be imported or is none."""
+
+
+class TaskImportError(HarnessError, ImportError):
+    """The module of a task that is named by its dotted path cannot be imported."""
+
+    def __init__(self, task: str, module: str, error: BaseException) -> None:
+        super().__init__(task, module, error)
+        self.task = task
+        self.module = module
+        self.error = error
+
+    def __str__(self) -> str:
+        lines = str(self.error).strip().splitlines()
+        found = f"{type(self.error).__name__}: {lines[0] if lines else ''}".removesuffix(": ")
+        return f"cannot import {self.module!r} for the task {self.task!r}: {found}{self._place()}"
+
+    def _place(self) -> str:
+        """Return the user's own line where it happened, if that is known."""
+        trace = self.error.__traceback__
+        while trace is not None and trace.tb_next is not None:
+            trace = trace.tb_next
+        if trace is None:
+            return ""
+        return f", at {trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}"
 
 
 class WorkerStartError(HarnessError, RuntimeError):

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = [
     "HARNESS",
     "WORLD",
+    "app_of",
     "open_world",
     "task_service",
     "taskservice_app",
@@ -87,7 +88,7 @@ def taskservice_clock(request: pytest.FixtureRequest, taskservice_backend: str) 
 @pytest.fixture
 def taskservice_app(request: pytest.FixtureRequest, taskservice_backend: str) -> Celery:
     """Your Celery app, in this world. Override it to name the app by a fixture instead of the ini file."""
-    app = _app_of(request)
+    app = app_of(request)
     assert app is not None
     return app
 
@@ -154,7 +155,7 @@ def open_world(request: pytest.FixtureRequest, world: str, *, needs_app: bool = 
     """
     driver = request.config.stash[HARNESS].driver(world)
     wanted = needs_app or not world.startswith("anyio") or _names_app(request)
-    app = _app_of(request) if wanted else None
+    app = app_of(request) if wanted else None
     request.node.stash[WORLD] = driver
     # A world that has no network of its own is told which real one a test may use.
     if hasattr(driver, "allow_sockets"):
@@ -168,7 +169,8 @@ def open_world(request: pytest.FixtureRequest, world: str, *, needs_app: bool = 
     return app
 
 
-def _app_of(request: pytest.FixtureRequest) -> Celery:
+def app_of(request: pytest.FixtureRequest) -> Celery:
+    """Return the app of the test of ``request``, wherever the user names it."""
     harness = request.config.stash[HARNESS]
     if _is_overridden(request, "taskservice_app"):
         value = request.getfixturevalue("taskservice_app")

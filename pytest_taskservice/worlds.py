@@ -17,15 +17,19 @@ _SEEDED = f"{_SIMULATED}-seed="
 _SEED = "-seed="
 
 
-def worlds_of(backend: str, options: HarnessOptions, *, is_async: bool = False) -> tuple[str, ...]:
-    """Return the worlds of ``backend``: event loops, or seeds where the user chose any.
+def worlds_of(
+    backend: str, options: HarnessOptions, *, is_async: bool = False, seeds: tuple[int, ...] = ()
+) -> tuple[str, ...]:
+    """Return the worlds of ``backend``: event loops, or seeds where the user chose any, or else ``seeds``.
 
     An async test gets its event loop from AnyIO's plugin; any other is run on both.
     """
     if backend == "anyio" and not is_async:
         return ("anyio-asyncio", "anyio-trio")
     if backend == _SIMULATED and options.seeded:
-        return tuple(f"{_SEEDED}{seed}" for seed in range(options.seed, options.seed + options.seeds))
+        seeds = tuple(range(options.seed, options.seed + options.seeds))
+    if backend == _SIMULATED and seeds:
+        return tuple(f"{_SEEDED}{seed}" for seed in seeds)
     return (backend,)
 
 

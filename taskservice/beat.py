@@ -52,11 +52,13 @@ async def run_schedule(
     *,
     clock: Callable[[], datetime] = utc_now,
     sleep: Sleep,
+    look: float = LOOK_SECONDS,
 ) -> None:
     """Launch each entry when it is due; returns only by being cancelled.
 
     A back end that does not answer is tried again, and then everything that fell due is launched
-    once. An entry that cannot be launched is logged and left until it is due again.
+    once. An entry that cannot be launched is logged and left until it is due again. The clock is looked
+    at every ``look`` seconds at least.
     """
     by_name = {entry.name: entry for entry in entries}
     if not by_name:
@@ -77,7 +79,7 @@ async def run_schedule(
                 logger.info("the back end answered again, schedules went on")
             timetable.done(due, now)
 
-        wait = min(timetable.wait(clock()), LOOK_SECONDS)
+        wait = min(timetable.wait(clock()), look)
         await sleep(wait if available else RETRY_SECONDS)
 
 

@@ -4,26 +4,30 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from random import Random
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
-from pytest_taskservice.drivers.base import Capability, CapabilityError, Outcome, TaskCall
+from pytest_taskservice.drivers.base import CanvasRuns, Capability, CapabilityError, Outcome, TaskCall
+from pytest_taskservice.drivers.staging import start_of
 from pytest_taskservice.errors import HarnessError, HarnessTimeoutError
 from pytest_taskservice.history import Event, EventKind, EventLog
+from pytest_taskservice.scenario.behaviour import SYNTHETIC
 
 if TYPE_CHECKING:
     from anyio.from_thread import BlockingPortal
     from celery import Celery
 
     from pytest_taskservice.clock import Clock
-    from pytest_taskservice.drivers.base import Stage, WorkflowControl
+    from pytest_taskservice.drivers.base import FaultControl, Stage, WorkflowControl
     from pytest_taskservice.simulator.loops.stage import Stage as LoopStage
     from taskservice import BlockingTaskService, RunEvent, TaskHandle
     from taskservice.backends.anyio import AnyIOBackend
     from taskservice.backends.base import TaskBackend
+    from taskservice.canvas import Signature
 
 __all__ = ["AnyIODriver"]
 
@@ -32,6 +36,13 @@ _CANNOT = {
     Capability.TIME_LIMITS: "a plain function runs in a thread, which nothing can stop",
     Capability.PRIORITIES: "in-process tasks have no queue",
     Capability.PROCESSES: "in-process tasks have one process",
+    Capability.WORKERS: "in-process tasks have no workers: nothing but the process bounds how many run",
+    Capability.PROCESS_FAULTS: "in-process tasks have no process but the test's own",
+    Capability.CONNECTION_FAULTS: "in-process tasks connect to nothing",
+    Capability.DELIVERY_FAULTS: "in-process tasks are not delivered: they have no messages",
+    Capability.STRIKES: "in-process tasks end with their process, and that is the test's own",
+    Capability.SETTINGS: "in-process tasks read no settings of Celery",
+    Capability.AMQP: "in-process tasks have no broker",
 }
 
 
@@ -73,6 +84,7 @@ class AnyIODriver:
         self._handles: dict[str, TaskHandle] = {}
         self._labels: dict[str, str] = {}
         self._events: list[Event] = []
+        self._chance = Random(seed)  # noqa: S311 - a test's chance, not a secret
 
     def cannot(self, capability: Capability) -> str | None:
         """Return why in-process tasks cannot show ``capability``."""
@@ -93,13 +105,16 @@ class AnyIODriver:
         """Keep ``app`` from sending messages; its settings mean nothing here."""
         self._app = app
         self._events, self._handles, self._labels, self.refused = [], {}, {}, []
+        self._chance = Random(f"together-{self.seed}")  # noqa: S311 - a test's chance, not a secret
         self._why_real = _REAL if real_time else _early_loop()
         if not self._why_real:
             from pytest_taskservice.simulator.loops.seats import Limits
             from pytest_taskservice.simulator.loops.world import open_stage
 
             limits = Limits(moves=self._events_at_most)
-            stage = open_stage(seed=self.seed, start=self._start, limits=limits)
+            told = start_of(self._stage)
+            start = self._start if told is None else told.timestamp()
+            stage = open_stage(seed=self.seed, start=start, limits=limits)
             self._loops = self._test.enter_context(stage)
         if app is not None:
             from pytest_taskservice.drivers.app_patch import AppPatch, memory_changes
@@ -108,6 +123,8 @@ class AnyIODriver:
             self._test.enter_context(AppPatch(app, memory_changes(app)).applied())
             refuse = partial(self._refuse, Capability.CELERY_MESSAGES)
             self._test.enter_context(guarded(app, on_apply=lambda _: refuse(), on_send=refuse))
+        if self._stage is not None and self._stage.beat:
+            self._start_beat(self._stage)
 
     def clock(self) -> Clock:
         """Return the clock of the test's event loops."""
@@ -156,10 +173,39 @@ class AnyIODriver:
             options=LaunchOptions(countdown=call.countdown, expires=call.expires),
         )
         handle = portal.call(launch)
-        self._handles[handle.id] = handle
-        if call.label:
-            self._labels[handle.id] = call.label
+        self._keep(handle, call.label)
         return handle.id
+
+    def launch_canvas(self, kind: str, members: tuple[TaskCall, ...], body: TaskCall | None) -> CanvasRuns:
+        """Start the task service's own canvas."""
+        from taskservice import chain, chord, group
+
+        parts = [self._signature(call) for call in members]
+        portal, backend = self._open()
+        if kind == "chord":
+            assert body is not None, "a chord has a body"
+            made: Any = chord(group(*parts), self._signature(body))
+        else:
+            made = chain(*parts) if kind == "chain" else group(*parts)
+        handle = portal.call(backend.launch_canvas, made)
+        calls = (*members, *([body] if body is not None else ()))
+        for found, call in zip(handle.runs, calls, strict=True):
+            self._keep(found, call.label)
+        runs = tuple(found.id for found in handle.runs)
+        if kind == "group":
+            return CanvasRuns(ends=runs)
+        return CanvasRuns(ends=runs[-1:], members=runs[:-1])
+
+    def faults(self) -> FaultControl:
+        """Refuse."""
+        self._refuse(Capability.PROCESS_FAULTS)
+
+    def at_once(self, acts: Sequence[Callable[[], None]]) -> None:
+        """Do all of ``acts`` one behind the other, in an order that the seed draws."""
+        order = list(acts)
+        self._chance.shuffle(order)
+        for act in order:
+            act()
 
     def outcome(self, run_id: str) -> Outcome:
         """Return what the handle says."""
@@ -176,7 +222,8 @@ class AnyIODriver:
         portal, _ = self._open()
         now = time.monotonic if self._loops is None else self._loops.monotonic
         deadline = now() + timeout
-        for run_id, handle in self._handles.items():
+        # The beat may launch more of them meanwhile.
+        for run_id, handle in list(self._handles.items()):
             if not portal.call(_ends, handle, max(0.0, deadline - now())):
                 name = self._labels.get(run_id, "run")
                 raise HarnessTimeoutError(f"not settled within {timeout:g} s: {name}[{run_id}]")
@@ -191,7 +238,7 @@ class AnyIODriver:
     def reset(self) -> None:
         """Cancel what runs, end the event loop, let the app send again."""
         self._test.close()
-        self._portal = self._backend = self._loops = self._workflows = None
+        self._portal = self._backend = self._stage = self._loops = self._workflows = None
 
     def describe(self) -> str:
         """Return what in-process tasks cannot show."""
@@ -204,6 +251,37 @@ class AnyIODriver:
     def close(self) -> None:
         """End the event loop."""
         self.reset()
+
+    def _keep(self, handle: TaskHandle, label: str | None) -> None:
+        self._handles[handle.id] = handle
+        if label:
+            self._labels[handle.id] = label
+
+    def _signature(self, call: TaskCall) -> Signature:
+        from pytest_taskservice.drivers import celery_app
+        from taskservice.canvas import Signature
+        from taskservice.submission import LaunchOptions
+
+        for capability in celery_app.required(call):
+            if capability in _CANNOT:
+                self._refuse(capability)
+        assert self._app is not None, "a call names a task of an app"
+        return Signature(
+            func=celery_app.find_task(self._app, call.task),
+            args=call.args,
+            kwargs=call.kwargs,
+            # A synthetic task is told how to behave; what came before it is not its business.
+            immutable=call.task == SYNTHETIC,
+            options=LaunchOptions(countdown=call.countdown, expires=call.expires),
+        )
+
+    def _start_beat(self, stage: Stage) -> None:
+        """Have the beat of a story launch what is due, in the driver's own event loop."""
+        from pytest_taskservice.drivers.anyio_beat import beat_of
+
+        portal, backend = self._open()
+        assert self._app is not None, "a beat launches tasks of an app"
+        portal.start_task_soon(beat_of(stage, self._app, backend, keep=self._keep))
 
     def _open(self) -> tuple[BlockingPortal, AnyIOBackend]:
         if self._portal is None or self._backend is None:
@@ -237,7 +315,7 @@ class AnyIODriver:
 
         return launch_or_refuse
 
-    def _refuse(self, capability: Capability) -> None:
+    def _refuse(self, capability: Capability) -> NoReturn:
         error = CapabilityError(self.name, capability, _CANNOT[capability])
         self.refused.append(error)
         raise error

@@ -59,6 +59,8 @@ class Capability(StrEnum):
     DELIVERY_FAULTS = "faults of deliveries"
     STRIKES = "faults at a point of a run"
     RACES = "races"
+    SETTINGS = "settings of Celery"
+    AMQP = "a broker like RabbitMQ"
 
 
 class CapabilityError(HarnessError, RuntimeError):

@@ -7,20 +7,21 @@ whatever needs one is refused rather than played wrongly.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from pytest_taskservice.drivers import celery_app
 from pytest_taskservice.drivers.app_patch import AppPatch, memory_changes
-from pytest_taskservice.drivers.base import Capability, CapabilityError, Outcome, TaskCall
+from pytest_taskservice.drivers.base import CanvasRuns, Capability, CapabilityError, Outcome, TaskCall
+from pytest_taskservice.drivers.canvases import send_canvas
 from pytest_taskservice.history import Event, EventKind, EventLog
 
 if TYPE_CHECKING:
     from celery import Celery
 
     from pytest_taskservice.clock import Clock
-    from pytest_taskservice.drivers.base import Stage, WorkflowControl
+    from pytest_taskservice.drivers.base import FaultControl, Stage, WorkflowControl
     from taskservice import BlockingTaskService
     from taskservice.backends.base import TaskBackend
 
@@ -37,6 +38,15 @@ _CANNOT = {
     Capability.PRIORITIES: "eager mode has no queue",
     Capability.PROCESSES: "eager mode has one process",
     Capability.CLOCK: "eager mode has nothing that happens later",
+    Capability.WORKERS: "eager mode runs a task inside the call: there is no worker",
+    Capability.BEAT: "eager mode has no clock that a beat could follow",
+    Capability.PROCESS_FAULTS: "eager mode has no process but the test's own",
+    Capability.CONNECTION_FAULTS: "eager mode has no connection to anything",
+    Capability.DELIVERY_FAULTS: "eager mode delivers nothing: it has no messages",
+    Capability.STRIKES: "an eager task has ended before anything could strike it",
+    Capability.RACES: "eager mode does one thing at a time",
+    Capability.SETTINGS: "eager mode has no queue, no worker and no acknowledgement to set anything of",
+    Capability.AMQP: "eager mode has no broker",
 }
 
 # Options of apply_async that mean something only with a clock or a pool.
@@ -134,6 +144,32 @@ class CeleryEagerDriver:
         self._labels[run_id] = call.label or ""
         celery_app.send(self._app, call, task_id=run_id)
         return run_id
+
+    def launch_canvas(self, kind: str, members: tuple[TaskCall, ...], body: TaskCall | None) -> CanvasRuns:
+        """Run a canvas, and return when it has ended; what fails in it ends it, as eager mode has it."""
+        assert self._app is not None
+        calls = (*members, *([body] if body is not None else ()))
+        for capability in (found for call in calls for found in celery_app.required(call)):
+            self._refuse(capability)
+        runs = tuple(str(uuid.uuid4()) for _ in calls)
+        self._labels |= {run: call.label or "" for run, call in zip(runs, calls, strict=True)}
+        try:
+            send_canvas(self._app, kind, members, body, ids=runs)
+        except Exception:
+            # Eager mode raises the error of a run at whoever launched the canvas.
+            if not any(self.outcome(run).status == "FAILURE" for run in runs):
+                raise
+        if kind == "group":
+            return CanvasRuns(ends=runs)
+        return CanvasRuns(ends=runs[-1:], members=runs[:-1])
+
+    def faults(self) -> FaultControl:
+        """Refuse."""
+        self._refuse(Capability.PROCESS_FAULTS)
+
+    def at_once(self, acts: Sequence[Callable[[], None]]) -> None:
+        """Refuse."""
+        self._refuse(Capability.RACES)
 
     def outcome(self, run_id: str) -> Outcome:
         """Return what was stored."""

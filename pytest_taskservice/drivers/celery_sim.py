@@ -12,6 +12,9 @@ from pytest_taskservice.clock import Clock
 from pytest_taskservice.drivers import celery_app
 from pytest_taskservice.drivers.app_patch import AppPatch, simulation_changes
 from pytest_taskservice.drivers.base import Capability, CapabilityError, Outcome, TaskCall
+from pytest_taskservice.drivers.canvases import send_canvas
+from pytest_taskservice.drivers.sim_faults import SimulatedFaults
+from pytest_taskservice.drivers.staging import rebound, stage_settings, start_of
 from pytest_taskservice.errors import HarnessError, HarnessTimeoutError
 from pytest_taskservice.simulator.celery.world import DEFAULT_START, CeleryWorld
 from pytest_taskservice.simulator.core.simulation import Budget
@@ -19,9 +22,11 @@ from pytest_taskservice.simulator.freezing import coupled
 from pytest_taskservice.simulator.story import Story
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from celery import Celery
 
-    from pytest_taskservice.drivers.base import Stage, WorkflowControl
+    from pytest_taskservice.drivers.base import CanvasRuns, FaultControl, Stage, WorkflowControl
     from pytest_taskservice.history import EventLog
     from pytest_taskservice.simulator.celery.worker import SimulatedWorker
     from taskservice import BlockingTaskService
@@ -60,6 +65,7 @@ class _Test:
     worker: SimulatedWorker | None = None
     own_workers: bool = False
     workflows: WorkflowControl | None = None
+    staged: list[SimulatedWorker] = field(default_factory=list)
 
 
 class CelerySimDriver:
@@ -103,18 +109,25 @@ class CelerySimDriver:
             raise HarnessError("a simulation has no real time: leave clock='real' to the anyio world")
         self.refused = []
         stack = ExitStack()
-        options = self._options
+        options, stage = self._options, self._stage
+        staged = {} if stage is None else stage_settings(app, stage, refuse=self._refuse)
         world = CeleryWorld(
             seed=self.seed,
-            start=options.start,
+            start=start_of(stage) or options.start,
             budget=Budget(events=options.events),
             allow_sockets=self.allow_sockets,
             patience=options.patience,
         )
         if self.calm_after is not None:
             world.simulation.random.calm_after = self.calm_after
+        world.tells_workers = stage is not None
         with stack:
-            stack.enter_context(AppPatch(app, simulation_changes(app) | dict(settings)).applied())
+            changes = simulation_changes(app) | dict(settings) | staged
+            # Tasks that are bound under a story's settings would keep them.
+            app.finalize()
+            before = {name: app.conf.get(name) for name in staged}
+            stack.enter_context(AppPatch(app, changes).applied())
+            stack.enter_context(rebound(app, staged, before))
             # First, for it reads the functions that are replaced next.
             stack.enter_context(coupled(Clock(world.simulation)))
             stack.enter_context(world)
@@ -122,6 +135,8 @@ class CelerySimDriver:
                 world.open_loops()
             world.before_send, world.route = self._before_send, self._route
             self._test = _Test(world=world, app=app, settings=settings, loops=loops, stack=stack.pop_all())
+        if stage is not None:
+            self._set_up(stage)
 
     def workflows(self) -> WorkflowControl:
         """Return control over workflow runs on the simulated workers."""
@@ -194,6 +209,32 @@ class CelerySimDriver:
         """Send one message."""
         return str(celery_app.send(self._current().app, call).id)
 
+    def launch_canvas(self, kind: str, members: tuple[TaskCall, ...], body: TaskCall | None) -> CanvasRuns:
+        """Send a canvas of Celery's own."""
+        return send_canvas(self._current().app, kind, members, body)
+
+    def faults(self) -> FaultControl:
+        """Return control over the simulation's faults."""
+        return SimulatedFaults(self.world, self._refuse)
+
+    def at_once(self, acts: Sequence[Callable[[], None]]) -> None:
+        """Do all of ``acts`` side by side, begun in an order that the seed draws."""
+        simulation = self.world.simulation
+        left = list(acts)
+        done: list[None] = []
+
+        def perform(act: Callable[[], None]) -> None:
+            act()
+            done.append(None)
+
+        # Before the first of them, and none of their business.
+        self._before_send()
+        while left:
+            act = simulation.random.choice("together", left)
+            left.remove(act)
+            simulation.after(0.0, perform, act)
+        simulation.wait(lambda: len(done) == len(acts), timeout=None, what="all commands at once")
+
     def outcome(self, run_id: str) -> Outcome:
         """Return what the result backend says."""
         return celery_app.outcome_of(self._current().app, run_id)
@@ -227,6 +268,7 @@ class CelerySimDriver:
             self._last = self._test.world.record.story()
             test, self._test = self._test, None
             test.stack.close()
+        self._stage = None
 
     def describe(self) -> str:
         """Return what a simulation cannot show."""
@@ -242,6 +284,28 @@ class CelerySimDriver:
     def close(self) -> None:
         """Close the simulation, if one is open."""
         self.reset()
+
+    def _refuse(self, error: CapabilityError) -> CapabilityError:
+        self.refused.append(error)
+        return error
+
+    def _set_up(self, stage: Stage) -> None:
+        """Have the workers and the beat of a story, ready before its first step."""
+        test = self._current()
+        if (wanted := stage.workers) is not None:
+            test.own_workers = True
+            options = {"queues": list(wanted.queues)} if wanted.queues else {}
+            test.staged = [
+                test.world.new_worker(
+                    test.app, hostname=f"worker{number}@sim", concurrency=wanted.concurrency, **options
+                )
+                for number in range(1, wanted.count + 1)
+            ]
+            for worker in test.staged:
+                test.world.wait_ready(worker)
+        if stage.beat:
+            self._before_send()
+            test.world.start_beat(test.app)
 
     def _current(self) -> _Test:
         assert self._test is not None, "no test has begun"
@@ -270,5 +334,6 @@ class CelerySimDriver:
     def _route(self, queues: list[str], headers: Mapping[str, Any]) -> None:
         """Have it listen where a message goes."""
         test = self._current()
-        if test.worker is not None:
-            test.world.teach(test.worker, queues, headers)
+        for worker in (test.worker, *test.staged):
+            if worker is not None and not worker.bound:
+                test.world.teach(worker, queues, headers)

@@ -8,17 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_taskservice.drivers.base import Capability
+from pytest_taskservice.drivers.base import Capability, CapabilityError
+from pytest_taskservice.drivers.celery_app import find_task
 from pytest_taskservice.drivers.synthetic import SYNTHETIC, register
-from pytest_taskservice.errors import HarnessError, ScenarioError
-from pytest_taskservice.fixtures import HARNESS, WORLD, open_world
+from pytest_taskservice.errors import HarnessError, ScenarioError, TaskImportError, UnknownNameError
+from pytest_taskservice.fixtures import HARNESS, WORLD, app_of, open_world
 from pytest_taskservice.played import failure_report, keep
 from pytest_taskservice.report.text import first_line, render_play
 from pytest_taskservice.scenario.engine import REAL_TIME, Clock, run
+from pytest_taskservice.scenario.horizon import real_length
 from pytest_taskservice.scenario.load import load
 from pytest_taskservice.scenario.model import Scenario, Skip
 from pytest_taskservice.scenario.needs import needs
-from pytest_taskservice.scenario.story import story_length
+from pytest_taskservice.scenario.stage import stage_of
 from pytest_taskservice.scenario.words import format_duration
 from pytest_taskservice.worlds import worlds_of
 
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from os import PathLike
 
     from pytest_taskservice.drivers.base import WorldDriver
+    from pytest_taskservice.scenario.acts import Mark
 
 __all__ = ["ScenarioFile", "ScenarioItem"]
 
@@ -46,10 +49,11 @@ class ScenarioFile(pytest.File):
             scenarios = load(self.path, shown=self.nodeid)
         except ScenarioError as error:
             raise self.CollectError(str(error)) from None
+        options = self.config.stash[HARNESS].options
         for scenario in scenarios:
-            for backend in self.config.stash[HARNESS].options.backends:
+            for backend in options.backends:
                 played = scenario.for_backend(backend)
-                for world in worlds_of(backend, self.config.stash[HARNESS].options):
+                for world in worlds_of(backend, options, seeds=scenario.seeds):
                     case = "-".join(part for part in (scenario.case, world) if part)
                     yield ScenarioItem.from_parent(
                         self,
@@ -72,6 +76,8 @@ class ScenarioItem(pytest.Item):
         self._backend = backend
         self.world = world
         self._skip = skip
+        self._wrong: TaskImportError | UnknownNameError | None = None
+        self._seed = 0
         # As doctest items do: an item without a function may use fixtures too.
         manager = self.session._fixturemanager  # noqa: SLF001 - pytest has no public way
         self._fixtureinfo = manager.getfixtureinfo(node=self, func=None, cls=None)
@@ -96,22 +102,43 @@ class ScenarioItem(pytest.Item):
         for capability, why in needs(self._scenario):
             if reason := driver.cannot(capability):
                 raise _skipped(f"{self._backend} cannot: {capability} ({why}; {reason})")
-        length = story_length(self._scenario)
+        length = real_length(self._scenario)
         if length > _PATIENCE and driver.cannot(Capability.CLOCK):
             raise _skipped(
                 f"{self._backend} runs in real time; this story needs {format_duration(length)}, "
                 f"the bound is {format_duration(_PATIENCE)}"
             )
         self.addfinalizer(driver.reset)
-        app = open_world(self._request, self.world, needs_app=True)
-        assert app is not None
+        self._wrong = None
+        try:
+            self._enter(driver)
+        except CapabilityError as error:
+            raise _skipped(str(error)) from None
+        except (TaskImportError, UnknownNameError) as error:
+            # The story cannot be played; that is told as its failure.
+            self._wrong = error
+
+    def _enter(self, driver: WorldDriver) -> None:
+        seed = getattr(driver, "seed", self.config.stash[HARNESS].options.seed)
+        app = app_of(self._request)
         register(app)
         self.addfinalizer(lambda: app.tasks.pop(SYNTHETIC, None))
+        self._seed = seed
+        story_driver: Any = driver
+        story_driver.set_stage(stage_of(self._scenario, seed=seed))
+        open_world(self._request, self.world, needs_app=True)
+        # Told before the first step is done, and at the line that names it.
+        for task in self._scenario.tasks.values():
+            if task.call is not None:
+                find_task(app, task.call)
 
     def runtest(self) -> None:
         """Play the scenario."""
+        if self._wrong is not None:
+            text = f"{self._place_of(self._wrong)}: {self._wrong}"
+            raise ScenarioFailedError(text, text)
         driver = self.stash[WORLD]
-        verdict = run(self._scenario, driver, clock=_clock_of(driver))
+        verdict = run(self._scenario, driver, clock=_clock_of(driver), seed=self._seed)
         play = keep(self, verdict, backend=self._backend)
         if verdict.mismatches:
             raise ScenarioFailedError(render_play(play), first_line(verdict.mismatches[0]))
@@ -144,6 +171,12 @@ class ScenarioItem(pytest.Item):
             yield
         finally:
             self._scenario, self.world = before
+
+    def _place_of(self, error: TaskImportError | UnknownNameError) -> Mark:
+        """Return where the file names the task that there is not."""
+        named = error.task if isinstance(error, TaskImportError) else error.found
+        marks = (task.mark for task in self._scenario.tasks.values() if task.call == named)
+        return next(marks, self._scenario.mark)
 
 
 def _clock_of(driver: WorldDriver) -> Clock:

@@ -2,235 +2,171 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-from pytest_taskservice.scenario.fold import View, told, views
 from pytest_taskservice.scenario.model import Expectation, Property
+from pytest_taskservice.scenario.record import Ending, Mismatch, Record, labels
+from pytest_taskservice.scenario.subjects import (
+    COUNTS,
+    Moment,
+    Subject,
+    reason_of,
+    runs_of,
+    shown,
+    subjects,
+)
 from pytest_taskservice.scenario.words import format_duration
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from pytest_taskservice.history import EventLog
-    from pytest_taskservice.scenario.acts import Mark
+__all__ = ["Ending", "Mismatch", "Record", "check", "check_sometimes", "labels", "reason_of"]
 
-__all__ = ["Ending", "Mismatch", "Record", "check", "labels", "reason_of"]
-
-_LIMITS = {"SoftTimeLimitExceeded": "soft_time_limit", "TimeLimitExceeded": "hard_time_limit"}
-
-
-class Ending(Protocol):
-    """How a run ended, as a driver's ``Outcome`` says it."""
-
-    @property
-    def status(self) -> str:
-        """One of Celery's state names."""
-
-    @property
-    def result(self) -> Any:
-        """What the run returned."""
-
-    @property
-    def error(self) -> str:
-        """The class name of the exception."""
-
-    @property
-    def message(self) -> str:
-        """The text of the exception."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Record:
-    """What is known of a story that was played.
-
-    ``runs`` holds run ids by captured name, ``accepted`` those of all that were launched,
-    ``endings`` what is known by run id; ``start`` is the story's first instant in the log's clock.
-    """
-
-    log: EventLog
-    start: float
-    runs: Mapping[str, tuple[str, ...]]
-    accepted: tuple[str, ...]
-    endings: Mapping[str, Ending]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Mismatch:
-    """One thing that was not as it must be.
-
-    ``mark`` is the place in the file that asked for it; ``invariant`` names the rule instead where
-    no line did. ``at`` is the instant of what was found, in seconds since the start; ``None`` if it
-    has none.
-    """
-
-    mark: Mark
-    expected: str
-    got: str
-    run: str = ""
-    at: float | None = None
-    invariant: str = ""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Run:
-    """One run, ready to be judged."""
-
-    label: str
-    history: list[View]
-    ending: Ending | None
-    start: float
+# What a float of seconds since the epoch may be off.
+_ROUNDING = 1e-6
 
 
 def check(expect: Iterable[Expectation], record: Record) -> list[Mismatch]:
-    """Return every expectation that did not hold, once for each run that broke it."""
+    """Return every expectation that did not hold, once for each thing that broke it.
+
+    What has to hold ``sometimes`` is for :func:`check_sometimes`: one play alone cannot break it.
+    """
     found: list[Mismatch] = []
     for claim in expect:
-        runs = record.runs.get(claim.of, ())
-        if not runs:
-            got = "it was never launched: the story ended before"
-            found.append(Mismatch(mark=claim.mark, expected=_sentence(claim), got=got, run=claim.of))
-        for label, run in labels(claim.of, runs):
-            history = views(told(record.log, run))
-            ending = record.endings.get(run)
-            judged = _Run(label=label, history=history, ending=ending, start=record.start)
-            if mismatch := _judge(claim, judged):
-                found.append(mismatch)
+        if claim.property is Property.ORDER:
+            found += _judge_order(claim, record)
+        elif claim.property is not Property.SOMETIMES:
+            found += _judge_claim(claim, record)
     return found
 
 
-def labels(name: str, runs: tuple[str, ...]) -> list[tuple[str, str]]:
-    """Return each run with its label: the captured name, numbered if there are several."""
-    if len(runs) == 1:
-        return [(name, runs[0])]
-    return [(f"{name}#{number}", run) for number, run in enumerate(runs, start=1)]
+def check_sometimes(expect: Iterable[Expectation], record: Record) -> dict[str, bool]:
+    """Return for each place of a ``sometimes`` in the file whether it was so at any moment of this play."""
+    return {
+        str(claim.mark): any(
+            _meets(claim.wanted, moment) for subject in _counted(claim, record) for moment in subject.moments
+        )
+        for claim in expect
+        if claim.property is Property.SOMETIMES
+    }
 
 
-def reason_of(ending: Ending) -> str:
-    """Return why a run failed; empty if it did not."""
-    if ending.status != "FAILURE":
-        return ""
-    return _LIMITS.get(ending.error, "error")
+def _judge_claim(claim: Expectation, record: Record) -> list[Mismatch]:
+    found = subjects(claim.of, record)
+    if not found and set(claim.wanted) != {"runs"}:
+        got = "it was never launched: the story ended before"
+        return [Mismatch(mark=claim.mark, expected=_sentence(claim), got=got, run=claim.of)]
+    judged = (_judge(claim, subject, record.start) for subject in _counted(claim, record))
+    return [mismatch for mismatch in judged if mismatch]
 
 
-def _judge(claim: Expectation, run: _Run) -> Mismatch | None:
-    """Return how ``run`` breaks ``claim``; ``None`` if it does not."""
-    if not run.history:
-        return _mismatch(claim, run, None, note="no event of it")
+def _counted(claim: Expectation, record: Record) -> list[Subject]:
+    """Return what ``claim`` is about; how many runs there are is a subject of its own."""
+    if "runs" not in claim.wanted:
+        return subjects(claim.of, record)
 
-    by = None if claim.instant is None else run.start + claim.instant
+    begins = sorted(_begin(run, record) for run in runs_of(claim.of, record))
+    moments = [_count(record.start, 0), *(_count(at, number) for number, at in enumerate(begins, start=1))]
+    own = Subject(label=claim.of, moments=tuple(moments))
+    rest = set(claim.wanted) - {"runs"}
+    return [own, *subjects(claim.of, record)] if rest else [own]
+
+
+def _begin(run: str, record: Record) -> float:
+    return next((event.at for event in record.log.of(run)), record.start)
+
+
+def _count(at: float, number: int) -> Moment:
+    return Moment(
+        at=at,
+        matches=lambda key, wanted: key != "runs" or number == wanted,
+        says=lambda wanted: [f"runs {number}"],
+    )
+
+
+def _judge(claim: Expectation, subject: Subject, start: float) -> Mismatch | None:
+    """Return how ``subject`` breaks ``claim``; ``None`` if it does not."""
+    history = subject.moments
+    if not history:
+        return _mismatch(claim, subject, None, start, note=subject.absent)
+
+    by = start + (claim.instant or 0.0) + _ROUNDING
     match claim.property:
         case Property.EVENTUALLY:
-            return _judge_eventually(claim, run, by or 0.0)
+            return _judge_eventually(claim, subject, by, start)
         case Property.AT:
-            past = [view for view in run.history if view.at <= (by or 0.0)]
+            past = [moment for moment in history if moment.at <= by]
             if not past:
-                return _mismatch(claim, run, None, note="not sent yet")
-            return None if _meets(claim, run, past[-1]) else _mismatch(claim, run, past[-1])
+                return _mismatch(claim, subject, None, start, note=subject.early)
+            holds = _meets(claim.wanted, past[-1])
+            return None if holds else _mismatch(claim, subject, past[-1], start)
         case Property.ALWAYS:
-            broken = [view for view in run.history if not _meets(claim, run, view)]
-        case Property.NEVER:
-            broken = [view for view in run.history if _meets(claim, run, view)]
-    return _mismatch(claim, run, broken[0]) if broken else None
+            broken = [moment for moment in history if not _meets(claim.wanted, moment)]
+        case _:
+            broken = [moment for moment in history if _meets(claim.wanted, moment)]
+    return _mismatch(claim, subject, broken[0], start) if broken else None
 
 
-def _judge_eventually(claim: Expectation, run: _Run, by: float) -> Mismatch | None:
-    met = next((view for view in run.history if _meets(claim, run, view)), None)
+def _judge_eventually(claim: Expectation, subject: Subject, by: float, start: float) -> Mismatch | None:
+    history = subject.moments
+    # How many there were is known only when no more can come.
+    grown = {key: value for key, value in claim.wanted.items() if key in (*COUNTS, "runs")}
+    reached = {key: value for key, value in claim.wanted.items() if key not in grown}
+    past = [moment for moment in history if moment.at <= by]
+    if grown and past and not _meets(grown, past[-1]):
+        return _mismatch(claim, subject, past[-1], start)
+
+    met = next((moment for moment in history if _meets(reached, moment)), None)
     if met is None:
-        return _mismatch(claim, run, run.history[-1])
-    return None if met.at <= by else _mismatch(claim, run, met, note="too late")
+        return _mismatch(claim, subject, history[-1], start)
+    return None if met.at <= by else _mismatch(claim, subject, met, start, note="too late")
 
 
-def _meets(claim: Expectation, run: _Run, view: View) -> bool:
-    return all(_matches(key, value, view, run.ending) for key, value in claim.wanted.items())
+def _meets(wanted: Mapping[str, Any], moment: Moment) -> bool:
+    # Of one run, how many there are is not asked.
+    return all(moment.matches(key, value) for key, value in wanted.items())
 
 
-def _matches(key: str, wanted: Any, view: View, ending: Ending | None) -> bool:
-    match key:
-        case "status" | "attempts":
-            return bool(getattr(view, key) == wanted)
-        case "events":
-            left = iter(view.events)
-            return all(event in left for event in wanted)
+def _judge_order(claim: Expectation, record: Record) -> list[Mismatch]:
+    """Return where the first ``event`` of a target does not come before that of the next one."""
+    word = str(claim.wanted["event"])
+    order = list(record.log)
+    places: list[int | None] = []
+    for name in claim.targets:
+        runs = set(runs_of(name, record))
+        places.append(
+            next(
+                (place for place, event in enumerate(order) if event.run in runs and event.kind == word),
+                None,
+            )
+        )
+    expected = f"{word} in the order {', '.join(claim.targets)}"
+    for number, (name, place) in enumerate(zip(claim.targets, places, strict=True)):
+        if place is None:
+            return [Mismatch(mark=claim.mark, expected=expected, got=f"was never {word}", run=name)]
 
-    # Only a run that is over has a result or an error, and then for good.
-    return ending is not None and view.is_final and _ended_so(key, wanted, ending)
-
-
-def _ended_so(key: str, wanted: Any, ending: Ending) -> bool:
-    match key:
-        case "result":
-            return ending.status == "SUCCESS" and _same(ending.result, wanted)
-        case "reason":
-            return bool(reason_of(ending) == wanted)
-        case "error":
-            return wanted in _names_of(ending)
-    raise ValueError(f"no matcher {key!r}")
-
-
-def _names_of(ending: Ending) -> set[str]:
-    """Return what a file may call an error: its class, its text, or both."""
-    texts = {ending.message}
-    # A KeyError's text is the repr of its key, quotes and all.
-    if ending.error == "KeyError":
-        texts.add(ending.message.strip("'\""))
-    both = {f"{ending.error}: {text}" for text in texts}
-    return ({ending.error} | texts | both) - {""}
+        earlier = places[number - 1] if number else None
+        if earlier is not None and place < earlier:
+            got = f"{word} before {claim.targets[number - 1]}"
+            at = max(order[place].at - record.start, 0.0)
+            return [Mismatch(mark=claim.mark, expected=expected, got=got, run=name, at=at)]
+    return []
 
 
-def _same(got: Any, wanted: Any) -> bool:
-    """Compare as JSON does: a tuple is a list, a truth value is no number."""
-    if isinstance(wanted, list):
-        same_length = isinstance(got, list | tuple) and len(got) == len(wanted)
-        return same_length and all(map(_same, got, wanted))
-
-    if isinstance(wanted, dict):
-        same_keys = isinstance(got, dict) and got.keys() == wanted.keys()
-        return same_keys and all(_same(got[key], value) for key, value in wanted.items())
-    return isinstance(got, bool) is isinstance(wanted, bool) and bool(got == wanted)
-
-
-def _mismatch(claim: Expectation, run: _Run, view: View | None, *, note: str = "") -> Mismatch:
-    facts = [_found(view, run.ending, claim.wanted)] if view else []
+def _mismatch(
+    claim: Expectation, subject: Subject, moment: Moment | None, start: float, *, note: str = ""
+) -> Mismatch:
+    facts = moment.says(claim.wanted) if moment else []
     return Mismatch(
         mark=claim.mark,
         expected=_sentence(claim),
         got=", ".join([*facts, *([note] if note else [])]),
-        run=run.label,
-        at=max(view.at - run.start, 0.0) if view else None,
+        run=subject.label,
+        at=max(moment.at - start, 0.0) if moment else None,
     )
 
 
 def _sentence(claim: Expectation) -> str:
-    when = {
-        Property.EVENTUALLY: "within {}:",
-        Property.AT: "at {}:",
-        Property.ALWAYS: "always",
-        Property.NEVER: "never",
-    }[claim.property]
-    wanted = ", ".join(f"{key} {_shown(key, value)}" for key, value in claim.wanted.items())
+    when = {Property.EVENTUALLY: "within {}:", Property.AT: "at {}:"}.get(claim.property, str(claim.property))
+    wanted = ", ".join(f"{key} {shown(key, value)}" for key, value in claim.wanted.items())
     return f"{when.format(format_duration(claim.instant or 0.0))} {wanted}"
-
-
-def _found(view: View, ending: Ending | None, wanted: Mapping[str, Any]) -> str:
-    facts = [f"status {view.status}"]
-    if ending and view.status == ending.status == "SUCCESS":
-        facts.append(f"result {_shown('result', ending.result)}")
-    if ending and view.is_final and ending.error:
-        text = f": {ending.message}" if ending.message else ""
-        facts.append(f"error {ending.error}{text}"[:200])
-    if "reason" in wanted and ending and view.is_final:
-        facts.append(f"reason {reason_of(ending) or 'none'}")
-    if "attempts" in wanted or view.attempts > 1:
-        facts.append(f"attempts {view.attempts}")
-    if "events" in wanted:
-        facts.append(f"events {_shown('events', view.events)}")
-    return ", ".join(facts)
-
-
-def _shown(key: str, value: Any) -> str:
-    if key == "events":
-        return ", ".join(value)
-
-    text = repr(value) if key == "result" else str(value)
-    return text if len(text) <= 120 else f"{text[:120]}..."

@@ -1,13 +1,27 @@
-"""The state of a run as the fold of its events."""
+"""The state of a run, of a workflow run and of the workers as the fold of their events."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from pytest_taskservice.history import Event, EventKind, EventLog
 from pytest_taskservice.scenario.model import FINAL_STATUSES
 
-__all__ = ["View", "told", "views"]
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = [
+    "ENDS",
+    "WORKFLOW_EVENTS",
+    "View",
+    "WorkerView",
+    "WorkflowView",
+    "told",
+    "views",
+    "worker_views",
+    "workflow_views",
+]
 
 _STATUS = {
     EventKind.STARTED: "STARTED",
@@ -17,21 +31,64 @@ _STATUS = {
     EventKind.REVOKED: "REVOKED",
     EventKind.REJECTED: "REJECTED",
 }
+ENDS = frozenset(_STATUS) - {EventKind.STARTED}
+"""What ends an attempt."""
+WORKFLOW_EVENTS = frozenset({EventKind.CHANGED, EventKind.ASKED, EventKind.TOLD})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class View:
-    """What could be known of a run after one of its events, ``at`` in the world's clock."""
+    """What could be known of a run after one of its events, ``at`` in the world's clock.
+
+    ``deliveries`` counts how often a worker got its message, ``starts`` how often its body began.
+    """
 
     at: float
     status: str = "PENDING"
     attempts: int = 1
+    deliveries: int = 0
+    starts: int = 0
     events: tuple[str, ...] = ()
 
     @property
     def is_final(self) -> bool:
         """Whether the run was over."""
         return self.status in FINAL_STATUSES
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WorkflowView:
+    """What could be known of a workflow run after one of its events.
+
+    ``events`` holds what each said: a status, the word of an event of the function's own, ``asked``.
+    ``stored_keys`` is what was found when somebody looked last; ``None`` before.
+    """
+
+    at: float
+    status: str = "WAITING"
+    reason: str = ""
+    events: tuple[str, ...] = ()
+    stored_keys: int | None = None
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the run was over."""
+        return self.status in {"SUCCESS", "FAILED"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WorkerView:
+    """What the workers did after one event: how many were alive, their slots, and runs by worker."""
+
+    at: float
+    slots: tuple[tuple[str, int], ...] = ()
+    running: tuple[tuple[str, int], ...] = ()
+
+    @property
+    def is_full(self) -> bool:
+        """Whether there is a worker, and no slot of any is free."""
+        busy = dict(self.running)
+        return bool(self.slots) and all(busy.get(name, 0) >= slots for name, slots in self.slots)
 
 
 def told(log: EventLog, run: str) -> list[Event]:
@@ -57,15 +114,91 @@ def views(events: list[Event]) -> list[View]:
     view = View(at=0.0)
     for event in events:
         # Neither a message nor its redelivery moves a status, least of all back.
-        view = replace(
-            view,
+        view = View(
             at=event.at,
-            status=_STATUS.get(event.kind, view.status),
+            status=view.status if view.is_final else _STATUS.get(event.kind, view.status),
             attempts=max(view.attempts, event.attempt),
+            deliveries=view.deliveries + (event.kind is EventKind.RECEIVED),
+            starts=view.starts + (event.kind is EventKind.STARTED),
             events=(*view.events, str(event.kind)),
         )
         found.append(view)
     return found
+
+
+def workflow_views(
+    events: Iterable[Event], looks: Iterable[tuple[float, int]] = (), *, began: float = 0.0
+) -> list[WorkflowView]:
+    """Return the state after each of a workflow run's events, and each look at its keys.
+
+    It begins with the run as it was when it was started, at ``began``.
+    """
+    view = WorkflowView(at=began)
+    found = [view]
+    moments: list[tuple[float, Event | int]] = [
+        *((event.at, event) for event in events if event.kind in WORKFLOW_EVENTS),
+        *looks,
+    ]
+    for at, news in sorted(moments, key=lambda moment: moment[0]):
+        view = replace(view, at=at, stored_keys=news) if isinstance(news, int) else _after(view, news)
+        found.append(view)
+    return found
+
+
+def worker_views(log: Iterable[Event], *, began: float) -> list[WorkerView]:
+    """Return what the workers did after each event that changed it, as of ``began`` first."""
+    slots: dict[str, int] = {}
+    runs: dict[str, list[str]] = {}
+    found = [WorkerView(at=began)]
+    for event in log:
+        if not event.worker or not _changes_workers(event, slots, runs):
+            continue
+
+        view = WorkerView(
+            at=max(event.at, began),
+            slots=tuple(slots.items()),
+            running=tuple((name, len(each)) for name, each in runs.items()),
+        )
+        if event.at <= began:
+            # What had happened by then is how it began.
+            found.clear()
+        found.append(view)
+    return found
+
+
+def _after(view: WorkflowView, event: Event) -> WorkflowView:
+    detail = event.detail
+    if event.kind is EventKind.CHANGED:
+        status = str(detail.get("status") or "")
+        reason = str(detail.get("reason") or "")
+        events = (*view.events, status)
+        # Final is final; what comes after it is an invariant's to find.
+        if view.is_final:
+            return replace(view, at=event.at, events=events)
+        return replace(view, at=event.at, status=status, reason=reason, events=events)
+
+    asked = event.kind is EventKind.ASKED
+    word = str(event.kind) if asked else str(detail.get("kind") or event.kind)
+    status = "INPUT" if asked and not view.is_final else view.status
+    return replace(view, at=event.at, status=status, events=(*view.events, word))
+
+
+def _changes_workers(event: Event, slots: dict[str, int], runs: dict[str, list[str]]) -> bool:
+    name = event.worker
+    match event.kind:
+        case EventKind.WORKER_UP:
+            slots[name] = int(event.detail.get("slots") or 1)
+            runs[name] = []
+        case EventKind.WORKER_GONE:
+            slots.pop(name, None)
+            runs.pop(name, None)
+        case EventKind.STARTED:
+            runs.setdefault(name, []).append(event.run)
+        case kind if kind in ENDS and event.run in runs.get(name, ()):
+            runs[name].remove(event.run)
+        case _:
+            return False
+    return True
 
 
 def _place(event: Event, ordered: list[Event]) -> int:

@@ -2,25 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING
 
 from pytest_taskservice.history import Event, EventKind
-from pytest_taskservice.scenario.expectations import Ending, Mismatch, Record, labels
-from pytest_taskservice.scenario.fold import View, told, views
-from pytest_taskservice.scenario.model import FINAL_STATUSES
+from pytest_taskservice.scenario.behaviour import SYNTHETIC
+from pytest_taskservice.scenario.fold import View, told
+from pytest_taskservice.scenario.model import FINAL_STATUSES, INVARIANTS
+from pytest_taskservice.scenario.record import Ending, Mismatch, Record, labels
+from pytest_taskservice.scenario.slots import slot_findings
+from pytest_taskservice.scenario.subjects import history_of, runs_of
+from pytest_taskservice.scenario.timers import timer_findings
+from pytest_taskservice.scenario.workflow_rules import workflow_findings
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
-
     from pytest_taskservice.scenario.acts import Mark
 
-__all__ = ["ONE_FINAL_STATE", "check_invariants"]
+__all__ = [
+    "FINAL_IS_FINAL",
+    "NOTHING_UNSENT",
+    "ONE_FINAL_STATE",
+    "ONE_TRUTH",
+    "STATE_MACHINE",
+    "check_invariants",
+]
 
-ONE_FINAL_STATE = "every accepted run reaches exactly one final state"
-NOTHING_UNSENT = "nothing appears that was not sent"
-FINAL_IS_FINAL = "final is final"
-STATE_MACHINE = "statuses only move along the state machine"
-ONE_TRUTH = "the stored state is the fold of the events"
+ONE_FINAL_STATE = INVARIANTS["one_final_state"]
+NOTHING_UNSENT = INVARIANTS["nothing_unsent"]
+FINAL_IS_FINAL = INVARIANTS["final_is_final"]
+STATE_MACHINE = INVARIANTS["state_machine"]
+ONE_TRUTH = INVARIANTS["one_truth"]
 
 # A failure without a start: the message names no task the worker knows, or cannot be read.
 _MOVES = {
@@ -28,78 +39,162 @@ _MOVES = {
     "STARTED": {"STARTED", "RETRY", "SUCCESS", "FAILURE", "REVOKED", "REJECTED"},
     "RETRY": {"RETRY", "STARTED", "FAILURE", "REVOKED", "REJECTED"},
 }
-_Finding = tuple[str, str, View]
+_ENDINGS = {
+    EventKind.SUCCEEDED: "SUCCESS",
+    EventKind.FAILED: "FAILURE",
+    EventKind.REVOKED: "REVOKED",
+    EventKind.REJECTED: "REJECTED",
+}
+_RESULT_KEPT = 86_400.0
+"""How long Celery keeps a result, unless told."""
+_Finding = tuple[str, str, float | None]
 
 
-def check_invariants(record: Record, *, mark: Mark) -> list[Mismatch]:
-    """Return every broken invariant, at ``mark``."""
-    names = {run: label for name, runs in record.runs.items() for label, run in labels(name, runs)}
+def check_invariants(
+    record: Record, *, mark: Mark, unchecked: Collection[str] = frozenset()
+) -> list[Mismatch]:
+    """Return every broken invariant, at ``mark``; those whose names are ``unchecked`` are not looked at."""
+    names = _names(record)
+    off = {INVARIANTS[name] for name in unchecked}
     found: list[Mismatch] = []
-    # A fault is an event of no run.
-    known = dict.fromkeys([*record.accepted, *(event.run for event in record.log if event.run)])
-    for run in known:
-        events = told(record.log, run)
-        label = names.get(run) or (f"{events[0].task} ({run})" if events else run)
-        for invariant, got, view in _broken(events, record.endings.get(run), known):
+    for run, (invariant, got, at) in _findings(record, names):
+        if invariant not in off:
             found.append(
                 Mismatch(
                     mark=mark,
                     expected=invariant,
                     got=got,
-                    run=label,
-                    at=max(view.at - record.start, 0.0) if view.events else None,
+                    run=names.get(run, run),
+                    at=None if at is None else max(at - record.start, 0.0),
                     invariant=invariant,
                 )
             )
     return found
 
 
-def _broken(events: list[Event], ending: Ending | None, known: Collection[str]) -> Iterator[_Finding]:
-    history = views(events)
+def _findings(record: Record, names: dict[str, str]) -> Iterator[tuple[str, _Finding]]:
+    workflow_runs = {run for runs in record.workflows.values() for run in runs} | record.started.keys()
+    # A fault is an event of no run.
+    known = dict.fromkeys([*record.accepted, *(event.run for event in record.log if event.run)])
+    sent = {run for name in record.entries for run in runs_of(name, record)} | _of_canvases(record)
+    for run in known:
+        if run in workflow_runs:
+            continue
+
+        events = told(record.log, run)
+        names.setdefault(run, f"{events[0].task} ({run})" if events else run)
+        for finding in _broken(run, events, record, known, sent):
+            yield run, finding
+    for subject, invariant, got, at in (
+        *slot_findings(record),
+        *timer_findings(record),
+        *workflow_findings(record),
+    ):
+        yield subject, (INVARIANTS[invariant], got, at)
+
+
+def _names(record: Record) -> dict[str, str]:
+    captured = {name: runs_of(name, record) for name in record.entries} | dict(record.runs)
+    captured |= dict(record.workflows)
+    return {run: label for name, runs in captured.items() for label, run in labels(name, runs)}
+
+
+def _of_canvases(record: Record) -> set[str]:
+    """Return the runs that others send when their turn comes."""
+    return {run for run, facts in record.launched.items() if facts.canvas}
+
+
+def _broken(
+    run: str, events: list[Event], record: Record, known: Collection[str], sent: set[str]
+) -> Iterator[_Finding]:
+    if events and _is_internal(events[0].task):
+        # The messages of workflow runs: those are judged instead, and these come as often as they like.
+        return
+
+    history = history_of(run, record)
     last = history[-1] if history else View(at=0.0)
+    end = last.at if history else None
     # Nobody tells when a worker sends, but its message names the run that did.
-    by_a_run = bool(events) and events[0].detail.get("parent_id") in known
-    if not by_a_run and not any(event.kind is EventKind.SENT for event in events):
+    by_a_run = bool(events) and any(event.detail.get("parent_id") in known for event in events[:2])
+    begun = run in sent or by_a_run or any(event.kind is EventKind.SENT for event in events)
+    if not begun:
         first = f"began with {events[0].kind}" if events else "left no event"
-        yield NOTHING_UNSENT if events else ONE_FINAL_STATE, first, last
+        yield NOTHING_UNSENT if events else ONE_FINAL_STATE, first, end
 
-    yield from _moves(events, history)
-    if events and not any(view.is_final for view in history):
-        yield ONE_FINAL_STATE, f"status {last.status} at the end", last
-    if ending is not None and (message := _disagreement(last, ending)):
-        yield ONE_TRUTH, message, last
+    yield from _moves(events)
+    ending = record.endings.get(run)
+    if (events or run in sent) and not last.is_final and not _was_left_out(run, events, record):
+        yield ONE_FINAL_STATE, f"status {last.status} at the end", end
+    if len(ends := _distinct_ends(events)) > 1:
+        yield ONE_FINAL_STATE, f"ended as {' and as '.join(ends)}", end
+    message = "" if ending is None or _has_expired(last, ending, record) else _disagreement(last, ending)
+    if message:
+        yield ONE_TRUTH, message, end
 
 
-def _moves(events: list[Event], history: list[View]) -> Iterator[_Finding]:
-    before = View(at=0.0)
-    for event, view in zip(events, history, strict=True):
-        if before.is_final:
-            # A message that was withdrawn is still delivered, and then dropped.
-            if before.status != "REVOKED" or event.kind not in (
-                EventKind.RECEIVED,
-                EventKind.REVOKED,
+def _is_internal(task: str) -> bool:
+    return task.startswith(("taskservice.", "celery.")) and task != SYNTHETIC
+
+
+def _was_left_out(run: str, events: list[Event], record: Record) -> bool:
+    """Tell whether a run of a canvas never had its turn, because another one failed."""
+    facts = record.launched.get(run)
+    if events or facts is None or not facts.canvas:
+        return False
+
+    others = (other for other, each in record.launched.items() if each.canvas == facts.canvas)
+    endings = (record.endings.get(other) for other in others)
+    return any(ending is not None and ending.status in FINAL_STATUSES - {"SUCCESS"} for ending in endings)
+
+
+def _moves(events: list[Event]) -> Iterator[_Finding]:
+    status, attempts = "PENDING", 1
+    for event in events:
+        if status in FINAL_STATUSES:
+            # A delivery is counted; one more start is a second execution.
+            if event.kind is not EventKind.RECEIVED and not (
+                status == "REVOKED" and event.kind is EventKind.REVOKED
             ):
-                yield FINAL_IS_FINAL, f"{event.kind} after {before.status}", view
+                yield FINAL_IS_FINAL, f"{event.kind} after {status}", event.at
                 return
+            continue
 
-        elif view.status not in _MOVES[before.status] or _repeats(event, before):
-            move = f"{event.kind} (attempt {event.attempt}) in {before.status}"
-            yield STATE_MACHINE, f"{move} (attempt {before.attempts})", view
+        after = _next(status, event)
+        if after not in _MOVES[status] or _repeats(event, status, attempts):
+            move = f"{event.kind} (attempt {event.attempt}) in {status}"
+            yield STATE_MACHINE, f"{move} (attempt {attempts})", event.at
             return
-        before = view
+        status, attempts = after, max(attempts, event.attempt)
 
 
-def _repeats(event: Event, before: View) -> bool:
+def _next(status: str, event: Event) -> str:
+    if event.kind is EventKind.STARTED:
+        return "STARTED"
+    return "RETRY" if event.kind is EventKind.RETRIED else _ENDINGS.get(event.kind, status)
+
+
+def _repeats(event: Event, status: str, attempts: int) -> bool:
     """Tell whether an attempt begins, or ends in a retry, out of turn."""
     if event.kind is EventKind.RETRIED:
-        return before.status == "RETRY"
+        return status == "RETRY"
 
     if event.kind is not EventKind.STARTED:
         return False
 
     # The same attempt may start again: its message was delivered again.
-    turns = {before.attempts, before.attempts + 1} if before.status == "RETRY" else {before.attempts}
+    turns = {attempts, attempts + 1} if status == "RETRY" else {attempts}
     return event.attempt not in turns
+
+
+def _distinct_ends(events: list[Event]) -> list[str]:
+    return list(dict.fromkeys(_ENDINGS[event.kind] for event in events if event.kind in _ENDINGS))
+
+
+def _has_expired(last: View, ending: Ending, record: Record) -> bool:
+    """Tell whether a result is no longer kept."""
+    settings = record.config.celery if record.config is not None else {}
+    kept = settings.get("result_expires", _RESULT_KEPT)
+    return ending.status == "PENDING" and kept is not None and record.end - last.at >= kept
 
 
 def _disagreement(last: View, ending: Ending) -> str:

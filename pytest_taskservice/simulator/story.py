@@ -14,6 +14,7 @@ __all__ = ["Note", "Story"]
 Note = tuple[float, str, str, str, int, str, dict[str, Any]]
 """Wall clock in seconds since the Unix epoch, kind, run, task, attempt, worker, details."""
 
+_SENDERS = ("", "beat")
 _FIELDS = ("instant", "kind", "run", "task", "attempt", "worker", "details")
 
 
@@ -42,7 +43,7 @@ class Story:
     def log(self) -> EventLog:
         """Return the history: what happened to runs, as far as a real worker and the test would tell it.
 
-        A real worker tells nobody what it sends.
+        A real worker tells nobody what it sends; beat is nobody's worker.
         """
         known = set(EventKind)
         return EventLog(
@@ -50,7 +51,7 @@ class Story:
                 at=at, kind=EventKind(kind), run=run, task=task, attempt=attempt, worker=worker, detail=detail
             )
             for at, kind, run, task, attempt, worker, detail in self.notes
-            if kind in known and not (kind == EventKind.SENT and worker)
+            if kind in known and not (kind == EventKind.SENT and worker not in _SENDERS)
         )
 
     def differences(self, other: Story, number: int) -> dict[str, tuple[Any, Any]]:

@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 from celery import Celery
 
-from pytest_taskservice.drivers.base import Capability, CapabilityError, TaskCall, WorldDriver
+from pytest_taskservice.drivers.base import (
+    Capability,
+    CapabilityError,
+    Stage,
+    StoryDriver,
+    TaskCall,
+    WorldDriver,
+)
 from pytest_taskservice.errors import HarnessTimeoutError, UnknownNameError
 from pytest_taskservice.history import EventKind
+from pytest_taskservice.scenario.acts import FaultCall, Mark
+from pytest_taskservice.scenario.model import Entry, Workers
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 app = Celery("drivers", broker="amqp://nowhere.invalid", backend="rpc://")
 app.conf.task_routes = {f"{__name__}.routed": {"queue": "elsewhere"}}
@@ -16,6 +30,11 @@ app.conf.task_routes = {f"{__name__}.routed": {"queue": "elsewhere"}}
 @app.task
 def add(left: int, right: int) -> int:
     return left + right
+
+
+@app.task
+def keep(found: object) -> object:
+    return found
 
 
 @app.task
@@ -180,3 +199,142 @@ def test_many_at_once_go_through_the_service(driver: WorldDriver, per_message: i
         handles = service.launch_many(add, [(1, 1), (2, 2), (3, 3)], per_message=per_message)
 
         assert [handle.result(timeout=10) for handle in handles] == [2, 4, 6]
+
+
+# What a story asks of a driver.
+
+MARK = Mark(path="f.yaml", line=1, column=1)
+
+
+@pytest.fixture
+def staged(taskservice_driver: WorldDriver) -> Callable[[Stage], StoryDriver]:
+    """Have the driver set up a stage; a world that cannot is left by this."""
+
+    def stage(wanted: Stage) -> StoryDriver:
+        driver: StoryDriver = taskservice_driver  # type: ignore[assignment] # every world's is one
+        driver.reset()
+        driver.set_stage(wanted)
+        driver.begin(app, {})
+        return driver
+
+    return stage
+
+
+@pytest.mark.parametrize(
+    ("kind", "values"), [("chain", [6, 3]), ("group", [3, 7]), ("chord", [[3, 7], 3, 7])]
+)
+def test_a_canvas_has_its_runs(
+    kind: str, values: list[object], staged: Callable[[Stage], StoryDriver]
+) -> None:
+    driver = staged(Stage())
+    members = {
+        "chain": (call("add", 1, 2), call("add", 3)),
+        "group": (call("add", 1, 2), call("add", 3, 4)),
+        "chord": (call("add", 1, 2), call("add", 3, 4)),
+    }[kind]
+
+    runs = driver.launch_canvas(kind, members, call("keep") if kind == "chord" else None)
+    driver.settle(timeout=10)
+
+    assert [driver.outcome(run).result for run in (*runs.ends, *runs.members)] == values
+
+
+def test_a_canvas_shows_the_labels_of_its_calls(staged: Callable[[Stage], StoryDriver]) -> None:
+    driver = staged(Stage())
+    calls = tuple(TaskCall(task=f"{__name__}.add", args=(1, 2), label=label) for label in ("left", "right"))
+
+    runs = driver.launch_canvas("group", calls, None)
+    driver.settle(timeout=10)
+
+    assert [driver.log().of(run)[-1].task for run in runs.ends] == ["left", "right"]
+
+
+def test_what_is_done_at_once_is_done_once(staged: Callable[[Stage], StoryDriver]) -> None:
+    driver = staged(Stage(seed=3))
+    runs: list[str] = []
+    acts = [lambda number=number: runs.append(driver.launch(call("add", number, 0))) for number in range(4)]
+
+    if driver.cannot(Capability.RACES):
+        with pytest.raises(CapabilityError):
+            driver.at_once(acts)
+        driver_refused(driver)
+        return
+    driver.at_once(acts)
+    driver.settle(timeout=10)
+
+    assert sorted(driver.outcome(run).result for run in runs) == [0, 1, 2, 3]
+
+
+def test_workers_of_a_stage_consume_its_queues(staged: Callable[[Stage], StoryDriver]) -> None:
+    driver = staged(Stage())
+    if driver.cannot(Capability.WORKERS):
+        pytest.skip(f"{driver.name} has no workers")
+    driver = staged(Stage(workers=Workers(count=2, concurrency=1, queues=("celery", "elsewhere"))))
+
+    run = driver.launch(call("routed"))
+    driver.settle(timeout=10)
+
+    up = [event for event in driver.log() if event.kind is EventKind.WORKER_UP]
+    assert driver.outcome(run).result == "arrived"
+    assert sorted(event.worker.partition("@")[0] for event in up) == ["worker1", "worker2"]
+    assert [event.detail["slots"] for event in up] == [1, 1]
+    assert [sorted(event.detail["queues"]) for event in up] == [["celery", "elsewhere"]] * 2
+
+
+def test_the_beat_of_a_stage_sends_under_its_name(staged: Callable[[Stage], StoryDriver]) -> None:
+    driver = staged(Stage())
+    if driver.cannot(Capability.BEAT) or driver.cannot(Capability.CLOCK):
+        pytest.skip(f"{driver.name} has no beat, or no time to wait for it")
+    driver = staged(
+        Stage(
+            beat={"often": Entry(name="often", mark=MARK, task="sum", every=60.0)},
+            tasks={"sum": TaskCall(task=f"{__name__}.add", args=(1, 2), label="sum")},
+        )
+    )
+
+    driver.clock().advance(minutes=2, seconds=30)
+
+    sent = {event.run for event in driver.log() if event.task == "often"}
+    assert [driver.outcome(run).result for run in sent] == [3, 3]
+
+
+def test_a_fault_is_told_and_healed(staged: Callable[[Stage], StoryDriver]) -> None:
+    driver = staged(Stage())
+    if driver.cannot(Capability.CONNECTION_FAULTS):
+        with pytest.raises(CapabilityError):
+            driver.faults()
+        driver_refused(driver)
+        return
+    driver = staged(Stage(workers=Workers(), faults=frozenset({"latency"})))
+
+    injection = driver.faults().inject(FaultCall(kind="latency", by=0.2))
+    run = driver.launch(call("add", 1, 2))
+    driver.settle(timeout=20)
+    injection.heal()
+    injection.heal()
+    driver.faults().heal()
+
+    kinds = [event.kind for event in driver.log() if event.kind in (EventKind.FAULT, EventKind.HEALED)]
+    assert driver.outcome(run).result == 3
+    assert injection.struck == 1
+    assert kinds == [EventKind.FAULT, EventKind.HEALED]
+
+
+def test_a_stage_is_forgotten_with_its_story(staged: Callable[[Stage], StoryDriver]) -> None:
+    driver = staged(Stage())
+    if driver.cannot(Capability.WORKERS):
+        pytest.skip(f"{driver.name} has no workers")
+    staged(Stage(workers=Workers(count=3)))
+
+    driver.reset()
+    driver.begin(app, {})
+    driver.launch(call("add", 1, 2))
+    driver.settle(timeout=10)
+
+    assert len({event.worker for event in driver.log() if event.worker}) == 1
+
+
+def driver_refused(driver: StoryDriver) -> None:
+    """See that the refusal is kept, and keep it from the plugin: it would skip this test."""
+    assert len(driver.refused) == 1
+    driver.refused.clear()

@@ -110,6 +110,8 @@ class MainProcess:
         self.joins_block = False
         self.at_end: Callable[[], None] | None = None
         """Called when it has ended by itself."""
+        self.on_gone: Callable[[], None] | None = None
+        """Called before that."""
         self._simulation = simulation
         self._state = state
         self._inbox: deque[tuple[Callable[..., Any], tuple[Any, ...]]] = deque()
@@ -136,8 +138,9 @@ class MainProcess:
                 action()
             finally:
                 self.alive = self.ready = False
-                if self.at_end is not None and not self._simulation.closed:
-                    self.at_end()
+                for tell in (self.on_gone, self.at_end):
+                    if tell is not None and not self._simulation.closed:
+                        tell()
 
         self._simulation.after(0.0, live)
 

@@ -6,6 +6,8 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from pytest_taskservice.simulator.celery.beat import SimulatedBeat
     from pytest_taskservice.simulator.celery.fault_values import Fault
     from pytest_taskservice.simulator.celery.pool import Job
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "is_named",
+    "is_task",
     "is_worker",
     "kill",
     "kill_beat",
@@ -23,6 +26,9 @@ __all__ = [
     "victims",
     "worker_of",
 ]
+
+
+_NAMES = ("task", "shadow")
 
 
 def victims(world: CeleryWorld, fault: Fault) -> list[Any]:
@@ -35,6 +41,11 @@ def victims(world: CeleryWorld, fault: Fault) -> list[Any]:
 def is_named(pattern: str, name: str) -> bool:
     """Return whether a pattern of a fault means ``name``."""
     return not pattern or fnmatchcase(name, pattern)
+
+
+def is_task(pattern: str, headers: Mapping[str, Any]) -> bool:
+    """Return whether it means the task of a message: by its name, or by the one that it is shown by."""
+    return not pattern or any(is_named(pattern, name) for key in _NAMES if (name := headers.get(key)))
 
 
 def is_worker(pattern: str, name: str) -> bool:

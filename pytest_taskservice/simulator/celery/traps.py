@@ -38,7 +38,7 @@ class Traps:
     def _at_received(self, worker: SimulatedWorker, headers: Mapping[str, Any]) -> None:
         for injected in self._faults.waiting("kill"):
             fault = injected.fault
-            if fault.at == Point.RECEIVED and _matches(fault, headers["task"], worker.process.name):
+            if fault.at == Point.RECEIVED and _matches(fault, headers, worker.process.name):
                 self._faults.struck(injected, {"worker": worker.process.name, "run": headers["id"]})
                 # The worker itself is running this line.
                 self._world.simulation.after(0.0, strikes.kill, self._world, worker, fault.restart)
@@ -47,7 +47,7 @@ class Traps:
     def _at_body(self, job: Job) -> None:
         for injected in self._faults.waiting("kill", "lose_child"):
             fault = injected.fault
-            if not _matches(fault, job.name, job.pool.process.name):
+            if not _matches(fault, job.request, job.pool.process.name):
                 continue
             if fault.at == Point.STARTED:
                 self._end_job(injected, job)
@@ -58,7 +58,7 @@ class Traps:
     def _at_end(self, job: Job) -> None:
         for injected in self._faults.waiting("kill", "lose_child"):
             if injected.fault.at == Point.STORED and _matches(
-                injected.fault, job.name, job.pool.process.name
+                injected.fault, job.request, job.pool.process.name
             ):
                 self._end_job(injected, job)
                 return
@@ -79,7 +79,7 @@ class Traps:
         arrivals = [0.0]
         for injected in self._faults.waiting("duplicate", "delay") if "task" in headers else ():
             fault = injected.fault
-            if not (strikes.is_named(fault.task, headers["task"]) and strikes.is_named(fault.queue, queue)):
+            if not (strikes.is_task(fault.task, headers) and strikes.is_named(fault.queue, queue)):
                 continue
             self._faults.struck(injected, {"run": headers["id"], "queue": queue})
             if fault.kind == "duplicate":
@@ -94,7 +94,7 @@ class Traps:
         worker = next((each for each in self._world.living() if each.process is consumer.process()), None)
         for injected in self._faults.waiting("drop_ack") if "task" in headers and worker else ():
             fault = injected.fault
-            if strikes.is_named(fault.task, headers["task"]) and strikes.is_named(fault.queue, queue):
+            if strikes.is_task(fault.task, headers) and strikes.is_named(fault.queue, queue):
                 assert worker is not None
                 self._faults.struck(injected, {"run": headers["id"], "worker": worker.process.name})
                 if consumer.broker.rules.kind == "amqp":
@@ -105,11 +105,13 @@ class Traps:
 
     def _slowness(self, job: Job) -> float:
         lasting = self._faults.lasting("slow")
-        return sum(each.fault.by for each in lasting if _matches(each.fault, job.name, job.pool.process.name))
+        return sum(
+            each.fault.by for each in lasting if _matches(each.fault, job.request, job.pool.process.name)
+        )
 
 
-def _matches(fault: Fault, task: str, worker: str) -> bool:
-    return strikes.is_named(fault.task, task) and strikes.is_worker(fault.worker, worker)
+def _matches(fault: Fault, headers: Mapping[str, Any], worker: str) -> bool:
+    return strikes.is_task(fault.task, headers) and strikes.is_worker(fault.worker, worker)
 
 
 def ignore(*args: Any) -> None:

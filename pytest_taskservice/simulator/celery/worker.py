@@ -176,6 +176,7 @@ class SimulatedConsumer(Consumer):
         obj.on_ready()
         process = obj.controller.process
         process.ready = True
+        obj.controller.world.tell_up(obj.controller)
         if obj.controller.when_ready is not None:
             process.post(obj.controller.when_ready)
             obj.controller.when_ready = None
@@ -237,6 +238,11 @@ class SimulatedWorker(_Controller):  # type: ignore[misc] # the stubs know none 
         self.simulated_pool: SimulatedPool = found.pool
         self.known_queues: set[str] = set()
         """Queues that it has been told to listen to, or had from the start."""
+
+    @property
+    def bound(self) -> bool:
+        """Say whether it was told which queues to consume, and so consumes no others."""
+        return bool(self.given.get("queues"))
 
     @property
     def ready(self) -> bool:

@@ -6,6 +6,7 @@ import gc
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 from celery import signals
@@ -13,6 +14,7 @@ from kombu.serialization import prepare_accept_content
 from kombu.transport.virtual import BrokerState
 
 from pytest_taskservice.errors import SimulationError
+from pytest_taskservice.history import EventKind
 from pytest_taskservice.simulator.celery import transport
 from pytest_taskservice.simulator.celery.accounts import Accounts, take_stock
 from pytest_taskservice.simulator.celery.beat import SimulatedBeat
@@ -87,6 +89,8 @@ class CeleryWorld:
         """Called before a message of a test's own is routed."""
         self.route: Callable[[list[str], Mapping[str, Any]], None] | None = None
         """Called with its queues and headers before it leaves."""
+        self.tells_workers = False
+        """Whether the record says when workers begin to consume and when they are gone."""
         self._allow_sockets = allow_sockets
         self._patience = patience
         self._exact = exact
@@ -172,6 +176,7 @@ class CeleryWorld:
     def crash(self, worker: SimulatedWorker) -> None:
         """End a worker as SIGKILL would: its messages are the broker's to give to others."""
         self.record.note("crashed", worker=worker.process.name)
+        self.tell_gone(worker)
         for job in worker.untold():
             self.record.stored(job.request, worker.process.name, job.returned)
         worker.crash()
@@ -217,6 +222,23 @@ class CeleryWorld:
                 worker.process.post(consumer.add_task_queue, queue)
 
     # What the parts ask.
+
+    def tell_up(self, worker: SimulatedWorker) -> None:
+        """Note that a worker consumes, once in its life."""
+        process = worker.process
+        if not self.tells_workers or process.on_gone is not None:
+            return
+        process.on_gone = partial(self.tell_gone, worker)
+        found: Any = worker
+        queues = sorted(queue.name for queue in found.consumer.task_consumer.queues)
+        detail = {"slots": worker.simulated_pool.num_processes, "queues": queues if worker.bound else []}
+        self.record.note(EventKind.WORKER_UP, worker=process.name, detail=detail)
+
+    def tell_gone(self, worker: SimulatedWorker) -> None:
+        """Note that a worker is no more, if it ever was."""
+        if worker.process.on_gone is not None:
+            worker.process.on_gone = None
+            self.record.note(EventKind.WORKER_GONE, worker=worker.process.name)
 
     def broker_of(self, client: Any) -> Broker:
         """Return the broker that a connection's URL names."""

@@ -174,7 +174,7 @@ def test_steps_happen_at_their_instants(world: World) -> None:
         (3.5, "launch b"),
         (3.5, "launch a"),
         (5.5, "launch b"),
-        (5.5, "settle 10"),
+        (5.5, "settle 12"),
     ]
 
 

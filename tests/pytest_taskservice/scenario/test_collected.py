@@ -1,0 +1,123 @@
+"""Scenario files as pytest collects and plays them, in a process of their own."""
+
+from __future__ import annotations
+
+from textwrap import dedent
+
+import pytest
+
+STORY = """\
+schema: 1
+name: a parcel
+backends: [celery-sim]
+tasks: {pack: {runs_for: 1s}}
+steps: [{launch: pack, as: run}]
+expect: {eventually: [{within: 9s, of: run, status: SUCCESS}]}
+"""
+SEEDED = """
+    from dataclasses import replace
+    from pytest_taskservice.scenario import collect
+    load = collect.load
+    collect.load = lambda *args, **named: [replace(one, seeds=(3, 7)) for one in load(*args, **named)]
+"""
+
+
+def test_a_file_has_its_own_seeds(pytester: pytest.Pytester) -> None:
+    pytester.makeconftest(dedent(SEEDED))
+    pytester.path.joinpath("a.scenario.yaml").write_text(STORY)
+
+    result = pytester.runpytest_subprocess("-v", "--taskservice-backend=celery-sim")
+
+    result.stdout.fnmatch_lines(
+        ["*a parcel[[]celery-sim-seed=3[]] PASSED*", "*a parcel[[]celery-sim-seed=7[]] PASSED*"]
+    )
+    result.assert_outcomes(passed=2)
+
+
+@pytest.mark.parametrize(
+    ("flags", "seeds"), [(["--taskservice-seed=5"], [5]), (["--taskservice-seeds=2"], [0, 1])]
+)
+def test_seeds_of_the_command_line_win(flags: list[str], seeds: list[int], pytester: pytest.Pytester) -> None:
+    pytester.makeconftest(dedent(SEEDED))
+    pytester.path.joinpath("a.scenario.yaml").write_text(STORY)
+
+    result = pytester.runpytest_subprocess("-v", "--taskservice-backend=celery-sim", *flags)
+
+    result.stdout.fnmatch_lines([f"*a parcel[[]celery-sim-seed={seed}[]] PASSED*" for seed in seeds])
+    result.assert_outcomes(passed=len(seeds))
+
+
+WORLDS = "--taskservice-backend=celery-sim,celery-eager,anyio"
+APP = """
+from celery import Celery
+app = Celery("shop", broker="redis://nowhere.invalid")
+"""
+PACK = """
+from pathlib import Path
+from shop import app
+
+@app.task
+def pack():
+    return 1
+
+def no_task(*args, **kwargs):
+    Path("called").touch()
+
+no_task.name = ["unhashable"]
+"""
+DOCUMENT = """\
+schema: 1
+name: {name}
+backends: [celery-sim, celery-eager, anyio]
+tasks:
+  pack: {{call: {call}}}
+steps: [{{launch: pack, as: run}}]
+expect: {{never: [{{of: run, status: FAILURE}}]}}
+"""
+
+
+def play_calls(pytester: pytest.Pytester, *calls: str) -> pytest.RunResult:
+    pytester.makepyfile(
+        shop=APP, packs=PACK, broken="1 / 0", lacking="import nowhere", ending="raise SystemExit(3)"
+    )
+    documents = [DOCUMENT.format(name=f"call {number}", call=call) for number, call in enumerate(calls)]
+    pytester.path.joinpath("a.scenario.yaml").write_text("---\n".join(documents))
+    return pytester.runpytest_subprocess(WORLDS, "--taskservice-app=shop:app")
+
+
+def test_a_call_of_nothing_fails_with_its_line_and_cause(pytester: pytest.Pytester) -> None:
+    result = play_calls(
+        pytester,
+        "os.system",
+        "packs.gone",
+        "packs.no_task",
+        "nowhere.pack",
+        "broken.pack",
+        "lacking.pack",
+        "ending.pack",
+    )
+
+    result.assert_outcomes(failed=28)
+    result.stdout.fnmatch_lines_random(
+        [
+            "a.scenario.yaml:5:*: unknown task 'os.system'; known: *",
+            "a.scenario.yaml:13:*: unknown task 'packs.gone'; did you mean 'packs.pack'? known: *",
+            "a.scenario.yaml:21:*: unknown task 'packs.no_task'; *",
+            "a.scenario.yaml:29:*: unknown task 'nowhere.pack'; *",
+            (
+                "a.scenario.yaml:37:*: cannot import 'broken' for the task 'broken.pack': "
+                "ZeroDivisionError: division by zero, at *broken.py:1"
+            ),
+            (
+                "a.scenario.yaml:45:*: cannot import 'lacking' for the task 'lacking.pack': "
+                "ModuleNotFoundError: No module named 'nowhere', at *lacking.py:1"
+            ),
+            "a.scenario.yaml:53:*: cannot import 'ending' for the task 'ending.pack': SystemExit: 3, at *",
+        ]
+    )
+    result.stdout.no_fnmatch_line("*Traceback*")
+    assert not pytester.path.joinpath("called").exists()
+
+
+def test_a_task_of_the_app_is_played(pytester: pytest.Pytester) -> None:
+    play_calls(pytester, "packs.pack").assert_outcomes(passed=4)
