@@ -44,7 +44,10 @@ if TYPE_CHECKING:
 
 __all__ = ["CeleryWorkerDriver", "WorkerOptions"]
 
-_CANNOT = {Capability.CLOCK: "a real worker runs in real time"}
+_CANNOT = {
+    Capability.CLOCK: "a real worker runs in real time",
+    Capability.AMQP: "the world's broker is a Redis",
+}
 _SETTLE = 0.05
 _CLEAR = 2.0
 _PAUSE = 0.01

@@ -17,6 +17,7 @@ __all__ = [
     "View",
     "WorkerView",
     "WorkflowView",
+    "goes_back",
     "told",
     "views",
     "worker_views",
@@ -114,16 +115,24 @@ def views(events: list[Event]) -> list[View]:
     view = View(at=0.0)
     for event in events:
         # Neither a message nor its redelivery moves a status, least of all back.
+        moves = event.kind in _STATUS and not view.is_final and not goes_back(event)
+        # The message of an attempt is there before it begins, and may be withdrawn.
+        begun = event.kind in _STATUS and event.kind is not EventKind.REVOKED
         view = View(
             at=event.at,
-            status=view.status if view.is_final else _STATUS.get(event.kind, view.status),
-            attempts=max(view.attempts, event.attempt),
+            status=_STATUS[event.kind] if moves else view.status,
+            attempts=max(view.attempts, event.attempt) if begun else view.attempts,
             deliveries=view.deliveries + (event.kind is EventKind.RECEIVED),
             starts=view.starts + (event.kind is EventKind.STARTED),
             events=(*view.events, str(event.kind)),
         )
         found.append(view)
     return found
+
+
+def goes_back(event: Event) -> bool:
+    """Tell whether a message was rejected only to be delivered again."""
+    return event.kind is EventKind.REJECTED and bool(event.detail.get("requeue"))
 
 
 def workflow_views(

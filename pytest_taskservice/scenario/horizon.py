@@ -28,7 +28,7 @@ def firm_horizon(scenario: Scenario) -> float:
         if claim.instant is not None and (claim.property is Property.AT or "runs" in claim.wanted)
     ]
     until = [] if scenario.faults is None else [scenario.faults.until]
-    return max([*instants, *until, *looks(scenario)], default=0.0)
+    return max([*instants, *until, *looks(scenario), *_broken_until(scenario)], default=0.0)
 
 
 def looks(scenario: Scenario) -> list[float]:
@@ -71,6 +71,22 @@ def longest(scenario: Scenario, *, redelivery: float) -> float:
 
     options = scenario.config.celery.get("broker_transport_options") or {}
     return 2 * length + float(options.get("visibility_timeout") or redelivery)
+
+
+def _broken_until(scenario: Scenario) -> Iterator[float]:
+    """Yield the instants up to which what was broken has to stay so."""
+    parts: dict[str, Any] = {"canvases": scenario.canvases, "workflows": scenario.workflows}
+    broken = [
+        (moment.begins, moment.step.fault.lasts or 0.0)
+        for moment in moments(scenario.steps, scenario.tasks, scenario.config, **parts)
+        if isinstance(moment.step, Inject)
+    ]
+    yield from (begins + lasts for begins, lasts in broken)
+    if broken:
+        # All faults are healed then, which these are not meant to see.
+        for claim in scenario.expect:
+            if claim.property is Property.AT and claim.instant is not None:
+                yield claim.instant
 
 
 def _of_the_living(scenario: Scenario) -> Iterator[Expectation]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from pytest_taskservice.history import Event, EventKind
 from pytest_taskservice.scenario.behaviour import SYNTHETIC
-from pytest_taskservice.scenario.fold import View, told
+from pytest_taskservice.scenario.fold import View, goes_back, told
 from pytest_taskservice.scenario.model import FINAL_STATUSES, INVARIANTS
 from pytest_taskservice.scenario.record import Ending, Mismatch, Record, labels
 from pytest_taskservice.scenario.slots import slot_findings
@@ -149,12 +149,11 @@ def _was_left_out(run: str, events: list[Event], record: Record) -> bool:
 
 def _moves(events: list[Event]) -> Iterator[_Finding]:
     status, attempts = "PENDING", 1
+    end: Event | None = None
     for event in events:
-        if status in FINAL_STATUSES:
+        if end is not None:
             # A delivery is counted; one more start is a second execution.
-            if event.kind is not EventKind.RECEIVED and not (
-                status == "REVOKED" and event.kind is EventKind.REVOKED
-            ):
+            if event.kind is not EventKind.RECEIVED and not _is_told_twice(event, end):
                 yield FINAL_IS_FINAL, f"{event.kind} after {status}", event.at
                 return
             continue
@@ -165,12 +164,24 @@ def _moves(events: list[Event]) -> Iterator[_Finding]:
             yield STATE_MACHINE, f"{move} (attempt {attempts})", event.at
             return
         status, attempts = after, max(attempts, event.attempt)
+        end = event if status in FINAL_STATUSES else None
+
+
+def _is_told_twice(event: Event, end: Event) -> bool:
+    """Tell whether Celery told of one end again: of what was revoked, of what hit its hard time limit."""
+    if event.kind is not end.kind:
+        return False
+    if event.kind is EventKind.REVOKED:
+        return True
+    return event.kind is EventKind.FAILED and (event.worker, event.attempt) == (end.worker, end.attempt)
 
 
 def _next(status: str, event: Event) -> str:
     if event.kind is EventKind.STARTED:
         return "STARTED"
-    return "RETRY" if event.kind is EventKind.RETRIED else _ENDINGS.get(event.kind, status)
+    if event.kind is EventKind.RETRIED:
+        return "RETRY"
+    return status if goes_back(event) else _ENDINGS.get(event.kind, status)
 
 
 def _repeats(event: Event, status: str, attempts: int) -> bool:
@@ -187,7 +198,11 @@ def _repeats(event: Event, status: str, attempts: int) -> bool:
 
 
 def _distinct_ends(events: list[Event]) -> list[str]:
-    return list(dict.fromkeys(_ENDINGS[event.kind] for event in events if event.kind in _ENDINGS))
+    return list(
+        dict.fromkeys(
+            _ENDINGS[event.kind] for event in events if event.kind in _ENDINGS and not goes_back(event)
+        )
+    )
 
 
 def _has_expired(last: View, ending: Ending, record: Record) -> bool:

@@ -56,6 +56,8 @@ class Fiber(greenlet):
         """Whether nothing may come of it any more; it dies at its next wait."""
         self.turn = 0
         """The number of the wait the fiber is in: who wakes it compares."""
+        self.wakes: Due | None = None
+        """What ends its sleep: nobody waits for that when the fiber never goes on."""
 
     def run(self, action: Callable[..., Any], args: tuple[Any, ...]) -> None:
         """Run events until the simulation ends."""

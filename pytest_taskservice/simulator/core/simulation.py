@@ -178,8 +178,16 @@ class Simulation:
         if self.on_sleep is not None:
             self.on_sleep(seconds)
         weight = Weight.WORK if fiber.process is None else fiber.process.weight
-        self.after(seconds, fiber.resume, fiber.turn + 1, weight=weight)
-        fiber.park()
+        self._doze(fiber, self.after(seconds, fiber.resume, fiber.turn + 1, weight=weight))
+
+    def _doze(self, fiber: Fiber, due: Due) -> None:
+        fiber.wakes = due
+        try:
+            fiber.park()
+        finally:
+            # Something else may have woken it: a time limit.
+            fiber.wakes = None
+            self.cancel(due)
 
     def _count_poll(self, seconds: float) -> None:
         """Stop whoever sleeps again and again for something that nothing can bring."""
@@ -205,8 +213,7 @@ class Simulation:
         if (following is None or following > then) and (not self._horizon or then < self._horizon[-1]):
             self._move(then)
             return
-        self.after(seconds, fiber.resume, fiber.turn + 1)
-        fiber.park()
+        self._doze(fiber, self.after(seconds, fiber.resume, fiber.turn + 1))
 
     def wait(self, ready: Callable[[], bool], *, timeout: float | None, what: str) -> bool:
         """Wait until ``ready()``; return whether it is, when ``timeout`` virtual seconds are over.
@@ -246,6 +253,7 @@ class Simulation:
 
     def abandon(self, fiber: Fiber) -> None:
         """Never go on with ``fiber``: the process it stood for is gone."""
+        self.cancel(fiber.wakes)
         self._fibers.abandon(fiber)
 
     def close(self) -> None:
