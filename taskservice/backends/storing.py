@@ -1,22 +1,25 @@
 """Storing results in Redis in one round trip, where Celery takes two and two more commands.
 
 Celery reads what is stored, so that a run that succeeded keeps its result, and then sets and publishes in a
-transaction. A script does all of it at once, for one result or for many.
+transaction. A script does all of it at once, for one result or for many. That a run has started is sent
+before its function is called, and nobody waits for the answer.
 
 Leaned on, with a check by whoever stores: ``Backend._store_result``, ``_get_result_meta``, ``ensure``
 and what they use (celery/backends/base.py and redis.py); and that a stored result begins with its status,
-without which the script reads all of it.
+without which the script reads all of it. See `scripting` for redis-py's.
 """
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from celery import states
 from celery.backends.redis import RedisBackend
-from redis.exceptions import ResponseError
+from redis.exceptions import RedisError, ResponseError
 
+from taskservice.backends.scripting import ScriptLine
 from taskservice.backends.versions import CELERY
 from taskservice.errors import ConfigurationError
 
@@ -35,6 +38,8 @@ __all__ = [
     "stores_in_json",
     "write_results",
 ]
+
+logger = logging.getLogger(__name__)
 
 # ARGV[1] is a channel that gets a list of all that was written, or empty. Of each key follow the value, its
 # seconds to live, and the states that must not be written over.
@@ -73,6 +78,7 @@ _SEAMS: Final = (
     "encode",
     "ensure",
     "get_key_for_task",
+    "max_connections",
 )
 # Before Celery 5.7 results are never compressed, and failures last as long as anything else.
 _SINCE_5_7: Final = ("compression", "failure_expires") if CELERY >= (5, 7) else ()
@@ -121,12 +127,18 @@ def write_results(backend: Any, results: Sequence[StoredResult], *, channel: str
 
     One round trip; ``redis.exceptions.ResponseError`` where there are no scripts.
     """
-    values: list[Any] = []
+    keys, values = _script_arguments(backend, results, channel)
+    backend.client.eval(_WRITE, len(keys), *keys, *values)
+
+
+def _script_arguments(
+    backend: Any, results: Sequence[StoredResult], channel: str | bytes
+) -> tuple[list[Any], list[Any]]:
+    values: list[Any] = [channel]
     for each in results:
         kept = _KEPT_BY_RETRY if each.firm and each.state == states.RETRY else _KEPT
         values += [each.encoded, seconds_to_live(backend, each.state), kept]
-    keys = [backend.get_key_for_task(each.run_id) for each in results]
-    backend.client.eval(_WRITE, len(keys), *keys, channel, *values)
+    return [backend.get_key_for_task(each.run_id) for each in results], values
 
 
 class OneTripRedisBackend(RedisBackend):
@@ -135,6 +147,7 @@ class OneTripRedisBackend(RedisBackend):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         require_storing(self)
+        self._line: ScriptLine | None = None
 
     def _store_result(
         self,
@@ -158,11 +171,28 @@ class OneTripRedisBackend(RedisBackend):
             return self._store_plainly(task_id, result, state, traceback, request)
 
         stored = StoredResult(run_id=task_id, state=state, encoded=encoded)
+        if self._wrote(stored):
+            return result
         try:
             own.ensure(write_results, (own, [stored]))
         except ResponseError:  # there may be no scripts here; any other refusal comes again
             return self._store_plainly(task_id, result, state, traceback, request)
         return result
+
+    def _wrote(self, stored: StoredResult) -> bool:
+        own: Any = self
+        if own.max_connections or getattr(own, "thread_safe", True):
+            return False  # there may be no connection to keep, or more than one thread to use it
+        try:
+            if self._line is None:
+                self._line = ScriptLine(own.client, _WRITE)
+            keys, values = _script_arguments(own, [stored], "")
+            self._line.run(keys, values, wait=stored.state != states.STARTED)
+        except (RedisError, OSError) as error:
+            # Told again, and in Celery's own way, by what comes next: to write twice does no harm.
+            logger.debug("result of run %s not stored at once: %s", stored.run_id, error)
+            return False
+        return True
 
     def _store_plainly(self, *args: Any, **options: Any) -> Any:
         plain: Any = super()
