@@ -41,12 +41,12 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-# ARGV[1] is a channel that gets a list of all that was written, or empty. Of each key follow the value, its
-# seconds to live, and the states that must not be written over.
+# ARGV[1] is a channel that gets a list of all that was written, or empty; seconds to live, the states that must
+# not be written over, and the value of each key follow.
 _WRITE: Final = """
-local told = {}
+local seconds, kept, told = ARGV[2], ARGV[3], {}
 for at = 1, #KEYS do
-    local value, seconds, kept = ARGV[3 * at - 1], ARGV[3 * at], ARGV[3 * at + 1]
+    local value = ARGV[3 + at]
     local before = redis.call('GET', KEYS[at])
     local status = before and string.match(before, '^{"status": "(%u+)"')
     if before and not status then
@@ -125,20 +125,26 @@ def seconds_to_live(backend: Any, state: str) -> int:
 def write_results(backend: Any, results: Sequence[StoredResult], *, channel: str | bytes = "") -> None:
     """Write and publish results, each unless its run succeeded already, and all together on ``channel``.
 
-    One round trip; ``redis.exceptions.ResponseError`` where there are no scripts.
+    One round trip for those that are kept alike; ``redis.exceptions.ResponseError`` where there are no scripts.
     """
-    keys, values = _script_arguments(backend, results, channel)
-    backend.client.eval(_WRITE, len(keys), *keys, *values)
+    alike: dict[tuple[int, str], list[StoredResult]] = {}
+    for each in results:
+        alike.setdefault(_how_kept(backend, each), []).append(each)
+    for some in alike.values():
+        keys, arguments = _script_arguments(backend, some, channel)
+        backend.client.eval(_WRITE, len(keys), *keys, *arguments)
+
+
+def _how_kept(backend: Any, result: StoredResult) -> tuple[int, str]:
+    kept = _KEPT_BY_RETRY if result.firm and result.state == states.RETRY else _KEPT
+    return seconds_to_live(backend, result.state), kept
 
 
 def _script_arguments(
-    backend: Any, results: Sequence[StoredResult], channel: str | bytes
+    backend: Any, alike: Sequence[StoredResult], channel: str | bytes
 ) -> tuple[list[Any], list[Any]]:
-    values: list[Any] = [channel]
-    for each in results:
-        kept = _KEPT_BY_RETRY if each.firm and each.state == states.RETRY else _KEPT
-        values += [each.encoded, seconds_to_live(backend, each.state), kept]
-    return [backend.get_key_for_task(each.run_id) for each in results], values
+    keys = [backend.get_key_for_task(each.run_id) for each in alike]
+    return keys, [channel, *_how_kept(backend, alike[0]), *[each.encoded for each in alike]]
 
 
 class OneTripRedisBackend(RedisBackend):
