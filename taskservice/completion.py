@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, Generic, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, Protocol, Self, TypeVar
 from weakref import ref
 
 import anyio
@@ -26,6 +26,9 @@ class Watchable(Protocol):
 
 H = TypeVar("H", bound=Watchable)
 
+SHARE: Final = 20
+"""How many handles that are there come before others get a turn of the event loop."""
+
 
 class Completions(Generic[H]):
     """An async iterator over ``handles``: each comes once, when its run is over, however it ended.
@@ -40,6 +43,7 @@ class Completions(Generic[H]):
         self._left = len(self._handles)
         self._ended: deque[tuple[H, Exception | None]] = deque()
         self._news: anyio.Event | None = None
+        self._at_once = 0
 
     def __aiter__(self) -> Self:
         return self
@@ -56,7 +60,7 @@ class Completions(Generic[H]):
 
         The back end's error, `ServiceClosedError` for one, if an end will never be known.
         """
-        await anyio.lowlevel.checkpoint()
+        await self._checkpoint()
         if self._left == 0:
             return None
 
@@ -72,6 +76,15 @@ class Completions(Generic[H]):
             self.close()
             raise error
         return handle
+
+    async def _checkpoint(self) -> None:
+        # A turn of the event loop costs more than what is done for one handle.
+        if not self._ended or self._at_once == 0:
+            self._at_once = SHARE
+            await anyio.lowlevel.checkpoint()
+        else:
+            self._at_once -= 1
+            await anyio.lowlevel.checkpoint_if_cancelled()
 
     def close(self) -> None:
         """Stop watching; nothing more comes."""

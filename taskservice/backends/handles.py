@@ -43,6 +43,8 @@ class CeleryHandle:
     ``pack_id`` is the message it travels in with others; if that is lost, so is the run.
     """
 
+    __slots__ = ("__weakref__", "_app", "_final", "_id", "_listener", "_pack_id", "_results", "_task_name")
+
     def __init__(  # noqa: PLR0913 - made in one place
         self,
         run_id: str,

@@ -5,8 +5,8 @@ word about the message, is a JSON list. An item is a result as it is stored: of 
 that goes on alone, by a retry for one, and whose own channel is to be followed from then on. ``null`` means
 that what is stored should be looked at. Every result is published on its run's own channel as well.
 
-Leaned on: ``Backend.store_result`` and ``_store_result``, which are replaced on the instance while a pack runs,
-``current_task_children`` and ``encode_result``; and what `storing` has on its list and checks.
+Leaned on: ``Backend.store_result`` and ``_store_result``, which are replaced on the instance while a pack
+runs, ``current_task_children``, and what `storing` has on its list and checks.
 """
 
 from __future__ import annotations
@@ -51,13 +51,14 @@ class ResultBuffer:
     its next attempt may be over before this one's buffer. STARTED is not written at all.
     """
 
-    def __init__(self, backend: RedisBackend, pack_id: str) -> None:
-        self._backend: Any = backend
+    def __init__(self, given: RedisBackend, pack_id: str) -> None:
+        backend: Any = given
+        self._backend = backend
         self._pack_id = pack_id
         self._pending: dict[str, StoredResult] = {}
         require_storing(backend)
         self._in_json = stores_in_json(backend)
-        self._longest = self._backend._MAX_STR_VALUE_SIZE  # noqa: SLF001 - checked there
+        self._longest: int = backend._MAX_STR_VALUE_SIZE  # noqa: SLF001 - listed above
         self._template: SuccessTemplate | None = None
         self._untried = self._in_json
 

@@ -22,7 +22,9 @@ DATE_SECONDS: Final = 0.001
 _DIFFERENT: Final = frozenset({"result", "children", "date_done", "args", "kwargs", "task_id"})
 
 
-def success_template(backend: Any, request: Context, meta: dict[str, Any], encoded: Any) -> SuccessTemplate | None:
+def success_template(
+    backend: Any, request: Context, meta: dict[str, Any], encoded: Any
+) -> SuccessTemplate | None:
     """Return the template for calls like that of ``request``, whose ``meta`` Celery has ``encoded``."""
     template = SuccessTemplate(backend, meta)
     made = template.fill(request, meta["task_id"], meta["result"], date=meta["date_done"])

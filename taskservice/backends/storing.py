@@ -41,8 +41,8 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-# ARGV[1] is a channel that gets a list of all that was written, or empty; seconds to live, the states that must
-# not be written over, and the value of each key follow.
+# ARGV[1] is a channel that gets a list of all that was written, or empty. Seconds to live, the states that
+# must not be written over, and the value of each key follow.
 _WRITE: Final = """
 local seconds, kept, told = ARGV[2], ARGV[3], {}
 for at = 1, #KEYS do
@@ -74,11 +74,14 @@ _SEAMS: Final = (
     "_get_result_meta",
     "_set",
     "_store_result",
+    "current_task_children",
     "decode_result",
     "encode",
+    "encode_result",
     "ensure",
     "get_key_for_task",
     "max_connections",
+    "store_result",
 )
 # Before Celery 5.7 results are never compressed, and failures last as long as anything else.
 _SINCE_5_7: Final = ("compression", "failure_expires") if CELERY >= (5, 7) else ()
@@ -125,7 +128,8 @@ def seconds_to_live(backend: Any, state: str) -> int:
 def write_results(backend: Any, results: Sequence[StoredResult], *, channel: str | bytes = "") -> None:
     """Write and publish results, each unless its run succeeded already, and all together on ``channel``.
 
-    One round trip for those that are kept alike; ``redis.exceptions.ResponseError`` where there are no scripts.
+    One round trip for those that are kept alike; ``redis.exceptions.ResponseError`` where there are no
+    scripts.
     """
     alike: dict[tuple[int, str], list[StoredResult]] = {}
     for each in results:
