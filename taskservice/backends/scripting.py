@@ -36,7 +36,7 @@ class ScriptLine:
     """Runs ``script`` where ``client`` is connected to; a forked process gets a connection of its own."""
 
     def __init__(self, client: Any, script: str) -> None:
-        missing = [name for name in _SEAMS if not hasattr(AbstractConnection, name)]
+        missing = [name for name in _SEAMS if name not in vars(AbstractConnection)]
         if missing:
             raise ConfigurationError(
                 f"Connection.{missing[0]} is gone; taskservice.backends.scripting must follow"

@@ -54,7 +54,7 @@ class Acknowledger:
         What the channel before left unanswered is sent first.
         """
         missing = [name for name in _SEAMS if not hasattr(type(channel), name)]
-        missing += [name for name in _CONNECTION_SEAMS if not hasattr(AbstractConnection, name)]
+        missing += [name for name in _CONNECTION_SEAMS if name not in vars(AbstractConnection)]
         if missing:
             raise ConfigurationError(f"{missing[0]} is gone; taskservice.worker.acknowledging must follow")
 
