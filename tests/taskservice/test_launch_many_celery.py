@@ -7,6 +7,7 @@ import re
 import time
 from datetime import datetime, timedelta
 from functools import wraps
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -487,6 +488,24 @@ def test_results_from_a_pack_are_stored_as_those_of_calls_alone(
         assert list(first) == list(second)
         assert {key for key in first if first[key] != second[key]} == {"task_id", "date_done"}
         assert abs(instant(second) - instant(first)) < timedelta(seconds=WAIT)
+
+
+def test_each_result_from_a_pack_has_its_own_date(redis_process: RedisProcess) -> None:
+    app = app_on(redis_process)
+    given = {"name": "many.slow", "shared": False}
+
+    @app.task(**given)  # type: ignore[call-overload,untyped-decorator] # its stubs know no mapping
+    def take_long() -> None:
+        began = time.monotonic()
+        while time.monotonic() < began + 0.01:
+            pass
+
+    ids = [str(uuid4()) for _ in range(4)]
+    deliver(app, [[run_id, [], {}] for run_id in ids], name="many.slow")
+
+    dates = [instant(meta_of(app, run_id)) for run_id in ids]
+    apart = [later - earlier for earlier, later in pairwise(dates)]
+    assert min(apart) > timedelta(milliseconds=5)
 
 
 def instant(meta: dict[str, Any]) -> datetime:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import re
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -164,16 +164,21 @@ def test_each_process_stores_on_a_connection_of_its_own(redis_process: RedisProc
     child.join(15)
     backend.store_result("here", 2, "SUCCESS")
 
+    assert child.exitcode == 0
     assert [backend.get_task_meta(run_id)["result"] for run_id in ("child", "here")] == [1, 2]
 
 
 def test_threads_that_share_a_result_backend_store_as_celery_does(redis_process: RedisProcess) -> None:
     backend: Any = app_on(redis_process, result_backend_thread_safe=True).backend
-    with ThreadPoolExecutor(8) as pool:
-        for number in range(200):
-            pool.submit(backend.store_result, str(number), None, "STARTED")
-            pool.submit(backend.store_result, str(number), number, "SUCCESS")
 
+    def run(number: int) -> None:
+        backend.store_result(str(number), None, "STARTED")
+        backend.store_result(str(number), number, "SUCCESS")
+
+    with ThreadPoolExecutor(8) as pool:
+        _, stuck = wait([pool.submit(run, number) for number in range(200)], timeout=15)
+
+    assert not stuck
     assert [backend.get_task_meta(str(number), cache=False)["result"] for number in range(200)] == [
         *range(200)
     ]
