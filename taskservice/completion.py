@@ -101,8 +101,9 @@ class Completions(Generic[H]):
             return
 
         self._leave = []
+        own = ref(self)
         for handle in self._handles:
-            self._leave.append(handle.watch(_watcher(ref(self), handle)))
+            self._leave.append(handle.watch(_Watcher(own, handle)))
 
     def take(self, handle: H, error: Exception | None) -> None:
         """Note that the run of ``handle`` is over, or that nobody will ever know."""
@@ -111,11 +112,17 @@ class Completions(Generic[H]):
             self._news.set()
 
 
-def _watcher(completions: ref[Completions[H]], handle: H) -> RunWatcher:
-    # Weak, so that an iterator that was left early goes, and its watchers with it.
-    def watch(error: Exception | None) -> None:
-        found = completions()
-        if found is not None:
-            found.take(handle, error)
+class _Watcher(Generic[H]):
+    """Tells completions of a handle, if they are still there; less to be collected than a closure is."""
 
-    return watch
+    __slots__ = ("_completions", "_handle")
+
+    # Weak, so that an iterator that was left early goes, and its watchers with it.
+    def __init__(self, completions: ref[Completions[H]], handle: H) -> None:
+        self._completions = completions
+        self._handle = handle
+
+    def __call__(self, error: Exception | None) -> None:
+        found = self._completions()
+        if found is not None:
+            found.take(self._handle, error)
