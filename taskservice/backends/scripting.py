@@ -58,7 +58,8 @@ class ScriptLine:
         connection = self._connected()
         script = ("EVALSHA", self._digest) if self._known else ("EVAL", self._script)
         try:
-            connection.send_command(*script, len(keys), *keys, *arguments)
+            # A check of its health would take an answer that is still unread for its own.
+            connection.send_command(*script, len(keys), *keys, *arguments, check_health=False)
             self._unanswered += 1
             if wait or not self._known:
                 self._read(connection)

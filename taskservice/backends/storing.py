@@ -24,7 +24,7 @@ from taskservice.backends.versions import CELERY
 from taskservice.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from celery import Celery
 
@@ -131,12 +131,19 @@ def write_results(backend: Any, results: Sequence[StoredResult], *, channel: str
     One round trip for those that are kept alike; ``redis.exceptions.ResponseError`` where there are no
     scripts.
     """
-    alike: dict[tuple[int, str], list[StoredResult]] = {}
-    for each in results:
-        alike.setdefault(_how_kept(backend, each), []).append(each)
-    for some in alike.values():
+    if isinstance(backend, OneTripRedisBackend) and backend.wrote(results, channel=channel):
+        return
+
+    for some in _alike(backend, results):
         keys, arguments = _script_arguments(backend, some, channel)
         backend.client.eval(_WRITE, len(keys), *keys, *arguments)
+
+
+def _alike(backend: Any, results: Sequence[StoredResult]) -> Iterable[list[StoredResult]]:
+    found: dict[tuple[int, str], list[StoredResult]] = {}
+    for each in results:
+        found.setdefault(_how_kept(backend, each), []).append(each)
+    return found.values()
 
 
 def _how_kept(backend: Any, result: StoredResult) -> tuple[int, str]:
@@ -181,7 +188,7 @@ class OneTripRedisBackend(RedisBackend):
             return self._store_plainly(task_id, result, state, traceback, request)
 
         stored = StoredResult(run_id=task_id, state=state, encoded=encoded)
-        if self._wrote(stored):
+        if self.wrote([stored], wait=state != states.STARTED):
             return result
         try:
             own.ensure(write_results, (own, [stored]))
@@ -189,18 +196,22 @@ class OneTripRedisBackend(RedisBackend):
             return self._store_plainly(task_id, result, state, traceback, request)
         return result
 
-    def _wrote(self, stored: StoredResult) -> bool:
+    def wrote(self, results: Sequence[StoredResult], *, channel: str | bytes = "", wait: bool = True) -> bool:
+        """Do what `write_results` does on a connection of its own; False leaves open what was done.
+
+        To write twice does no harm. Without ``wait`` it is sent, and nobody hears of an error.
+        """
         own: Any = self
         if own.max_connections or getattr(own, "thread_safe", True):
             return False  # there may be no connection to keep, or more than one thread to use it
         try:
             if self._line is None:
                 self._line = ScriptLine(own.client, _WRITE)
-            keys, values = _script_arguments(own, [stored], "")
-            self._line.run(keys, values, wait=stored.state != states.STARTED)
+            for some in _alike(own, results):
+                self._line.run(*_script_arguments(own, some, channel), wait=wait)
         except (RedisError, OSError) as error:
-            # Told again, and in Celery's own way, by what comes next: to write twice does no harm.
-            logger.debug("result of run %s not stored at once: %s", stored.run_id, error)
+            # Met again, and told in Celery's own way, by what comes next.
+            logger.debug("%d results not stored at once: %s", len(results), error)
             return False
         return True
 

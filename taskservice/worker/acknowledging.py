@@ -59,6 +59,7 @@ class Acknowledger:
             raise ConfigurationError(f"{missing[0]} is gone; taskservice.worker.acknowledging must follow")
 
         self._channel, self._hub = channel, hub
+        self._answer_is_due = False
         self._thread = threading.get_ident()
         self._taken_along = taken_along
         self._plainly = channel.qos.ack
@@ -74,7 +75,8 @@ class Acknowledger:
         channel, self._channel = self._channel, None
         channel.qos.ack = self._plainly
         with suppress(RedisError, OSError):
-            if self._client is not None and self._client.connection.can_read(timeout=ANSWER_SECONDS):
+            waiting = self._client is not None and self._unanswered
+            if waiting and self._client.connection.can_read(timeout=ANSWER_SECONDS):
                 self._read()
         self._give_up()
         self._unanswered += unanswered
