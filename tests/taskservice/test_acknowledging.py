@@ -187,3 +187,26 @@ def test_a_worker_acknowledges_and_takes_in_one_round_trip(
 
     # kombu makes one of each acknowledgement; the worker's heartbeat and the like make a few.
     assert made < RUNS // 2
+
+
+def test_a_worker_goes_on_where_redis_forgot_its_scripts(
+    redis_process: RedisProcess, start_worker: StartWorker, tmp_path: Path
+) -> None:
+    diary = tmp_path / "diary"
+    diary.touch()
+
+    async def collect(client: Any) -> list[object]:
+        async with CeleryBackend(create_app(Settings(redis_url=redis_process.url))) as backend:
+            calls = [(str(diary), number) for number in range(RUNS)]
+            handles = await backend.launch_many(worker_tasks.write_down, calls)
+            await handles[RUNS // 4].result(WAIT)
+            client.script_flush()
+            return [await handle.result(WAIT) for handle in handles]
+
+    with Redis.from_url(redis_process.url) as client:
+        start_worker(redis_process.url)
+        values = anyio.run(collect, client)
+        until(lambda: (client.hlen("unacked"), client.zcard("unacked_index")) == (0, 0), "acknowledgement")
+
+    assert values == list(range(RUNS))
+    assert sorted(map(int, diary.read_text().split())) == list(range(RUNS))
