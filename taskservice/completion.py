@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, Generic, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, Protocol, Self, TypeVar
 from weakref import ref
 
 import anyio
@@ -26,6 +26,9 @@ class Watchable(Protocol):
 
 H = TypeVar("H", bound=Watchable)
 
+SHARE: Final = 20
+"""How many handles that are there come before others get a turn of the event loop."""
+
 
 class Completions(Generic[H]):
     """An async iterator over ``handles``: each comes once, when its run is over, however it ended.
@@ -40,6 +43,7 @@ class Completions(Generic[H]):
         self._left = len(self._handles)
         self._ended: deque[tuple[H, Exception | None]] = deque()
         self._news: anyio.Event | None = None
+        self._at_once = 0
 
     def __aiter__(self) -> Self:
         return self
@@ -56,7 +60,7 @@ class Completions(Generic[H]):
 
         The back end's error, `ServiceClosedError` for one, if an end will never be known.
         """
-        await anyio.lowlevel.checkpoint()
+        await self._checkpoint()
         if self._left == 0:
             return None
 
@@ -73,6 +77,15 @@ class Completions(Generic[H]):
             raise error
         return handle
 
+    async def _checkpoint(self) -> None:
+        # A turn of the event loop costs more than what is done for one handle.
+        if not self._ended or self._at_once == 0:
+            self._at_once = SHARE
+            await anyio.lowlevel.checkpoint()
+        else:
+            self._at_once -= 1
+            await anyio.lowlevel.checkpoint_if_cancelled()
+
     def close(self) -> None:
         """Stop watching; nothing more comes."""
         self._left = 0
@@ -88,8 +101,9 @@ class Completions(Generic[H]):
             return
 
         self._leave = []
+        own = ref(self)
         for handle in self._handles:
-            self._leave.append(handle.watch(_watcher(ref(self), handle)))
+            self._leave.append(handle.watch(_Watcher(own, handle)))
 
     def take(self, handle: H, error: Exception | None) -> None:
         """Note that the run of ``handle`` is over, or that nobody will ever know."""
@@ -98,11 +112,17 @@ class Completions(Generic[H]):
             self._news.set()
 
 
-def _watcher(completions: ref[Completions[H]], handle: H) -> RunWatcher:
-    # Weak, so that an iterator that was left early goes, and its watchers with it.
-    def watch(error: Exception | None) -> None:
-        found = completions()
-        if found is not None:
-            found.take(handle, error)
+class _Watcher(Generic[H]):
+    """Tells completions of a handle, if they are still there; less to be collected than a closure is."""
 
-    return watch
+    __slots__ = ("_completions", "_handle")
+
+    # Weak, so that an iterator that was left early goes, and its watchers with it.
+    def __init__(self, completions: ref[Completions[H]], handle: H) -> None:
+        self._completions = completions
+        self._handle = handle
+
+    def __call__(self, error: Exception | None) -> None:
+        found = self._completions()
+        if found is not None:
+            found.take(self._handle, error)

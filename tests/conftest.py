@@ -32,6 +32,7 @@ WORLDS = frozenset({"celery-rabbitmq", "celery-solo", "celery-threads"})
 # Each plays what reaches into Celery or kombu by private places, or what they were seen to do differently.
 INTERNALS = frozenset(
     {
+        "test_acknowledging.py",
         "test_cancel.py",
         "test_canvas.py",
         "test_canvas_celery.py",
@@ -42,8 +43,10 @@ INTERNALS = frozenset(
         "test_launch_many_celery.py",
         "test_launch_one_celery.py",
         "test_own_app.py",
+        "test_packed_results.py",
         "test_redis_scheduler.py",
         "test_schedules.py",
+        "test_storing.py",
         "test_task_backend.py",
     }
 )

@@ -1,7 +1,8 @@
 """Channels of one Redis pub/sub connection: Celery's published results, and events of workflow runs.
 
 One place of redis-py is leaned on, with a self-check: ``Connection._sock``, the socket to select on
-(redis/connection.py, ``AbstractConnection``), in ``readable_socket``.
+(redis/connection.py, ``AbstractConnection``), in ``readable_socket``. Messages are read off the connection,
+as many as are there; whatever else it says, and its loss, is for redis-py's ``PubSub``.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 import socket
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+from redis.exceptions import RedisError
 
 from taskservice.errors import ConfigurationError
 
@@ -67,12 +70,33 @@ class PubSubChannels:
             message = self._pubsub.get_message(timeout=0)
             if message is None:
                 break
-            channel = _as_bytes(message["channel"])
-            if message["type"] == "subscribe":
-                news.followed.append(channel)
-            elif message["type"] == "message":
-                news.payloads.append((channel, message["data"]))
+            self._note(message, news)
+            self._drain_messages(news)
         return news
+
+    def _drain_messages(self, news: ChannelNews) -> None:
+        connection = self._pubsub.connection
+        payloads = news.payloads
+        try:
+            while connection is not None and connection.can_read(timeout=0):
+                answer = connection.read_response(disconnect_on_error=False, push_request=True)
+                if type(answer) is list and answer[0] == b"message":
+                    payloads.append((answer[1], answer[2]))
+                else:
+                    self._note(self._pubsub.handle_message(answer), news)
+        except RedisError:
+            # It comes again when redis-py reads, which connects and subscribes anew.
+            return
+
+    def _note(self, message: Any, news: ChannelNews) -> None:
+        if message is None:
+            return
+
+        channel = _as_bytes(message["channel"])
+        if message["type"] == "subscribe":
+            news.followed.append(channel)
+        elif message["type"] == "message":
+            news.payloads.append((channel, message["data"]))
 
     def close(self) -> None:
         """Give the connection back."""

@@ -43,6 +43,8 @@ class CeleryHandle:
     ``pack_id`` is the message it travels in with others; if that is lost, so is the run.
     """
 
+    __slots__ = ("__weakref__", "_app", "_final", "_id", "_listener", "_pack_id", "_results", "_task_name")
+
     def __init__(  # noqa: PLR0913 - made in one place
         self,
         run_id: str,
@@ -84,12 +86,7 @@ class CeleryHandle:
             watcher(None)
             return _nothing
 
-        def take(meta: Mapping[str, Any] | None, error: Exception | None) -> None:
-            if meta is not None:
-                self._keep_told(meta)
-            watcher(error)
-
-        return self._listener.watch(self._id, take, self._pack_id)
+        return self._listener.watch(self._id, _Taker(self, watcher), self._pack_id)
 
     def seen(self) -> RemoteOutcome:
         """See `Member`."""
@@ -158,9 +155,10 @@ class CeleryHandle:
         return self._keep(outcome)
 
     async def _await_final(self) -> None:
-        self._keep_told(await self._listener.wait(self._id, self._pack_id))
+        self.keep_told(await self._listener.wait(self._id, self._pack_id))
 
-    def _keep_told(self, meta: Mapping[str, Any]) -> None:
+    def keep_told(self, meta: Mapping[str, Any]) -> None:
+        """Keep what the listener heard: of the run, or of the message it was in."""
         of_pack = self._pack_id is not None and meta.get("task_id") == self._pack_id
         self._keep(read_pack(meta, self._id) if of_pack else read_outcome(meta, self._id))
 
@@ -177,6 +175,21 @@ class CeleryHandle:
             )
 
         return self._results
+
+
+class _Taker:
+    """Keeps a handle's end and tells its watcher; less to be collected than a closure is."""
+
+    __slots__ = ("_handle", "_watcher")
+
+    def __init__(self, handle: CeleryHandle, watcher: RunWatcher) -> None:
+        self._handle = handle
+        self._watcher = watcher
+
+    def __call__(self, meta: Mapping[str, Any] | None, error: Exception | None) -> None:
+        if meta is not None:
+            self._handle.keep_told(meta)
+        self._watcher(error)
 
 
 class EagerHandle:

@@ -80,6 +80,9 @@ class ListeningThread:
 
     def drain_wakes(self) -> None:
         """Forget who called `wake` until now."""
+        if not self._waking:
+            return
+
         with suppress(BlockingIOError):
             while self._reader.recv(4096):
                 pass

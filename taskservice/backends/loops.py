@@ -6,6 +6,7 @@ import asyncio
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Any
 
 __all__ = ["LoopNotifier", "LoopNotifiers", "current_notifier", "on_trio"]
 
@@ -26,20 +27,21 @@ class LoopNotifiers:
     """Notifiers that are the same object for as long as the same loop asks for one."""
 
     def __init__(self) -> None:
-        self._last: tuple[_Scheduler | None, LoopNotifier] = (None, _notify_nobody)
+        self._last: tuple[object, LoopNotifier] = (None, _notify_nobody)
 
     def current(self) -> LoopNotifier:
         """Return a notifier for the running loop; see `current_notifier`."""
-        schedule = _scheduler()
+        loop = _running_loop()
         known, notify = self._last
-        if schedule != known:
-            notify = _notifier(schedule)
-            self._last = (schedule, notify)
+        if loop is not known:
+            notify = current_notifier()
+            self._last = (loop, notify)
         return notify
 
 
 def on_trio() -> bool:
     """Return whether the running event loop is trio's."""
+    # Nobody runs trio who has not imported it.
     trio = sys.modules.get("trio")
     return trio is not None and bool(trio.lowlevel.in_trio_run())
 
@@ -60,17 +62,13 @@ def _notifier(schedule: _Scheduler) -> LoopNotifier:
 
 
 def _scheduler() -> _Scheduler:
-    return _trio_scheduler() or asyncio.get_running_loop().call_soon_threadsafe
-
-
-def _trio_scheduler() -> _Scheduler | None:
-    # Nobody runs trio who has not imported it.
-    trio = sys.modules.get("trio")
-    if trio is None:
-        return None
-
-    try:
-        scheduler: _Scheduler = trio.lowlevel.current_trio_token().run_sync_soon
-    except RuntimeError:
-        return None
+    loop = _running_loop()
+    scheduler: _Scheduler = loop.run_sync_soon if on_trio() else loop.call_soon_threadsafe
     return scheduler
+
+
+def _running_loop() -> Any:
+    """Return trio's token or asyncio's loop."""
+    if on_trio():
+        return sys.modules["trio"].lowlevel.current_trio_token()
+    return asyncio.get_running_loop()

@@ -167,7 +167,7 @@ def _request_of(
 ) -> dict[str, Any]:
     launched_alone = pack.root_id in {None, pack.id}
     return {
-        "lang": "py",
+        **_SHARED,
         "task": name,
         "id": run_id,
         "root_id": run_id if launched_alone else pack.root_id,
@@ -175,29 +175,32 @@ def _request_of(
         "correlation_id": run_id,
         "args": args,
         "kwargs": kwargs,
-        "argsrepr": None,
-        "kwargsrepr": None,
-        "retries": 0,
-        "eta": None,
         "expires": pack.expires,
         "timelimit": [None, None],
         "origin": pack.origin,
         "reply_to": pack.reply_to,
         "delivery_info": pack.delivery_info,
         "hostname": pack.hostname,
-        "is_eager": False,
-        "callbacks": None,
-        "errbacks": None,
-        "chain": None,
-        "chord": None,
-        "group": None,
-        "group_index": None,
-        "shadow": None,
-        "replaced_task_nesting": 0,
-        "stamped_headers": None,
         "stamps": {},
         "properties": pack.properties,
     }
 
 
+_SHARED: Final = {
+    "lang": "py",
+    "argsrepr": None,
+    "kwargsrepr": None,
+    "retries": 0,
+    "eta": None,
+    "is_eager": False,
+    "callbacks": None,
+    "errbacks": None,
+    "chain": None,
+    "chord": None,
+    "group": None,
+    "group_index": None,
+    "shadow": None,
+    "replaced_task_nesting": 0,
+    "stamped_headers": None,
+}
 _DONE: Final = states.READY_STATES | {states.RETRY}

@@ -5,8 +5,8 @@ word about the message, is a JSON list. An item is a result as it is stored: of 
 that goes on alone, by a retry for one, and whose own channel is to be followed from then on. ``null`` means
 that what is stored should be looked at. Every result is published on its run's own channel as well.
 
-Leaned on: ``Backend._store_result``, which is replaced on the instance while a pack runs, and what `storing`
-has on its list and checks.
+Leaned on: ``Backend.store_result`` and ``_store_result``, which are replaced on the instance while a pack
+runs, ``current_task_children``, and what `storing` has on its list and checks.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from celery import states
 from celery.backends.redis import RedisBackend
 from redis.exceptions import ResponseError
 
+from taskservice.backends.packed_successes import SuccessTemplate, success_template
 from taskservice.backends.storing import (
     StoredResult,
     require_storing,
@@ -50,19 +51,26 @@ class ResultBuffer:
     its next attempt may be over before this one's buffer. STARTED is not written at all.
     """
 
-    def __init__(self, backend: RedisBackend, pack_id: str) -> None:
-        self._backend: Any = backend
+    def __init__(self, given: RedisBackend, pack_id: str) -> None:
+        backend: Any = given
+        self._backend = backend
         self._pack_id = pack_id
         self._pending: dict[str, StoredResult] = {}
         require_storing(backend)
         self._in_json = stores_in_json(backend)
+        self._longest: int = backend._MAX_STR_VALUE_SIZE  # noqa: SLF001 - listed above
+        self._template: SuccessTemplate | None = None
+        self._untried = self._in_json
 
     def __enter__(self) -> Self:
         self._original = self._backend._store_result  # noqa: SLF001 - listed above
+        self._store_result = self._backend.store_result
         self._backend._store_result = self._store  # noqa: SLF001 - listed above
+        self._backend.store_result = self._store_simply
         return self
 
     def __exit__(self, *_: object) -> None:
+        del self._backend.store_result
         del self._backend._store_result  # noqa: SLF001 - listed above
         self.flush()
 
@@ -71,6 +79,31 @@ class ResultBuffer:
         pending, self._pending = self._pending, {}
         if pending:
             self._backend.ensure(self._write, (pending,))
+
+    def _store_simply(
+        self,
+        task_id: str,
+        result: Any,
+        state: str,
+        traceback: Any = None,
+        request: Any = None,
+        **options: Any,
+    ) -> Any:
+        if state == states.STARTED:
+            return result
+        template = self._template
+        if template is None or state != states.SUCCESS or request is None or traceback or options:
+            return self._store_result(task_id, result, state, traceback, request=request, **options)
+
+        value = self._backend.encode_result(result, state)
+        try:
+            encoded = template.fill(request, task_id, value)
+        except (TypeError, ValueError):  # Celery has an error of its own for what is not JSON
+            encoded = ""
+        if not 0 < len(encoded) <= self._longest:
+            return self._store_result(task_id, result, state, request=request)
+        self._pending[task_id] = StoredResult(run_id=task_id, state=state, encoded=encoded, firm=True)
+        return value
 
     def _store(
         self,
@@ -93,7 +126,10 @@ class ResultBuffer:
         )
         meta["task_id"] = task_id
         encoded = backend.encode(meta)
-        if len(encoded) > backend._MAX_STR_VALUE_SIZE:  # noqa: SLF001 - Celery's own error tells of it
+        if self._untried and state == states.SUCCESS and request is not None:
+            self._untried = False
+            self._template = success_template(backend, request, meta, encoded)
+        if len(encoded) > self._longest:  # Celery's own error tells of it
             return self._store_alone(task_id, result, state, traceback, request=request)
         self._pending[task_id] = StoredResult(run_id=task_id, state=state, encoded=encoded, firm=True)
         if at_once:

@@ -39,6 +39,9 @@ class RemoteOutcome:
     attempts: int = 0
 
 
+_STATES: Final = {state.value: state for state in TaskState}
+
+
 def read_outcome(meta: Mapping[str, Any] | None, run_id: str) -> RemoteOutcome:
     """Return what ``meta`` says; ``None`` is a run nothing is stored about."""
     if meta is None:
@@ -69,8 +72,9 @@ def read_pack(meta: Mapping[str, Any] | None, run_id: str) -> RemoteOutcome:
 
 
 def _state(status: str) -> TaskState:
-    if status in TaskState.__members__:
-        return TaskState[status]
+    known = _STATES.get(status)
+    if known is not None:
+        return known
 
     # Whatever a task calls its progress by update_state, it is running.
     return TaskState.PENDING if status in {"RECEIVED", "REJECTED"} else TaskState.STARTED

@@ -1,27 +1,30 @@
 """Storing results in Redis in one round trip, where Celery takes two and two more commands.
 
 Celery reads what is stored, so that a run that succeeded keeps its result, and then sets and publishes in a
-transaction. A script does all of it at once, for one result or for many.
+transaction. A script does all of it at once, for one result or for many. That a run has started is sent
+before its function is called, and nobody waits for the answer.
 
 Leaned on, with a check by whoever stores: ``Backend._store_result``, ``_get_result_meta``, ``ensure``
 and what they use (celery/backends/base.py and redis.py); and that a stored result begins with its status,
-without which the script reads all of it.
+without which the script reads all of it. See `scripting` for redis-py's.
 """
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from celery import states
 from celery.backends.redis import RedisBackend
-from redis.exceptions import ResponseError
+from redis.exceptions import RedisError, ResponseError
 
+from taskservice.backends.scripting import ScriptLine
 from taskservice.backends.versions import CELERY
 from taskservice.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from celery import Celery
 
@@ -36,12 +39,14 @@ __all__ = [
     "write_results",
 ]
 
-# ARGV[1] is a channel that gets a list of all that was written, or empty. Of each key follow the value, its
-# seconds to live, and the states that must not be written over.
+logger = logging.getLogger(__name__)
+
+# ARGV[1] is a channel that gets a list of all that was written, or empty. Seconds to live, the states that
+# must not be written over, and the value of each key follow.
 _WRITE: Final = """
-local told = {}
+local seconds, kept, told = ARGV[2], ARGV[3], {}
 for at = 1, #KEYS do
-    local value, seconds, kept = ARGV[3 * at - 1], ARGV[3 * at], ARGV[3 * at + 1]
+    local value = ARGV[3 + at]
     local before = redis.call('GET', KEYS[at])
     local status = before and string.match(before, '^{"status": "(%u+)"')
     if before and not status then
@@ -69,10 +74,14 @@ _SEAMS: Final = (
     "_get_result_meta",
     "_set",
     "_store_result",
+    "current_task_children",
     "decode_result",
     "encode",
+    "encode_result",
     "ensure",
     "get_key_for_task",
+    "max_connections",
+    "store_result",
 )
 # Before Celery 5.7 results are never compressed, and failures last as long as anything else.
 _SINCE_5_7: Final = ("compression", "failure_expires") if CELERY >= (5, 7) else ()
@@ -119,14 +128,34 @@ def seconds_to_live(backend: Any, state: str) -> int:
 def write_results(backend: Any, results: Sequence[StoredResult], *, channel: str | bytes = "") -> None:
     """Write and publish results, each unless its run succeeded already, and all together on ``channel``.
 
-    One round trip; ``redis.exceptions.ResponseError`` where there are no scripts.
+    One round trip for those that are kept alike; ``redis.exceptions.ResponseError`` where there are no
+    scripts.
     """
-    values: list[Any] = []
+    if isinstance(backend, OneTripRedisBackend) and backend.wrote(results, channel=channel):
+        return
+
+    for some in _alike(backend, results):
+        keys, arguments = _script_arguments(backend, some, channel)
+        backend.client.eval(_WRITE, len(keys), *keys, *arguments)
+
+
+def _alike(backend: Any, results: Sequence[StoredResult]) -> Iterable[list[StoredResult]]:
+    found: dict[tuple[int, str], list[StoredResult]] = {}
     for each in results:
-        kept = _KEPT_BY_RETRY if each.firm and each.state == states.RETRY else _KEPT
-        values += [each.encoded, seconds_to_live(backend, each.state), kept]
-    keys = [backend.get_key_for_task(each.run_id) for each in results]
-    backend.client.eval(_WRITE, len(keys), *keys, channel, *values)
+        found.setdefault(_how_kept(backend, each), []).append(each)
+    return found.values()
+
+
+def _how_kept(backend: Any, result: StoredResult) -> tuple[int, str]:
+    kept = _KEPT_BY_RETRY if result.firm and result.state == states.RETRY else _KEPT
+    return seconds_to_live(backend, result.state), kept
+
+
+def _script_arguments(
+    backend: Any, alike: Sequence[StoredResult], channel: str | bytes
+) -> tuple[list[Any], list[Any]]:
+    keys = [backend.get_key_for_task(each.run_id) for each in alike]
+    return keys, [channel, *_how_kept(backend, alike[0]), *[each.encoded for each in alike]]
 
 
 class OneTripRedisBackend(RedisBackend):
@@ -135,6 +164,7 @@ class OneTripRedisBackend(RedisBackend):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         require_storing(self)
+        self._line: ScriptLine | None = None
 
     def _store_result(
         self,
@@ -158,11 +188,32 @@ class OneTripRedisBackend(RedisBackend):
             return self._store_plainly(task_id, result, state, traceback, request)
 
         stored = StoredResult(run_id=task_id, state=state, encoded=encoded)
+        if self.wrote([stored], wait=state != states.STARTED):
+            return result
         try:
             own.ensure(write_results, (own, [stored]))
         except ResponseError:  # there may be no scripts here; any other refusal comes again
             return self._store_plainly(task_id, result, state, traceback, request)
         return result
+
+    def wrote(self, results: Sequence[StoredResult], *, channel: str | bytes = "", wait: bool = True) -> bool:
+        """Do what `write_results` does on a connection of its own; False leaves open what was done.
+
+        To write twice does no harm. Without ``wait`` it is sent, and nobody hears of an error.
+        """
+        own: Any = self
+        if own.max_connections or getattr(own, "thread_safe", True):
+            return False  # there may be no connection to keep, or more than one thread to use it
+        try:
+            if self._line is None:
+                self._line = ScriptLine(own.client, _WRITE)
+            for some in _alike(own, results):
+                self._line.run(*_script_arguments(own, some, channel), wait=wait)
+        except (RedisError, OSError) as error:
+            # Met again, and told in Celery's own way, by what comes next.
+            logger.debug("%d results not stored at once: %s", len(results), error)
+            return False
+        return True
 
     def _store_plainly(self, *args: Any, **options: Any) -> Any:
         plain: Any = super()

@@ -3,12 +3,14 @@
 kombu takes a message off its list (BRPOP), and only then notes it as unacknowledged. A worker that is
 killed in between, or a Redis that is killed before it answers, loses it: of workers killed while they
 drain a queue about one in four did. Here one script notes and takes at once; BRPOP is left for waiting
-on queues that are all empty, where the message that ends the wait still comes kombu's way.
+on queues that are all empty, where the message that ends the wait still comes kombu's way. The run that has
+just ended, and made room for the next one, is acknowledged by the same script.
 
 Leaned on, of kombu/transport/redis.py, with a check in `take_safely`, and replaced on the one channel
 that a worker takes tasks from: ``Channel._brpop_start``, ``_brpop_read`` and ``handlers["BRPOP"]``, which
 send and read; ``_in_poll``, ``_brpop_sent_at``, ``_queue_cycle``, ``_q_for_pri``, ``_flush_brpop_reauth``
-and ``Transport._deliver``, which they share with the poller; ``QoS.append``, which notes; ``_connparams``,
+and ``Transport._deliver``, which they share with the poller; ``MultiChannelPoller._client_registered``, which
+tells whether that one listens; ``QoS.append``, which notes, and what `acknowledging` lists; ``_connparams``,
 which fails in a way that nobody expects once the connection was given up. kombu looks after a connection
 that went silent, by ``_brpop_sent_at`` and ``_flush_brpop_reauth``, from 5.7 on. Before that it also looks
 for messages whose worker died in every tenth of its rounds only, whatever ``unacked_restore_throttle`` says:
@@ -19,11 +21,13 @@ from __future__ import annotations
 
 import logging
 from functools import partial
+from hashlib import sha1
 from queue import Empty
 from time import monotonic, time
 from typing import TYPE_CHECKING, Any, Final
 
 from celery import bootsteps
+from kombu.asynchronous import Hub
 from kombu.transport import redis as kombu_redis
 from kombu.transport import virtual
 from kombu.utils.encoding import bytes_to_str
@@ -32,6 +36,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from taskservice.backends.versions import KOMBU
 from taskservice.errors import ConfigurationError
+from taskservice.worker.acknowledging import Acknowledger
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -42,6 +47,10 @@ logger = logging.getLogger(__name__)
 
 # Noted before it is taken: a Redis that is full refuses to note.
 TAKE: Final = """
+for at = 2, #ARGV do
+    redis.call('HDEL', KEYS[2], ARGV[at])
+    redis.call('ZREM', KEYS[1], ARGV[at])
+end
 for at = 3, #KEYS do
     local raw = redis.call('LINDEX', KEYS[at], -1)
     if raw then
@@ -62,6 +71,7 @@ for at = 3, #KEYS do
 end
 return false
 """
+TAKE_SHA: Final = sha1(TAKE.encode(), usedforsecurity=False).hexdigest()
 
 _LOOKED_AFTER: Final = KOMBU >= (5, 7)
 _SEAMS: Final = (
@@ -73,6 +83,7 @@ _SEAMS: Final = (
     "_q_for_pri",
     "_queue_cycle",
 )
+_POLLER_SEAMS: Final = ("_client_registered",)
 
 
 def install_taking(app: Celery) -> None:
@@ -85,17 +96,30 @@ class _TakeSafely(bootsteps.StartStopStep):
 
     requires = ("celery.worker.consumer.tasks:Tasks",)
 
+    def __init__(self, parent: Any, **options: Any) -> None:
+        super().__init__(parent, **options)
+        self._acknowledger = Acknowledger()
+        self._taker: _Taker | None = None
+
     def start(self, parent: Any) -> None:
-        take_safely(parent.task_consumer.channel)
+        self._taker = take_safely(parent.task_consumer.channel)
+        # Without a loop of kombu's, other threads of control acknowledge while this one waits.
+        if self._taker is not None and isinstance(parent.hub, Hub):
+            self._taker.acknowledge_by(self._acknowledger, parent.hub)
+
+    def stop(self, parent: Any) -> None:
+        if self._taker is not None:
+            self._acknowledger.end(self._taker.hand_over())
 
 
-def take_safely(channel: Any) -> None:
+def take_safely(channel: Any) -> _Taker | None:
     """Have ``channel`` note and take in one step, if it is one of kombu's Redis channels."""
     on_redis = isinstance(channel, kombu_redis.Channel)
     if not on_redis or not channel.ack_emulation:
-        return
+        return None
 
     missing = [name for name in _SEAMS if not hasattr(channel, name)]
+    missing += [name for name in _POLLER_SEAMS if not hasattr(kombu_redis.MultiChannelPoller, name)]
     if missing or "BRPOP" not in channel.handlers:
         raise ConfigurationError(
             f"Channel.{missing or 'handlers'} is gone; taskservice.worker.taking must follow"
@@ -109,6 +133,7 @@ def take_safely(channel: Any) -> None:
     _lose_connection_plainly(channel)
     if not _LOOKED_AFTER:
         _restore_as_configured(channel)
+    return taker
 
 
 def _restore_as_configured(channel: Any) -> None:
@@ -142,10 +167,40 @@ class _Taker:
         self._all_empty = False
         self._noted = False
         self._refused = False
+        self._by_name: bool | None = None
+        self._acknowledger: Acknowledger | None = None
+        self._forgetting: list[str] = []
+
+    def acknowledge_by(self, acknowledger: Acknowledger, hub: Any) -> None:
+        """Have acknowledgements go along with what is sent here, or by ``acknowledger``."""
+        self._acknowledger = acknowledger
+        acknowledger.begin(self._channel, hub, self._take_along)
+
+    def hand_over(self) -> list[str]:
+        """Return what was acknowledged and not answered: it may not be forgotten in Redis."""
+        tags, self._forgetting = self._forgetting, []
+        return tags
+
+    def _take_along(self, delivery_tag: str) -> bool:
+        channel = self._channel
+        asked = channel._in_poll or self._all_empty or self._refused  # noqa: SLF001 - listed above
+        if asked or not channel.active_queues:
+            return False
+        if not channel.connection.cycle._client_registered(channel, channel.client, "BRPOP"):  # noqa: SLF001 - listed above
+            return False
+
+        virtual.QoS.ack(channel.qos, delivery_tag)
+        self._forgetting.append(delivery_tag)
+        if channel.qos.can_consume():
+            self.start()
+        else:
+            self._forget_alone()
+        return True
 
     def start(self, timeout: float | None = None) -> None:
         """Ask for a message; kombu calls this when none has been asked for."""
         if self._all_empty or self._refused:
+            self._forget_alone()
             self._taking = False
             if timeout is None:
                 self._wait()
@@ -168,7 +223,8 @@ class _Taker:
         self._taking = True
         channel._in_poll = channel.client.connection  # noqa: SLF001 - listed above
         channel._brpop_sent_at = monotonic()  # noqa: SLF001 - listed above
-        channel.client.connection.send_command("EVAL", TAKE, len(prefixed), *prefixed, time())
+        script = ("EVALSHA", TAKE_SHA) if self._by_name else ("EVAL", TAKE)
+        channel.client.connection.send_command(*script, len(prefixed), *prefixed, time(), *self._forgetting)
 
     def read(self, **options: Any) -> bool:
         """Deliver what was asked for, or raise ``Empty``."""
@@ -203,12 +259,22 @@ class _Taker:
         try:
             reply = self._reply("EVAL", options)
         except self._channel.ResponseError as error:
+            if self._by_name:
+                self._by_name = False
+                return None
             self._refused = True
             logger.warning("Redis refused the script, a worker that is killed may lose a message: %s", error)
             return None
 
+        if self._by_name is None:
+            self._by_name = True
+        self._forgetting.clear()
         self._all_empty = not reply
         return (self._keys[int(reply[0])], reply[1], bool(reply[2])) if reply else None
+
+    def _forget_alone(self) -> None:
+        if self._acknowledger is not None and self._forgetting:
+            self._acknowledger.send(*self.hand_over())
 
     def _waited(self, options: dict[str, Any]) -> tuple[str, Any, bool] | None:
         self._all_empty = False

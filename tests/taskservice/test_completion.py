@@ -4,6 +4,7 @@ import gc
 from typing import TYPE_CHECKING
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from taskservice import AnyIOBackend, BlockingTaskService, ServiceClosedError
@@ -61,6 +62,34 @@ async def test_a_handle_given_twice_comes_twice() -> None:
             watcher(None)
 
     assert came == [run, run]
+
+
+async def test_others_get_turns_while_many_have_ended() -> None:
+    turns: list[int] = []
+    came = 0
+
+    async def take_turns() -> None:
+        while came < 1000:
+            turns.append(came)
+            await anyio.lowlevel.checkpoint()
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(take_turns)
+        async for _ in Completions([Played(over=True) for _ in range(1000)]):
+            came += 1
+
+    assert len(turns) > 20
+
+
+async def test_it_can_be_cancelled_while_many_have_ended() -> None:
+    came = 0
+
+    with anyio.CancelScope() as scope:
+        async for _ in Completions([Played(over=True) for _ in range(1000)]):
+            came += 1
+            scope.cancel()
+
+    assert came == 1
 
 
 async def test_leaving_early_leaves_no_watcher() -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import re
 import time
+from datetime import datetime, timedelta
 from functools import wraps
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -457,6 +459,72 @@ def deliver(
 def meta_of(app: Celery, run_id: str) -> dict[str, Any]:
     meta: dict[str, Any] = json.loads(client_of(app).get(f"celery-task-meta-{run_id}"))
     return meta
+
+
+@pytest.mark.parametrize("conf", [{}, {"result_extended": False}, {"result_expires": None}])
+def test_results_from_a_pack_are_stored_as_those_of_calls_alone(
+    redis_process: RedisProcess, conf: dict[str, Any]
+) -> None:
+    app = app_on(redis_process, **conf)
+    calls: list[tuple[list[Any], dict[str, Any]]] = [
+        ([1, 2], {}),
+        ([], {"näh": 'q"uote'}),
+        (["\u2028", None], {"deep": [{"a": 1.5}]}),
+    ]
+    given = {"name": "many.echo", "shared": False}
+
+    @app.task(**given)  # type: ignore[call-overload,untyped-decorator] # its stubs know no mapping
+    def echo(*args: Any, **kwargs: Any) -> Any:
+        return [args, kwargs] if args else None
+
+    packed = [str(uuid4()) for _ in calls]
+    deliver(app, [[run_id, *call] for run_id, call in zip(packed, calls, strict=True)], name="many.echo")
+    alone = [str(uuid4()) for _ in calls]
+    for run_id, call in zip(alone, calls, strict=True):
+        deliver(app, [[run_id, *call]], name="many.echo")
+
+    for one, other in zip(alone, packed, strict=True):
+        first, second = meta_of(app, one), meta_of(app, other)
+        assert list(first) == list(second)
+        assert {key for key in first if first[key] != second[key]} == {"task_id", "date_done"}
+        assert abs(instant(second) - instant(first)) < timedelta(seconds=WAIT)
+
+
+def test_each_result_from_a_pack_has_its_own_date(redis_process: RedisProcess) -> None:
+    app = app_on(redis_process)
+    given = {"name": "many.slow", "shared": False}
+
+    @app.task(**given)  # type: ignore[call-overload,untyped-decorator] # its stubs know no mapping
+    def take_long() -> None:
+        began = time.monotonic()
+        while time.monotonic() < began + 0.01:
+            pass
+
+    ids = [str(uuid4()) for _ in range(4)]
+    deliver(app, [[run_id, [], {}] for run_id in ids], name="many.slow")
+
+    dates = [instant(meta_of(app, run_id)) for run_id in ids]
+    apart = [later - earlier for earlier, later in pairwise(dates)]
+    assert min(apart) > timedelta(milliseconds=5)
+
+
+def instant(meta: dict[str, Any]) -> datetime:
+    return datetime.fromisoformat(meta["date_done"])
+
+
+def test_a_result_that_is_not_json_fails_its_call_alone(redis_process: RedisProcess) -> None:
+    app = app_on(redis_process)
+    values: list[Any] = [1, object(), 3]
+    given = {"name": "many.next", "shared": False}
+
+    @app.task(**given)  # type: ignore[call-overload,untyped-decorator] # its stubs know no mapping
+    def take_next() -> Any:
+        return values.pop(0)
+
+    ids = [str(uuid4()) for _ in range(3)]
+    deliver(app, [[run_id, [], {}] for run_id in ids], name="many.next")
+
+    assert [meta_of(app, run_id)["status"] for run_id in ids] == ["SUCCESS", "FAILURE", "SUCCESS"]
 
 
 def test_a_result_from_a_pack_is_stored_as_one_of_its_own(redis_process: RedisProcess) -> None:

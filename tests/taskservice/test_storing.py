@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import re
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from celery.app.task import Context
 from celery.backends.redis import RedisBackend
-from redis.exceptions import ResponseError
 
 from taskservice import ConfigurationError, Settings, create_app
 from taskservice.backends.app import build_bare_app
+from taskservice.backends.scripting import ScriptLine
 from taskservice.backends.storing import OneTripRedisBackend
 from taskservice.worker.install import install_worker
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from celery import Celery
 
     from tests.taskservice.conftest import RedisProcess
@@ -111,18 +115,73 @@ def test_who_follows_the_run_is_told_once(redis_process: RedisProcess) -> None:
     assert heard == [backend.client.get("celery-task-meta-a"), b"last"]
 
 
+@pytest.mark.parametrize("states", [("SUCCESS",), ("STARTED", "SUCCESS")])
 def test_a_redis_without_scripts_is_written_to_as_celery_does(
-    redis_process: RedisProcess, monkeypatch: pytest.MonkeyPatch
+    redis_process: RedisProcess, states: tuple[str, ...]
 ) -> None:
     backend: Any = app_on(redis_process).backend
+    backend.client.execute_command("ACL", "SETUSER", "default", "-@scripting")
 
-    def refuse(*_: object) -> None:
-        raise ResponseError("unknown command 'EVAL'")
+    for state in states:
+        backend.store_result("a", 1, state)
 
-    monkeypatch.setattr(type(backend.client), "eval", refuse)
+    assert backend.get_task_meta("a")["status"] == "SUCCESS"
+
+
+def lose_connections(backend: Any) -> None:
+    backend.client.client_kill_filter(_type="normal", skipme=True)
+
+
+def forget_scripts(backend: Any) -> None:
+    backend.client.script_flush()
+
+
+@pytest.mark.parametrize("happens", [lose_connections, forget_scripts])
+@pytest.mark.parametrize("between", [("STARTED",), ("STARTED", "STARTED"), ("SUCCESS",)])
+def test_an_end_is_stored_whatever_happened_to_the_connection(
+    redis_process: RedisProcess, happens: Callable[[Any], None], between: tuple[str, ...]
+) -> None:
+    backend: Any = app_on(redis_process).backend
+    for number, state in enumerate(between):
+        backend.store_result(f"before-{number}", None, state)
+
+    happens(backend)
     backend.store_result("a", 1, "SUCCESS")
 
     assert backend.get_task_meta("a")["result"] == 1
+
+
+def test_each_process_stores_on_a_connection_of_its_own(redis_process: RedisProcess) -> None:
+    app = app_on(redis_process)
+    backend: Any = app.backend
+    backend.store_result("before", 0, "SUCCESS")
+    backend.store_result("here", None, "STARTED")
+
+    child = multiprocessing.get_context("fork").Process(
+        target=backend.store_result, args=("child", 1, "SUCCESS")
+    )
+    child.start()
+    child.join(15)
+    backend.store_result("here", 2, "SUCCESS")
+
+    assert child.exitcode == 0
+    assert [backend.get_task_meta(run_id)["result"] for run_id in ("child", "here")] == [1, 2]
+
+
+def test_threads_that_share_a_result_backend_store_as_celery_does(redis_process: RedisProcess) -> None:
+    backend: Any = app_on(redis_process, result_backend_thread_safe=True).backend
+
+    def run(number: int) -> None:
+        backend.store_result(str(number), None, "STARTED")
+        backend.store_result(str(number), number, "SUCCESS")
+
+    with ThreadPoolExecutor(8) as pool:
+        _, stuck = wait([pool.submit(run, number) for number in range(200)], timeout=15)
+
+    assert not stuck
+    assert [backend.get_task_meta(str(number), cache=False)["result"] for number in range(200)] == [
+        *range(200)
+    ]
 
 
 def test_a_result_backend_of_ones_own_making_stays(redis_process: RedisProcess) -> None:
@@ -140,3 +199,13 @@ def test_a_seam_that_is_gone_is_told(redis_process: RedisProcess, monkeypatch: p
 
     with pytest.raises(ConfigurationError, match=r"RedisBackend\._get_result_meta is gone"):
         _ = app.backend
+
+
+def test_a_seam_of_redis_py_that_is_gone_is_told(
+    redis_process: RedisProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend: Any = app_on(redis_process).backend
+    monkeypatch.delattr("redis.connection.AbstractConnection.send_command")
+
+    with pytest.raises(ConfigurationError, match=r"Connection\.send_command is gone"):
+        ScriptLine(backend.client, "return 1")
