@@ -1,8 +1,8 @@
 """Which tests CI leaves out where.
 
 Thorough ones say little about a Python version, and run on one. What is no internal one says little about a
-minor of Celery, and runs with the newest only. A test that is marked as an internal one by hand is no thorough
-one, wherever it stands.
+minor of Celery, and runs with the newest only. A test that is marked as an internal one by hand is no
+thorough one, wherever it stands.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ INTERNALS = frozenset(
     }
 )
 # Of what is Celery's in the simulator, these play all that reaches into it; the others say it once more.
-SIMULATED = frozenset({"test_driver.py", "test_launch_one_celery.py", "test_own_app.py", "test_task_backend.py"})
+SIMULATED = frozenset({"test_driver.py", "test_task_backend.py"})
 
 
 @pytest.hookimpl(tryfirst=True)
