@@ -1,7 +1,8 @@
 """Which tests CI leaves out where.
 
 Thorough ones say little about a Python version, and run on one. What is no internal one says little about a
-minor of Celery, and runs with the newest and the oldest.
+minor of Celery, and runs with the newest only. A test that is marked as an internal one by hand is no
+thorough one, wherever it stands.
 """
 
 from __future__ import annotations
@@ -33,23 +34,31 @@ WORLDS = frozenset({"celery-rabbitmq", "celery-solo", "celery-threads"})
 INTERNALS = frozenset(
     {
         "test_acknowledging.py",
+        "test_blocking.py",
         "test_cancel.py",
         "test_canvas.py",
         "test_canvas_celery.py",
+        "test_carried.py",
         "test_celery_backend.py",
         "test_driver.py",
+        "test_faults.py",
         "test_heartbeat.py",
         "test_launch_many.py",
         "test_launch_many_celery.py",
         "test_launch_one_celery.py",
+        "test_no_trace.py",
         "test_own_app.py",
         "test_packed_results.py",
         "test_redis_scheduler.py",
         "test_schedules.py",
         "test_storing.py",
+        "test_shortcuts.py",
+        "test_standstill.py",
         "test_task_backend.py",
     }
 )
+# Of what is Celery's in the simulator, these play all that reaches into it; the others say it once more.
+SIMULATED = frozenset({"test_driver.py", "test_task_backend.py"})
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -60,9 +69,11 @@ def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
             item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
         )
         ours = item.path.name in MODULES or item.path.parent.name in FOLDERS
-        if ours or given.get("world") in WORLDS:
+        by_hand = item.get_closest_marker("internals") is not None
+        if not by_hand and (ours or given.get("world") in WORLDS):
             item.add_marker("thorough")
         # The client's loop is not Celery's, nor is a run in process.
         elsewhere = given.get("anyio_backend") == "trio" or given.get("world") == "anyio"
-        if item.path.name in INTERNALS and not elsewhere:
+        again = given.get("world") == "celery-sim" and item.path.name not in SIMULATED
+        if not by_hand and item.path.name in INTERNALS and not elsewhere and not again:
             item.add_marker("internals")

@@ -109,7 +109,10 @@ class SimulatedWorld:
         """Open a simulation for the test."""
         self.end_test()
         options = self._options
-        world = CeleryWorld(seed=options.seed, start=options.start, budget=Budget(events=options.events))
+        # What a test leaves in the process under a name of its own must not be found by the next one.
+        world = CeleryWorld(
+            seed=options.seed, place=name, start=options.start, budget=Budget(events=options.events)
+        )
         self._stack.enter_context(world)
         self._world = world
         # Suites that know a real worker do not expect a test to begin on the stroke of a second.

@@ -55,7 +55,7 @@ def carry(app: Celery, task: Any) -> dict[str, Any]:
     """Return what a worker needs to have ``task`` too; :class:`UnportableError` if JSON cannot say it."""
     made = vars(type(task))
     bound = not isinstance(made["run"], staticmethod)
-    function = made["_decorated_fun"].__func__
+    function = _written(made)
     options = {
         key: value
         for key, value in made.items()
@@ -89,6 +89,15 @@ def define(app: Celery, told: Iterable[Mapping[str, Any]]) -> list[str]:
         decorate(decode(one["function"], _finder(app)))
         names.append(one["name"])
     return names
+
+
+def _written(made: Mapping[str, Any]) -> Any:
+    """Return the function as the test wrote it, without what Celery may wrap around it for pydantic."""
+    if "_decorated_fun" in made:
+        return made["_decorated_fun"].__func__
+    # Celery before 5.7 keeps only what it runs.
+    run = getattr(made["run"], "__func__", made["run"])
+    return run.__wrapped__ if run.__globals__["__name__"] == "celery.app.base" else run
 
 
 def _is_celerys(task: Any) -> bool:

@@ -62,7 +62,7 @@ _ON_BEHALF = frozenset(
         "anyio._backends._asyncio", "anyio._backends._trio", "concurrent.futures.thread", "contextlib",
         "functools", "pytest_taskservice.drivers.synthetic",
         "pytest_taskservice.drivers.workflow_synthetic", "pytest_taskservice.simulator.loops.flights",
-        "threading", "trio._threads", "unittest.mock",
+        "pytest_taskservice.simulator.standstill", "threading", "trio._threads", "unittest.mock",
     }
 )  # fmt: skip
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_taskservice.errors import SimulationError
 from pytest_taskservice.simulator.core.fibers import current_fiber
+from pytest_taskservice.simulator.standstill import Errands
 from pytest_taskservice.simulator.substitutes import Patches, real_sleep
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ class _Waiter:
         self.deadline = deadline
         self.what = what
         self.name = threading.current_thread().name
+        self.thread = threading.get_ident()
         self.result = False
         self.over = threading.Lock()
         self.over.acquire()
@@ -61,6 +63,7 @@ class Threads:
         self._impatience = 0.0
         self.nudge: Callable[[], Any] | None = None
         """Called when a thread begins to wait: the owner may wait in another way than by a condition."""
+        self.errands = Errands(simulation)
         self._loop: Any = None
         self._going = 0
 
@@ -83,7 +86,8 @@ class Threads:
                 threads._serve(None)
 
         def run_forever(loop: Any) -> None:
-            if not threads.inside():
+            # A task's loop gives way by itself.
+            if not threads.inside() or current_fiber() is not None:
                 _run_forever(loop)
                 return
             before, threads._loop = threads._loop, loop
@@ -154,6 +158,10 @@ class Threads:
         if woken:
             real_sleep(_TICK)
         return woken
+
+    def let_work(self, is_due: Callable[[], bool]) -> bool:
+        """Wait for threads that tasks wait for; return whether something ``is_due`` before time goes on."""
+        return self.errands.let_work(is_due, lambda: {waiter.thread for waiter in list(self._waiters)})
 
     def let_run(self) -> bool:
         """Wait a moment for other threads; return whether it may have helped."""

@@ -28,6 +28,14 @@ __all__ = ["install_quick_results"]
 
 _backends: Any = import_module("celery.backends.redis")
 
+# What says where the server is and how long to wait for it; anything else may change what replies look like.
+_PLAIN = frozenset(
+    {
+        "client_name", "credential_provider", "db", "driver_info", "health_check_interval", "host",
+        "lib_name", "lib_version", "max_connections", "password", "port", "retry_on_timeout",
+        "socket_connect_timeout", "socket_keepalive", "socket_timeout", "username",
+    }
+)  # fmt: skip
 _MULTI = [b"MULTI"]
 _EXEC = [b"EXEC"]
 _CONFIRMATIONS = (b"subscribe", b"unsubscribe")
@@ -38,7 +46,7 @@ def install_quick_results(patches: Patches, home: SimulatedRedis) -> None:
     original = _backends.RedisBackend._create_client  # noqa: SLF001 - listed in seams
 
     def create(backend: Any, **params: Any) -> Any:
-        if type(backend) is not _backends.RedisBackend or "host" not in params:
+        if type(backend) is not _backends.RedisBackend or "host" not in params or params.keys() - _PLAIN:
             return original(backend, **params)
         return QuickClient(home, lambda: original(backend, **params), params)
 
@@ -55,7 +63,7 @@ class QuickClient:
         self._home = home
         self._make = make
         self._plain: Any = None
-        self._address = str(connection.get("path") or connection["host"]), int(connection.get("port") or 0)
+        self._address = str(connection["host"]), int(connection.get("port") or 0)
         self._database = int(connection.get("db") or 0)
         self._line = self.open_line()
 

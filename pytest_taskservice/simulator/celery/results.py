@@ -6,7 +6,6 @@ Leans on ``celery.backends.asynchronous.Drainer`` and on ``ResultConsumer._drain
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from celery.backends.asynchronous import Drainer
@@ -26,12 +25,6 @@ def drainer_for(simulation: Simulation) -> type[Any]:
 
     class SimulatedDrainer(_Drainer):  # type: ignore[misc] # the stubs know none of its attributes
         """Lets the simulation go on until a result is there."""
-
-        def __init__(self, result_consumer: Any) -> None:
-            super().__init__(result_consumer)
-            cancel_for = getattr(result_consumer, "cancel_for", None)
-            if cancel_for is not None:
-                result_consumer.cancel_for = partial(_cancel_unless_closed, simulation, cancel_for)
 
         def drain_events_until(
             self,
@@ -60,12 +53,6 @@ def drainer_for(simulation: Simulation) -> type[Any]:
                     on_interval()
 
     return SimulatedDrainer
-
-
-def _cancel_unless_closed(simulation: Simulation, cancel_for: Callable[[str], None], task_id: str) -> None:
-    # A result that is collected later must not go looking for a server that is gone.
-    if not simulation.closed:
-        cancel_for(task_id)
 
 
 def _wait(simulation: Simulation, consumer: Any, p: Any, end: float | None, interval: float) -> bool:

@@ -9,6 +9,7 @@ be there.
 - ``celery.worker.components._Timer``: timers are events.
 - ``celery.backends.asynchronous.drainers``: waits for results are waits in the simulation.
 - ``AsyncBackendMixin.remove_pending_result``, before 5.7: a result's end is its own process' affair.
+- ``celery.backends.redis.ResultConsumer.start``: one that begins in the simulation ends with it.
 - ``billiard.pool.Lock``: a worker's hub exchanges it for the whole process.
 - ``Request.send_event``: the history is told by the requests themselves.
 - ``redis.utils.get_lib_version``: each result backend asks for it, and it reads a file each time.
@@ -47,6 +48,7 @@ _components: Any = import_module("celery.worker.components")
 _asynchronous: Any = import_module("celery.backends.asynchronous")
 _requests: Any = import_module("celery.worker.request")
 _billiard_pool: Any = import_module("billiard.pool")
+_results: Any = import_module("celery.backends.redis")
 _redis_utils: Any = import_module("redis.utils")
 _django: Any = import_module("celery.fixups.django")
 
@@ -60,6 +62,7 @@ def install_seams(patches: Patches, simulation: Simulation, tell: Tell) -> None:
     patches.item(_asynchronous.drainers, "default", drainer_for(simulation))
     if not hasattr(_asynchronous, "_waiting_on"):
         _keep_pending(patches)
+    _end_consumers(patches)
     install_process_state(patches)
     _listen(patches, tell)
     if hasattr(_redis_utils, "get_lib_version"):
@@ -97,6 +100,28 @@ def _keep_pending(patches: Patches) -> None:
         return original(backend, result) if not held or any(each is result for each in held) else result
 
     patches.set(mixin, "remove_pending_result", remove_pending_result)
+
+
+def _end_consumers(patches: Patches) -> None:
+    """Let consumers of results forget their subscriptions on leaving.
+
+    A result may be collected long after its simulation: what it leaves then is no real server's affair.
+    """
+    kind = _results.ResultConsumer
+    original = kind.start
+    begun: dict[Any, None] = {}
+
+    def start(consumer: Any, *args: Any, **kwargs: Any) -> Any:
+        begun[consumer] = None
+        return original(consumer, *args, **kwargs)
+
+    def end() -> None:
+        for consumer in begun:
+            consumer._pubsub = None  # noqa: SLF001 - what it follows
+            consumer.subscribed_to.clear()
+
+    patches.set(kind, "start", start)
+    patches.on_undo(end)
 
 
 def _fill_again(group: Any, kept: list[Any]) -> None:

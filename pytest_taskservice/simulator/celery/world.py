@@ -56,12 +56,16 @@ _SLEEP = 1e-5
 
 
 class CeleryWorld:
-    """Opened by ``with``; one at a time in a process. ``exact`` worlds take none of :mod:`.shortcuts`."""
+    """Opened by ``with``; one at a time in a process. ``exact`` worlds take none of :mod:`.shortcuts`.
+
+    ``place`` is where ids are drawn: worlds of two places never have one in common.
+    """
 
     def __init__(  # noqa: PLR0913 - each is one choice of a world
         self,
         *,
         seed: int = 0,
+        place: str = "",
         start: datetime = DEFAULT_START,
         latency: Latency | None = None,
         budget: Budget | None = None,
@@ -70,7 +74,9 @@ class CeleryWorld:
         exact: bool = False,
     ) -> None:
         self.latency = latency or Latency()
-        self.simulation = Simulation(seed=seed, start=start.timestamp(), on_move=ignore, budget=budget)
+        self.simulation = Simulation(
+            seed=seed, place=place, start=start.timestamp(), on_move=ignore, budget=budget
+        )
         self.simulation.explain = self._explain
         self.simulation.on_sleep = self._note_sleep
         self.record = Record(self.simulation)
@@ -128,7 +134,7 @@ class CeleryWorld:
             self._stack.enter_context(virtual_loops(stage))
             # Once more, over it: a task's loop waits as a task does.
             patches = Patches()
-            install_fiber_loops(patches, self.simulation)
+            install_fiber_loops(patches, self.simulation, self.threads.errands)
             self._stack.callback(patches.undo)
 
     def start_worker(
@@ -298,7 +304,7 @@ class CeleryWorld:
         stack.callback(signals.task_received.disconnect, self.record.received)
         install_listener(patches, simulation, self.threads)
         install_limits(patches)
-        install_fiber_loops(patches, simulation)
+        install_fiber_loops(patches, simulation, self.threads.errands)
         if not self._exact:
             install_shortcuts(patches, _SHORTCUTS)
             install_json(patches)

@@ -27,8 +27,10 @@ _FREE = ~(0xC000 << 48 | 0xF000 << 64)
 class Randomness:
     """All chance of one simulation, from one seed. The same in every process: no ``hash()`` is involved."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, *, place: str = "") -> None:
         self.seed = seed
+        self.place = place
+        """Where ids are drawn: those of one place are never those of another."""
         self.draws = 0
         """How often :meth:`between` and :meth:`choice` were asked."""
         self.calm_after = sys.maxsize
@@ -67,15 +69,18 @@ class Randomness:
         """
         found = self._ids.get(module)
         if found is None:
-            found = self._ids[module] = self.stream(f"ids of {module.partition('.')[0]}")
+            found = self._ids[module] = self._ids_of(module.partition(".")[0])
         return UUID(int=found.getrandbits(128), version=4)
 
     def ids(self, package: str) -> Callable[[], str]:
         """Return what makes for ``package``, as text, the same as :meth:`uuid4`."""
-        draw = self.stream(f"ids of {package}").getrandbits
+        draw = self._ids_of(package).getrandbits
 
         def make() -> str:
             digits = f"{draw(128) & _FREE | _FOUR:032x}"
             return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
         return make
+
+    def _ids_of(self, package: str) -> Random:
+        return self.stream(f"ids of {package}" + (f" in {self.place}" if self.place else ""))

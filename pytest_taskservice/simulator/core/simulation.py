@@ -26,6 +26,8 @@ MONOTONIC_START = 10_000.0
 
 
 _LAST_DIGIT = 1e-9
+_INSTANT = 1e-5
+"""Seconds of which nobody can say that time has passed."""
 
 
 class Outsiders(Protocol):
@@ -46,6 +48,9 @@ class Outsiders(Protocol):
     def wake(self) -> bool:
         """Let those go on whose wait is over; return whether there was one."""
 
+    def let_work(self, is_due: Callable[[], bool]) -> bool:
+        """Wait for those whom tasks wait for; return whether something ``is_due`` before time goes on."""
+
     def let_run(self) -> bool:
         """Give other threads a moment of real time; return whether there are any."""
 
@@ -65,20 +70,21 @@ class Simulation:
     """The clock, the agenda and the fibers; implements ``Timeline``.
 
     ``start`` is the wall clock's first instant in seconds since the Unix epoch. ``on_move`` is told each
-    new one.
+    new one. ``place`` is where its ids are drawn.
     """
 
     def __init__(
         self,
         *,
         seed: int = 0,
+        place: str = "",
         start: float,
         on_move: Callable[[float], None],
         budget: Budget | None = None,
     ) -> None:
         self.seed = seed
         self.start = start
-        self.random = Randomness(seed)
+        self.random = Randomness(seed, place=place)
         self.budget = budget or Budget()
         self.events = 0
         """How many events have run."""
@@ -87,6 +93,8 @@ class Simulation:
         self.failure: Exception | None = None
         """Raised by whoever let the running event happen."""
         self.outsiders: Outsiders | None = None
+        self.flying = 0
+        """How many threads that tasks wait for are in flight: time may have to stand still for them."""
         self.closed = False
         self.explain: Callable[[], Iterable[str]] = tuple
         """Says what is waiting, for an error's text."""
@@ -243,7 +251,8 @@ class Simulation:
             self._perform()
             return True
         if outsiders.waiting() and limit is not None and limit > self._elapsed:
-            self._move(limit)
+            if not self._stands_still():
+                self._move(limit)
             return True
         return False
 
@@ -321,7 +330,7 @@ class Simulation:
                 following = heap[0][0] if heap and heap[0][2].action is not None else agenda.next_at()
                 if deadline is not None:
                     if following is None or following > deadline:
-                        if self._outsiders_first(deadline):
+                        if self._stands_still() or self._outsiders_first(deadline):
                             continue
                         self._move(deadline)
                         return ready is not None and bool(ready())
@@ -338,6 +347,8 @@ class Simulation:
         return True
 
     def _perform(self) -> None:
+        if self.flying:
+            self._stands_still()
         due = self._agenda.pop()
         if due is None:
             return
@@ -356,6 +367,15 @@ class Simulation:
         outsiders = self.outsiders
         if outsiders is not None and outsiders.waiting():
             outsiders.wake()
+
+    def _stands_still(self) -> bool:
+        """Wait for threads at work before time goes on; return whether there is something to do first."""
+        return bool(self.flying) and self.outsiders is not None and self.outsiders.let_work(self._is_due)
+
+    def _is_due(self) -> bool:
+        following = self._agenda.next_at()
+        # Who gives way for an instant waits for nothing else.
+        return following is not None and following <= self._elapsed + _INSTANT
 
     def _wake_parked(self) -> None:
         for waiting in tuple(self._parked):
@@ -377,6 +397,8 @@ class Simulation:
         if outsiders is None:
             return False
         end = outsiders.next_deadline()
+        if self._stands_still():
+            return True
         if end is not None and not outsiders.wake():
             self._move(max(self._elapsed, end - MONOTONIC_START))
         return outsiders.let_run()

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from selectors import SelectorKey
 
     from pytest_taskservice.simulator.core.simulation import Simulation
+    from pytest_taskservice.simulator.standstill import Errands
     from pytest_taskservice.simulator.substitutes import Patches
 
 __all__ = ["OwnLoops", "install_fiber_loops"]
@@ -32,9 +33,6 @@ __all__ = ["OwnLoops", "install_fiber_loops"]
 _State = tuple[Any, Any, dict[str, Any]]
 _NONE: _State = (None, None, {})
 _real_monotonic = time.monotonic
-_TICK = 0.002
-_PATIENCE = 10.0
-"""Real seconds for which time stands still for a thread at work."""
 
 
 class OwnLoops:
@@ -62,14 +60,14 @@ class OwnLoops:
         self._outside = _exchange(self._mine)
 
 
-def install_fiber_loops(patches: Patches, simulation: Simulation) -> None:
+def install_fiber_loops(patches: Patches, simulation: Simulation, errands: Errands) -> None:
     """Have loops that tasks make wait in ``simulation``; others stay what they are."""
     from anyio._backends._asyncio import AsyncIOBackend
 
     before, run = asyncio.events.new_event_loop, AsyncIOBackend.run
 
     def new_event_loop() -> asyncio.AbstractEventLoop:
-        return before() if current_fiber() is None else _FiberLoop(simulation)
+        return before() if current_fiber() is None else _FiberLoop(simulation, errands)
 
     def run_ours(cls: Any, func: Any, args: Any, kwargs: Any, options: dict[str, Any]) -> Any:
         ours = {} if current_fiber() is None else {"use_uvloop": False}
@@ -79,15 +77,14 @@ def install_fiber_loops(patches: Patches, simulation: Simulation) -> None:
     patches.set(asyncio.events, "new_event_loop", new_event_loop)
     in_thread = AsyncIOBackend.run_sync_in_worker_thread
 
-    async def run_counted(cls: Any, *args: Any, **kwargs: Any) -> Any:
-        loop = asyncio.get_running_loop()
-        if not isinstance(loop, _FiberLoop):
-            return await in_thread(*args, **kwargs)
-        loop.flying += 1
+    async def run_counted(cls: Any, function: Any, *args: Any, **kwargs: Any) -> Any:
+        if not isinstance(asyncio.get_running_loop(), _FiberLoop):
+            return await in_thread(function, *args, **kwargs)
+        errand = errands.begin()
         try:
-            return await in_thread(*args, **kwargs)
+            return await in_thread(errand.run(function), *args, **kwargs)
         finally:
-            loop.flying -= 1
+            errand.end()
 
     patches.set(AsyncIOBackend, "run", classmethod(run_ours))
     patches.set(AsyncIOBackend, "run_sync_in_worker_thread", classmethod(run_counted))
@@ -96,23 +93,31 @@ def install_fiber_loops(patches: Patches, simulation: Simulation) -> None:
 class _FiberLoop(asyncio.SelectorEventLoop):
     """asyncio's own loop, whose clock is the simulation's."""
 
-    def __init__(self, simulation: Simulation) -> None:
+    def __init__(self, simulation: Simulation, errands: Errands) -> None:
         self._simulation = simulation
-        self.flying = 0
-        """How many calls of this loop are in threads."""
-        super().__init__(_Parking(simulation, self))
+        self._errands = errands
+        super().__init__(_Parking(simulation))
 
     def time(self) -> float:
         return self._simulation.monotonic() if not self._simulation.closed else _real_monotonic()
 
     def run_in_executor(self, executor: Any, func: Any, *args: Any) -> Any:  # type: ignore[override] # generic
-        found = super().run_in_executor(executor, func, *args)
-        self.flying += 1
-        found.add_done_callback(self._landed)
+        errand = self._errands.begin()
+        try:
+            found = super().run_in_executor(executor, errand.run(func), *args)
+        except BaseException:
+            errand.end()
+            raise
+        found.add_done_callback(errand.end)
         return found
 
-    def _landed(self, future: Any) -> None:
-        self.flying -= 1
+    async def shutdown_default_executor(self, *args: Any, **kwargs: Any) -> None:
+        # asyncio waits for it in one more thread.
+        errand = self._errands.begin()
+        try:
+            await super().shutdown_default_executor(*args, **kwargs)
+        finally:
+            errand.end()
 
     def _write_to_self(self) -> None:
         super()._write_to_self()  # type: ignore[misc] # every loop of asyncio's has it
@@ -124,9 +129,8 @@ class _FiberLoop(asyncio.SelectorEventLoop):
 class _Parking(selectors.BaseSelector):
     """A selector that gives way to other fibers instead of sleeping."""
 
-    def __init__(self, simulation: Simulation, loop: _FiberLoop) -> None:
+    def __init__(self, simulation: Simulation) -> None:
         self._simulation = simulation
-        self._loop = loop
         self._real = selectors.DefaultSelector()
 
     def select(self, timeout: float | None = None) -> list[tuple[SelectorKey, int]]:
@@ -137,22 +141,12 @@ class _Parking(selectors.BaseSelector):
         if simulation.closed or current_fiber() is None:
             return real.select(timeout)
 
-        # A thread that computes takes no virtual time, as a body does; one that waits in the simulation may.
-        end = _real_monotonic() + _PATIENCE
-        while self._loop.flying and not self._waited_for() and _real_monotonic() < end:
-            if events := real.select(_TICK):
-                return events
-
         def ready() -> bool:
             events[:] = real.select(0)
             return bool(events)
 
         simulation.wait(ready, timeout=timeout, what="an event loop in a task")
         return events
-
-    def _waited_for(self) -> bool:
-        outsiders = self._simulation.outsiders
-        return outsiders is not None and outsiders.waiting()
 
     def register(self, fileobj: Any, events: int, data: Any = None) -> SelectorKey:
         return self._real.register(fileobj, events, data)

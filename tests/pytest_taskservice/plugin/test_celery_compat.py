@@ -399,6 +399,7 @@ def test_a_suite_with_a_session_worker_runs_unchanged(suite: Downstream) -> None
     )
 
 
+@pytest.mark.internals
 def test_a_suite_with_workers_of_single_tests_runs_unchanged(suite: Downstream) -> None:
     suite.write(test_single=SINGLE)
 

@@ -122,3 +122,28 @@ def test_real_time_passes_afterwards() -> None:
 
     assert 0.01 <= time.monotonic() - then < 60
     assert abs(time.time() - time.clock_gettime(time.CLOCK_REALTIME)) < 60
+
+
+def test_a_result_that_outlives_its_simulation_asks_no_real_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Such an option takes a client of redis-py, with connections that could be made anew.
+    url = "redis://127.0.0.1:9?decode_responses=true"
+    other = Celery("outlived", broker="redis://nowhere.invalid", backend=url, set_as_current=False)
+
+    @other.task(shared=False)
+    def answer() -> int:
+        return 42
+
+    driver = CelerySimDriver(options=SimulatorOptions())
+    driver.begin(other, {})
+    result = answer.delay()
+    assert result.get() == 42
+    pending = answer.apply_async(countdown=60)
+    assert not pending.ready()
+    driver.reset()
+
+    asked: list[Any] = []
+    monkeypatch.setattr(socket.socket, "connect", lambda _, address: asked.append(address))
+    del result, pending
+    gc.collect()
+
+    assert asked == []

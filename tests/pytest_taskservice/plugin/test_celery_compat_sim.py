@@ -1,0 +1,165 @@
+"""Somebody else's suite that uses Celery's own fixtures, in the ``celery-sim`` world."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.pytest_taskservice.plugin.conftest import Downstream
+
+pytestmark = pytest.mark.internals
+
+CONFTEST = """
+import pytest
+
+from pytest_taskservice.celery_compat import celery_app
+
+
+@pytest.fixture(scope="session")
+def celery_config():
+    return {"broker_url": "pyamqp://", "result_backend": "redis://localhost:6390/3"}
+
+
+@pytest.fixture(scope="session")
+def celery_includes():
+    return ["shopx.shared"]
+
+
+@pytest.fixture(scope="session")
+def celery_worker_pool():
+    return "prefork"
+"""
+
+SHARED = """
+import time
+
+from celery import shared_task
+
+
+@shared_task
+def add(x, y):
+    return x + y
+
+
+@shared_task(bind=True, max_retries=3)
+def flaky(self, failures):
+    if self.request.retries < failures:
+        raise self.retry(countdown=60)
+    return self.request.retries
+
+
+@shared_task
+def nap(seconds):
+    time.sleep(seconds)
+    return seconds
+"""
+
+SINGLE = """
+from celery.contrib.testing.worker import start_worker
+
+
+def test_a_task_of_the_test_itself(celery_app, celery_worker):
+    factor = 3
+
+    @celery_app.task
+    def triple(x):
+        return x * factor
+
+    celery_worker.reload()
+    assert triple.delay(2).get(timeout=10) == 6
+
+
+def test_any_app_is_served_by_start_worker(celery_app):
+    @celery_app.task
+    def five():
+        return 5
+
+    with start_worker(celery_app, perform_ping_check=False):
+        assert five.delay().get(timeout=10) == 5
+"""
+
+SUITE = """
+import time
+import uuid
+
+import pytest
+import redis
+from celery import chord, group
+from celery.exceptions import TaskRevokedError
+from celery.result import AsyncResult
+
+from shopx.shared import add, flaky, nap
+
+KNOWN = set()
+
+
+@pytest.fixture(autouse=True)
+def serving(celery_session_app, celery_session_worker):
+    celery_session_app.set_current()
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_ids_never_come_again(number):
+    drawn = {str(uuid.uuid4()), add.delay(1, 1).id}
+    assert not drawn & KNOWN
+    KNOWN.update(drawn)
+
+
+def test_canvas():
+    assert chord([add.s(i, i) for i in range(5)], add.si(1, 1))().get(timeout=10) == 2
+    assert group(add.s(i, i) for i in range(3))().get(timeout=10) == [0, 2, 4]
+
+
+def test_retries_take_no_real_time():
+    assert flaky.delay(3).get(timeout=1000) == 3
+
+
+def test_revoked(celery_session_app):
+    nap.delay(30)
+    waiting = nap.apply_async((1,), countdown=10)
+    waiting.revoke()
+    with pytest.raises(TaskRevokedError):
+        waiting.get(timeout=60)
+
+
+def test_inspect(celery_session_app, celery_session_worker):
+    nap.delay(30)
+    time.sleep(1)
+    inspect = celery_session_app.control.inspect()
+    [[running]] = inspect.active().values()
+    assert running["name"] == "shopx.shared.nap"
+    assert inspect.ping() == {celery_session_worker.hostname: {"ok": "pong"}}
+    assert "shopx.shared.add" in inspect.registered()[celery_session_worker.hostname]
+
+
+@pytest.mark.celery(result_backend="redis://localhost:6390/4?decode_responses=true")
+def test_a_back_end_that_decodes(celery_app):
+    backend = celery_app.backend
+    backend.store_result("one", {"text": "\u00e4"}, "SUCCESS")
+    assert isinstance(backend.client.get(backend.get_key_for_task("one")), str)
+    assert AsyncResult("one", app=celery_app).get(timeout=1) == {"text": "\u00e4"}
+
+
+def test_redis_clients_meet_in_one_redis():
+    redis.Redis(port=6390, db=3).set("answer", 42)
+    assert redis.Redis(port=6390, db=3).get("answer") == b"42"
+
+
+def test_what_the_test_before_has_left_is_gone():
+    assert redis.Redis(port=6390, db=3).get("answer") is None
+"""
+
+
+def test_a_suite_runs_unchanged(downstream: Downstream) -> None:
+    downstream.ini()
+    # Before any session's worker: it would take what is meant for the workers of single tests.
+    downstream.write(conftest=CONFTEST, shopx__shared=SHARED, test_a_single=SINGLE, test_suite=SUITE)
+
+    result = downstream.run("--taskservice-backend=celery-sim", "--taskservice-seed=5")
+
+    result.assert_outcomes(passed=12)
+    result.stdout.fnmatch_lines(
+        ["taskservice: Celery's fixtures in the world celery-sim: 12 simulations, seed 5"]
+    )
