@@ -49,12 +49,25 @@ class ScriptLine:
         self._owner = 0
         self._known = False
         self._unanswered = 0
+        self._busy = False
+
+    @property
+    def busy(self) -> bool:
+        """Whether it is being run: by another coroutine of this thread, which has given way meanwhile."""
+        return self._busy
 
     def run(self, keys: Sequence[Any], arguments: Sequence[Any], *, wait: bool) -> None:
         """Run it; without ``wait`` return as soon as it is sent, and let nobody know of an error.
 
         redis-py's errors leave open whether it was run.
         """
+        self._busy = True
+        try:
+            self._run(keys, arguments, wait=wait)
+        finally:
+            self._busy = False
+
+    def _run(self, keys: Sequence[Any], arguments: Sequence[Any], *, wait: bool) -> None:
         connection = self._connected()
         script = ("EVALSHA", self._digest) if self._known else ("EVAL", self._script)
         try:

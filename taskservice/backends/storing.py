@@ -207,6 +207,8 @@ class OneTripRedisBackend(RedisBackend):
         try:
             if self._line is None:
                 self._line = ScriptLine(own.client, _WRITE)
+            if self._line.busy:
+                return False
             for some in _alike(own, results):
                 self._line.run(*_script_arguments(own, some, channel), wait=wait)
         except (RedisError, OSError) as error:

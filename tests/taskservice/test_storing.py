@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from celery.app.task import Context
 from celery.backends.redis import RedisBackend
+from redis.connection import Connection
 
 from taskservice import ConfigurationError, Settings, create_app
 from taskservice.backends.app import build_bare_app
@@ -166,6 +167,27 @@ def test_each_process_stores_on_a_connection_of_its_own(redis_process: RedisProc
 
     assert child.exitcode == 0
     assert [backend.get_task_meta(run_id)["result"] for run_id in ("child", "here")] == [1, 2]
+
+
+def test_coroutines_of_one_thread_take_no_answers_of_each_other(
+    redis_process: RedisProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend: Any = app_on(redis_process).backend
+    backend.store_result("before", 0, "SUCCESS")
+    read = Connection.read_response
+    others = iter(["other"])
+
+    def read_after_another(connection: Any, *args: Any, **options: Any) -> Any:
+        # As where greenlets share a thread: while one waits for its answer, another one stores.
+        for other in others:
+            backend.store_result(other, 2, "SUCCESS")
+        return read(connection, *args, **options)
+
+    monkeypatch.setattr(Connection, "read_response", read_after_another)
+    backend.store_result("one", 1, "SUCCESS")
+
+    found = [backend.get_task_meta(run_id, cache=False)["result"] for run_id in ("one", "other")]
+    assert found == [1, 2]
 
 
 def test_threads_that_share_a_result_backend_store_as_celery_does(redis_process: RedisProcess) -> None:
