@@ -12,7 +12,7 @@ from typing import Any, Final
 import gevent
 from gevent.event import AsyncResult, Event
 
-from taskservice.errors import BackendUnavailableError
+from taskservice.load.errors import StackError
 from taskservice.load.calls import Call
 from taskservice.load.wire import Lines, pack
 
@@ -37,7 +37,7 @@ class EngineLink:
         self.alive = False
 
     def open(self) -> dict[str, Any]:
-        """Start it and return what it said of itself; `BackendUnavailableError` if it cannot work."""
+        """Start it and return what it said of itself; `StackError` if it cannot work."""
         self._end, theirs = socket.socketpair()
         with theirs:
             number = theirs.fileno()
@@ -47,7 +47,7 @@ class EngineLink:
         self.alive = True
         self._greenlets = [gevent.spawn(self._write), gevent.spawn(self._read)]
         self._send(["open", self._config])
-        with gevent.Timeout(OPEN_SECONDS, BackendUnavailableError("load engine", "it did not get ready")):
+        with gevent.Timeout(OPEN_SECONDS, StackError("the load engine", "it did not get ready")):
             found: dict[str, Any] = self._opened.get()
         return found
 
@@ -97,7 +97,7 @@ class EngineLink:
                 for message in lines.feed(chunk):
                     self._take(message)
         self.alive = False
-        gone = BackendUnavailableError("load engine", "its process ended")
+        gone = StackError("the load engine", "its process ended")
         if not self._opened.ready():
             self._opened.set_exception(gone)
         self._settled.set({})
@@ -108,7 +108,7 @@ class EngineLink:
             case ["ready", said]:
                 self._opened.set(said)
             case ["failed", why]:
-                self._opened.set_exception(BackendUnavailableError("load engine", why))
+                self._opened.set_exception(StackError("the load engine", why))
             case ["settled", found]:
                 self._settled.set(found)
             case _:
