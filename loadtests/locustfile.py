@@ -4,8 +4,8 @@
     locust -f loadtests/locustfile.py CeleryUser --load-app shop.celery:app --load-task shop.reports.add_up \
         --load-args '[[40, 60]]' --load-rate 200/s --load-shape spike
 
-``locust -f loadtests/locustfile.py --help`` lists the ``--load-`` flags. Without --headless there is Locust's web page; with
---master and --worker, on any number of machines, the accounts of all are added up.
+``locust -f loadtests/locustfile.py --help`` lists the ``--load-`` flags. Without --headless there is
+Locust's web page; with --master and --worker, on any number of machines, the accounts of all are added up.
 """
 
 from taskservice.load.locustfile import ApiUser, CeleryUser, StoryUser, TaskUser, WorkflowUser

@@ -29,7 +29,9 @@ SHAPES = click.Choice(["flat", "ramp", "spike", "soak", "steps"])
 
 @click.command()
 @click.option("--users", "-u", type=click.IntRange(min=1), help="How many users; default: 10.")
-@click.option("--rate", "-r", help="Runs due a second whatever becomes of others, such as 500/s: the open model.")
+@click.option(
+    "--rate", "-r", help="Runs due a second whatever becomes of others, such as 500/s: the open model."
+)
 @click.option("--pace", help="Closed model: each user has a run due this often, such as 1s.")
 @click.option("--duration", "-d", default="10s", show_default=True, help="How long.")
 @click.option("--warmup", default="0s", show_default=True, help="How long runs do not count at first.")
@@ -44,23 +46,37 @@ SHAPES = click.Choice(["flat", "ramp", "spike", "soak", "steps"])
 @click.option("--task", "-t", help="Task or workflow: a registered name, or package.module:attribute.")
 @click.option("--args", default="[]", help="Its arguments, as a JSON list.")
 @click.option("--kwargs", default="{}", help="Its keywords, as JSON.")
-@click.option("--scenario", type=click.Path(path_type=Path), help="The steps of a scenario file are the load.")
+@click.option(
+    "--scenario", type=click.Path(path_type=Path), help="The steps of a scenario file are the load."
+)
 @click.option("--case", help="Which scenario of the file.")
 @click.option("--backend", type=click.Choice(["celery", "anyio"]), default="celery", show_default=True)
 @click.option("--app", "-A", help="Your own Celery app, as package.module:attribute, on its own broker.")
-@click.option("--redis-url", default="", help="A Redis that runs; default: the settings', else one of our own.")
+@click.option(
+    "--redis-url", default="", help="A Redis that runs; default: the settings', else one of our own."
+)
 @click.option("--own-redis", is_flag=True, help="Put your --app on a Redis of our own.")
 @click.option("--url", default="", help="An API that runs, for --kind api.")
 @click.option("--token", default="", envvar="TASKSERVICE_LOAD_TOKEN", help="Its bearer token.")
-@click.option("--pool", type=click.Choice(["prefork", "threads", "solo"]), default="prefork", show_default=True)
-@click.option("--concurrency", "-c", type=click.IntRange(min=1), default=2, show_default=True, help="Its slots.")
+@click.option(
+    "--pool", type=click.Choice(["prefork", "threads", "solo"]), default="prefork", show_default=True
+)
+@click.option(
+    "--concurrency", "-c", type=click.IntRange(min=1), default=2, show_default=True, help="Its slots."
+)
 @click.option("--no-worker", is_flag=True, help="Neither ask for a worker nor start one.")
 @click.option("--events/--no-events", default=None, help="Hear task events: when runs start, for how long.")
-@click.option("--processes", "-p", type=click.IntRange(min=1), default=1, show_default=True, help="Of Locust.")
-@click.option("--fail-if", "gates", multiple=True, help="A gate, such as p95>200ms or lost>0; may be repeated.")
+@click.option(
+    "--processes", "-p", type=click.IntRange(min=1), default=1, show_default=True, help="Of Locust."
+)
+@click.option(
+    "--fail-if", "gates", multiple=True, help="A gate, such as p95>200ms or lost>0; may be repeated."
+)
 @click.option("--find-limit", is_flag=True, help="Search the highest rate that holds the --goal.")
 @click.option("--goal", default="p95<200ms", show_default=True, help="What --find-limit holds.")
-@click.option("--precision", type=click.FloatRange(0.01, 1), default=0.1, show_default=True, help="How close.")
+@click.option(
+    "--precision", type=click.FloatRange(0.01, 1), default=0.1, show_default=True, help="How close."
+)
 @click.option("--out", "-o", type=click.Path(path_type=Path, file_okay=False), default=Path("load-report"))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of the table.")
 @click.option("--web", is_flag=True, help="Have Locust's page up instead, until Ctrl-C.")
@@ -121,7 +137,9 @@ def _show_limit(report: Report, campaign: Campaign) -> None:
     if report.limit is None:
         click.echo(f"no rate held {campaign.goal.text}; the figures are those of the last trial")
     else:
-        click.echo(f"carries {report.limit:,.0f}/s with {campaign.goal.text}, found in {len(report.trials)} trials")
+        click.echo(
+            f"carries {report.limit:,.0f}/s with {campaign.goal.text}, found in {len(report.trials)} trials"
+        )
 
 
 def _web(campaign: Campaign, said: dict[str, Any]) -> int:
@@ -235,7 +253,11 @@ def _stack(said: dict[str, Any], plan: LoadPlan, kinds: tuple[str, ...]) -> Stac
         raise Mistake("--own-redis and --redis-url: choose one")
 
     celery = said["backend"] == "celery"
-    sends = () if kinds == ("StoryUser",) else tuple(plan.call_of(kind).name for kind in kinds if kind in {"TaskUser", "CeleryUser"})
+    sends = (
+        ()
+        if kinds == ("StoryUser",)
+        else tuple(plan.call_of(kind).name for kind in kinds if kind in {"TaskUser", "CeleryUser"})
+    )
     return StackRequest(
         backend=said["backend"],
         app=said["app"],
@@ -244,17 +266,34 @@ def _stack(said: dict[str, Any], plan: LoadPlan, kinds: tuple[str, ...]) -> Stac
         url=said["url"],
         wants_api="ApiUser" in kinds,
         wants_worker=celery and not said["no_worker"],
-        events=said["events"],
+        events=_wants_events(said, kinds, sends),
         pool=said["pool"],
         concurrency=said["concurrency"],
         imports=_imports(plan),
+        queues=_queues(plan),
         tasks=sends,
     )
+
+
+def _wants_events(said: dict[str, Any], kinds: tuple[str, ...], sends: tuple[str, ...]) -> bool:
+    if said["events"] is not None:
+        return bool(said["events"])
+
+    # Our own tasks and every workflow tell themselves when they ran; of others only task events do.
+    from taskservice.load.tasks import TIMED
+
+    return kinds == ("StoryUser",) or not TIMED.issuperset(sends)
 
 
 def _imports(plan: LoadPlan) -> tuple[str, ...]:
     named = [plan.call.name.partition(":")[0]] if plan.call is not None and ":" in plan.call.name else []
     return (*named, *(plan.story.imports if plan.story is not None else ()))
+
+
+def _queues(plan: LoadPlan) -> tuple[str, ...]:
+    moves = plan.story.moves if plan.story is not None else ()
+    named = {move.call.options.get("queue") for move in moves if move.call is not None}
+    return tuple(sorted(name for name in named if isinstance(name, str)))
 
 
 def _interrupt(*_: object) -> None:

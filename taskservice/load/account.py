@@ -16,8 +16,8 @@ from taskservice.load.histogram import Histogram
 __all__ = ["ENDS", "Account", "Second"]
 
 ENDS: Final = ("done", "failed", "refused", "lost", "queued", "taken", "unknown")
-"""Where a run can be at the end. ``refused``: it could not be sent. ``taken``: a worker has it. ``unknown``: nobody can
-tell, since broker or load generator are gone."""
+"""Where a run can be at the end. ``refused``: it could not be sent. ``taken``: a worker has it.
+``unknown``: nobody can tell, since broker or load generator are gone."""
 COARSE: Final = 1.05
 ERRORS_KEPT: Final = 20
 
@@ -56,9 +56,7 @@ class Second:
     def from_json(cls, data: list[Any]) -> Self:
         """Return what `to_json` was made of."""
         arrivals, done, failed, users, waiting, unacked, in_flight, latency = data
-        return cls(
-            arrivals, done, failed, Histogram.from_json(latency), users, waiting, unacked, in_flight
-        )
+        return cls(arrivals, done, failed, Histogram.from_json(latency), users, waiting, unacked, in_flight)
 
 
 class Account:

@@ -1,6 +1,7 @@
 """A user of the HTTP API: tasks by requests, workflows by server-sent events and by a WebSocket.
 
-Locust counts each request by itself; a run's way from the first request to its end is an ``end to end`` of its own.
+Locust counts each request by itself; a run's way from the first request to its end is an ``end to end`` of
+its own.
 """
 
 from __future__ import annotations
@@ -57,7 +58,13 @@ class ApiUser(LoadUser):
         flight = ledger.depart(name, due)
         try:
             error = way(flight)
-        except (requests.RequestException, websocket.WebSocketException, OSError, ValueError, KeyError) as found:
+        except (
+            requests.RequestException,
+            websocket.WebSocketException,
+            OSError,
+            ValueError,
+            KeyError,
+        ) as found:
             error = f"{type(found).__name__}: {found}"
         if not flight.ended:
             ledger.over(flight, monotonic(), error)

@@ -15,8 +15,8 @@ How = Literal["task", "celery", "workflow"]
 class Call:
     """One run to be launched.
 
-    ``name`` is a registered name, or ``package.module:attribute``. ``options`` are `LaunchOptions` of a task and those of
-    ``send_task`` for Celery's; ``answer`` is what a workflow gets to hear when it asks.
+    ``name`` is a registered name, or ``package.module:attribute``. ``options`` are `LaunchOptions` of a
+    task and those of ``send_task`` for Celery's; ``answer`` is what a workflow gets to hear when it asks.
     """
 
     name: str
@@ -40,8 +40,8 @@ class Call:
 class Move:
     """A step of a story: at ``at`` seconds from its start, or ``after`` the step before, one of three things.
 
-    Launch ``call`` ``count`` times, to be known as ``name``; await the runs of the names in ``awaits``; or wait ``pause``
-    seconds.
+    Launch ``call`` ``count`` times, to be known as ``name``; await the runs of the names in ``awaits``; or
+    wait ``pause`` seconds.
     """
 
     at: float | None = None
@@ -67,7 +67,8 @@ class Move:
 class Story:
     """What one user does again and again.
 
-    ``imports`` are modules that workers must import for it; ``ignored`` says in words what of its source is no load.
+    ``imports`` are modules that workers must import for it; ``ignored`` says in words what of its source is
+    no load.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""From what was asked for to a report: raise the stack, run the load once or until its limit is found, judge it."""
+"""From what was asked for to a report: raise the stack, run the load or search its limit, judge it."""
 
 from __future__ import annotations
 
@@ -14,10 +14,9 @@ from taskservice.load.plan import KINDS, LoadPlan
 from taskservice.load.quantities import show_count
 from taskservice.load.report import Report, make_report
 from taskservice.load.stack import Stack, StackRequest, raise_stack
-from taskservice.load.supervise import Ran, require_locust, run_load, run_web
+from taskservice.load.supervise import Loading, Ran, require_locust, run_load, run_web
 
 if TYPE_CHECKING:
-
     from taskservice.load.gates import Gate
 
 __all__ = ["Campaign", "Exit", "exit_code", "run_campaign", "run_page"]
@@ -70,7 +69,7 @@ class Campaign:
 
 
 def run_campaign(campaign: Campaign, *, progress: Callable[[dict[str, Any]], object], tell: Tell) -> Report:
-    """Run it all and return the report; `StackError` and `ConfigurationError` for what keeps it from running."""
+    """Run it all and return the report; `StackError` or `ConfigurationError` if it cannot be run."""
     require_locust()
     with Children() as children:
         stack = raise_stack(campaign.stack, children)
@@ -78,13 +77,11 @@ def run_campaign(campaign: Campaign, *, progress: Callable[[dict[str, Any]], obj
         plan = replace(campaign.plan, redirect=stack.redirect, events=stack.events)
 
         def run(one: LoadPlan) -> Ran:
-            return run_load(
-                one, campaign.kinds, stack, children, processes=campaign.processes, progress=progress
-            )
+            return run_load(_loading(campaign, one, stack), children, progress=progress)
 
         if campaign.goal is None:
             return _report(campaign, plan, run(plan), stack)
-        return _search(campaign, campaign.goal, plan, stack, run, tell)
+        return _search(campaign, plan, stack, run=run, tell=tell)
 
 
 def run_page(campaign: Campaign, port: int, *, tell: Tell) -> int:
@@ -95,7 +92,7 @@ def run_page(campaign: Campaign, port: int, *, tell: Tell) -> int:
         tell(f"{campaign.title} · {' · '.join(stack.told)}")
         tell(f"Locust's page is at http://127.0.0.1:{port}; Ctrl-C ends it")
         plan = replace(campaign.plan, redirect=stack.redirect, events=stack.events)
-        return run_web(plan, campaign.kinds, stack, children, port=port, processes=campaign.processes)
+        return run_web(_loading(campaign, plan, stack), children, port=port)
 
 
 def exit_code(report: Report) -> int:
@@ -108,8 +105,10 @@ def exit_code(report: Report) -> int:
 
 
 def _search(
-    campaign: Campaign, goal: Gate, plan: LoadPlan, stack: Stack, run: Callable[[LoadPlan], Ran], tell: Tell
+    campaign: Campaign, plan: LoadPlan, stack: Stack, *, run: Callable[[LoadPlan], Ran], tell: Tell
 ) -> Report:
+    goal = campaign.goal
+    assert goal is not None
     last: list[tuple[LoadPlan, Ran]] = []
     best: list[tuple[LoadPlan, Ran]] = []
 
@@ -160,10 +159,15 @@ def _judge(rate: float, goal: Gate, figures: dict[str, float | None]) -> Trial:
     )
 
 
+def _loading(campaign: Campaign, plan: LoadPlan, stack: Stack) -> Loading:
+    return Loading(plan=plan, kinds=campaign.kinds, stack=stack, processes=campaign.processes)
+
+
 def _report(campaign: Campaign, plan: LoadPlan, ran: Ran, stack: Stack) -> Report:
-    return make_report(
-        ran, plan, title=campaign.title, stack=stack.told, gates=campaign.gates, words=campaign.words
-    )
+    words = campaign.words
+    if campaign.kinds == ("ApiUser",):
+        words = (*words, "the API does not tell how long a run waited, nor how long it ran")
+    return make_report(ran, plan, title=campaign.title, stack=stack.told, gates=campaign.gates, words=words)
 
 
 def _called(plan: LoadPlan, kind: str) -> str:

@@ -1,4 +1,4 @@
-"""The highest rate that holds a goal: doubled until it does not, then halved between. Pure; trials are handed in."""
+"""The highest rate that holds a goal: doubled until it does not, then halved between. Pure."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """The engine: the process beside a Locust process that sends its calls and awaits their ends.
 
-Locust's process is gevent's, in which sockets, threads and locks are others than those that a service runs on. The
-engine is left as it is: what is measured is what runs in production, any number of waits cost one listening
-thread, and none of them can block a user. Locust asks over a socket, a line each, and is told:
+Locust's process is gevent's, in which sockets, threads and locks are others than those that a service runs
+on. The engine is left as it is: what is measured is what runs in production, any number of waits cost one
+listening thread, and none of them can block a user. Locust asks over a socket, a line each, and is told:
 
     ["go", number, call]                ["sent", number, began, ended]      seconds of the monotonic clock
                                         ["refused", number, began, ended, error]
@@ -11,8 +11,8 @@ thread, and none of them can block a user. Locust asks over a socket, a line eac
     ["settle", seconds]                 ["settled", {number: where it is}]
                                         ["backlog", second, waiting, unacknowledged]
 
-The first line it gets is its configuration, the first it writes is ``["ready", ...]`` or ``["failed", why]``. It ends with
-the socket.
+The first line it gets is its configuration, the first it writes is ``["ready", ...]`` or ``["failed",
+why]``. It ends with the socket.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ import signal
 import socket
 import sys
 from contextlib import AsyncExitStack, suppress
-from functools import partial
 from time import monotonic, time
 from typing import TYPE_CHECKING, Any, Final
 
@@ -32,6 +31,7 @@ from taskservice.errors import TaskServiceError
 from taskservice.load.apps import open_app
 from taskservice.load.calls import Call
 from taskservice.load.senders import Outcome, Sender, open_senders
+from taskservice.load.whereabouts import Backlog, find_runs
 from taskservice.load.wire import Lines, pack
 from taskservice.settings import load_settings
 
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from celery import Celery
 
     from taskservice.load.task_events import TaskEvents
-    from taskservice.load.whereabouts import Backlog
 
 __all__ = ["Engine", "main"]
 
@@ -48,6 +47,7 @@ logger = logging.getLogger(__name__)
 SAMPLE_SECONDS: Final = 1.0
 SETTLE_POLL: Final = 0.05
 CHUNK: Final = 1 << 16
+EARLY_KEPT: Final = 10_000
 LATE_EVENTS: Final = 1.0
 """How long after the last run has ended its worker's events are waited for."""
 
@@ -61,10 +61,13 @@ class Engine:
         self._flights: dict[str, tuple[int, float]] = {}
         self._under_way: set[int] = set()
         self._given_up: set[int] = set()
+        self._seen_to_start: set[int] = set()
+        self._early: dict[str, float] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._senders: dict[str, Sender] = {}
         self._app: Celery | None = None
         self._queues: set[str] = set()
+        self._backlog: Backlog | None = None
         self._events: TaskEvents | None = None
         self._loop = asyncio.get_running_loop()
 
@@ -75,10 +78,9 @@ class Engine:
             self._app = open_app(config["app"], settings, redirect=config["redirect"])
         self._senders = await open_senders(stack, self._app, settings)
         if self._app is not None and "celery" in self._senders:
-            from taskservice.load.whereabouts import Backlog
-
             self._queues.update(settings.queues)
-            self._hold(self._sample(Backlog(self._app, settings.queues)))
+            self._backlog = Backlog(self._app, settings.queues)
+            self._hold(self._sample())
             if config["events"]:
                 self._listen(stack)
         self.tell(["ready", {"ways": sorted(self._senders), "pid": os.getpid()}])
@@ -114,6 +116,8 @@ class Engine:
         if "queue" in call.options:
             self._queues.add(call.options["queue"])
         self.tell(["sent", number, began, ended])
+        if (early := self._early.pop(sent.run_id, None)) is not None:
+            self._worked(sent.run_id, early, None)
         try:
             outcome = await sent.outcome
         except Exception as error:  # noqa: BLE001 - the same for one that nobody can wait for
@@ -135,38 +139,59 @@ class Engine:
         from taskservice.load.task_events import TaskEvents
 
         assert self._app is not None
-        self._events = TaskEvents(self._app, partial(self._loop.call_soon_threadsafe, self._worked))
+
+        def take(run_id: str, started: float | None, ran: float | None) -> None:
+            self._loop.call_soon_threadsafe(self._worked, run_id, started, ran)
+
+        self._events = TaskEvents(self._app, take)
         self._events.start()
         stack.callback(self._events.close)
 
     def _worked(self, run_id: str, started: float | None, ran: float | None) -> None:
         if run_id not in self._flights:
+            self._keep_early(run_id, started)
             return
 
         number, sent = self._flights[run_id]
-        waited = None if started is None else max(0.0, started - sent)
+        # An attempt after the first has waited for its time, and not for a worker.
+        first = started is not None and number not in self._seen_to_start
+        if started is not None:
+            self._seen_to_start.add(number)
+        waited = max(0.0, started - sent) if first and started is not None else None
         self.tell(["worked", number, waited, ran])
         if ran is not None and number not in self._under_way:
             del self._flights[run_id]
+            self._seen_to_start.discard(number)
 
-    async def _sample(self, backlog: Backlog) -> None:
+    def _keep_early(self, run_id: str, started: float | None) -> None:
+        # Somebody else's run, or one that started before the broker told us that it was sent.
+        if started is not None:
+            self._early[run_id] = started
+            if len(self._early) > EARLY_KEPT:
+                del self._early[next(iter(self._early))]
+
+    async def _sample(self) -> None:
         while True:
-            waiting, unacked = await asyncio.to_thread(backlog.read)
-            now = time()
-            self.tell(["backlog", now, waiting, unacked])
-            await asyncio.sleep(SAMPLE_SECONDS - now % SAMPLE_SECONDS)
+            await self._tell_backlog()
+            await asyncio.sleep(SAMPLE_SECONDS - time() % SAMPLE_SECONDS)
+
+    async def _tell_backlog(self) -> None:
+        if self._backlog is not None:
+            waiting, unacked = await asyncio.to_thread(self._backlog.read)
+            self.tell(["backlog", time(), waiting, unacked])
 
     async def _settle(self, seconds: float) -> None:
         """Wait for what is under way, and look for what then still is."""
         deadline = monotonic() + seconds
-        while self._under_way and monotonic() < deadline:
+        while self._under_way and monotonic() < deadline:  # noqa: ASYNC110 - an event for each end costs more
             await asyncio.sleep(SETTLE_POLL)
         if self._events is not None and self._flights and not self._under_way:
             await asyncio.sleep(min(LATE_EVENTS, seconds))
         left = {run_id: number for run_id, (number, _) in self._flights.items() if number in self._under_way}
         where = await self._look_for(left)
+        await self._tell_backlog()
         self._given_up.update(self._under_way)
-        found = {number: "unknown" for number in self._under_way}
+        found = dict.fromkeys(self._under_way, "unknown")
         found.update({number: where[run_id] for run_id, number in left.items()})
         self._under_way.clear()
         self._flights.clear()
@@ -178,8 +203,6 @@ class Engine:
         if self._app is None or "celery" not in self._senders:
             # In this process a run that is not over is at work, or waits for its turn.
             return dict.fromkeys(left, "taken")
-
-        from taskservice.load.whereabouts import find_runs
 
         return await asyncio.to_thread(find_runs, self._app, tuple(left), tuple(self._queues))
 

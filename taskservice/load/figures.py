@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Final
 from taskservice.load.gates import PARTS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from taskservice.load.account import Account, Second
     from taskservice.load.histogram import Histogram
     from taskservice.load.plan import LoadPlan
@@ -61,7 +59,7 @@ def all_figures(account: Account, plan: LoadPlan) -> dict[str, float | None]:
 
 
 def window_figures(account: Account, start: float, end: float) -> dict[str, float | None]:
-    """Return the metrics of a few seconds: latency, failures, throughput and backlog, while the run goes on."""
+    """Return the metrics of a few seconds: latency, failures, throughput, backlog, while all goes on."""
     window = account.window(start, end)
     ended = window.done + window.failed
     found = _statistics(window.latency)

@@ -1,12 +1,10 @@
-"""What Locust is told on its command line, for ``locust -f loadtests/locustfile.py`` and for ``taskservice load``."""
+"""What Locust is told on its command line, by a user or by ``taskservice load``."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
 from typing import Any, Final
-
-from locust import events
 
 from taskservice.errors import ConfigurationError
 from taskservice.load.arrivals import ARRIVALS
@@ -15,14 +13,14 @@ from taskservice.load.plan import LoadPlan
 from taskservice.load.profiles import SHAPES
 from taskservice.load.quantities import parse_rate, parse_span
 
-__all__ = ["Flags", "read_flags"]
+__all__ = ["Flags", "add_flags", "read_flags"]
 
 ENVIRONMENT: Final = "TASKSERVICE_LOAD_"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Flags:
-    """The plan, and what only `taskservice load` asks for: a file for the account, a pipe for the progress."""
+    """The plan, and what only `taskservice load` asks for: a file for the account, a pipe of progress."""
 
     plan: LoadPlan
     result: str
@@ -31,6 +29,7 @@ class Flags:
 
 def add_flags(parser: Any, **_: object) -> None:
     """Add them to Locust's parser; a listener for ``init_command_line_parser``."""
+
     def flag(name: str, **said: Any) -> None:
         variable = f"{ENVIRONMENT}{name.upper().replace('-', '_')}"
         parser.add_argument(f"--load-{name}", env_var=variable, **said)
@@ -94,6 +93,3 @@ def _plan(options: Any) -> LoadPlan:
     except (ValueError, TypeError) as error:
         raise ConfigurationError(f"{error}") from error
     return replace(made, rate=rate, pace=pace)
-
-
-events.init_command_line_parser.add_listener(add_flags)

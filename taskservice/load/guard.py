@@ -1,7 +1,8 @@
 """Child processes that never outlive us, ``kill -9`` included.
 
-A helper sits at the other end of a pipe, is told of every process group and folder, and when the pipe ends kills
-and deletes what is left. This file is also the helper's program: it imports the standard library alone.
+A helper sits at the other end of a pipe, is told of every process group and folder, and when the pipe ends
+kills and deletes what is left. This file is also the helper's program: it imports the standard library
+alone.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ __all__ = ["Histogram"]
 
 LEAST: Final = 1e-6
 MAX_STEPS: Final = 100_000
-"""How many samples one stall may add to its correction: an interval this much shorter than it says nothing."""
+"""How many samples one stall may add: an interval this much shorter than it says nothing."""
 
 
 class Histogram:

@@ -1,8 +1,8 @@
-"""What Locust does at its events: open the engine, keep the ledger, add up those of all processes, write the account.
+"""What Locust does at its events: open the engine, keep the ledger, add up all processes, write the account.
 
-Works in one process, and with a master and any number of workers on any number of machines: each worker sends its
-account to the master every second, and the last one once its runs are over. Of a worker that died the
-master has the last word, and counts what was under way then as unknown.
+Works in one process, and with a master and any number of workers on any number of machines: each worker
+sends its account to the master every second, and the last one once its runs are over. Of a worker that died
+the master has the last word, and counts what was under way then as unknown.
 """
 
 from __future__ import annotations
@@ -14,22 +14,24 @@ import signal
 import sys
 from pathlib import Path
 from time import time
-from typing import Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import gevent
 from gevent.event import Event
-from locust import events
-from locust.env import Environment
 from locust.runners import MasterRunner, WorkerRunner
 
 from taskservice.errors import TaskServiceError
 from taskservice.load.account import Account
 from taskservice.load.ledger import Ledger
 from taskservice.load.link import EngineLink
-from taskservice.load.plan import LoadPlan
 from taskservice.load.shapes import ProfileShape
 
-__all__ = ["Node", "install", "node"]
+if TYPE_CHECKING:
+    from locust.env import Environment
+
+    from taskservice.load.plan import LoadPlan
+
+__all__ = ["Node", "node", "take_part"]
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +49,9 @@ STACK_LOST: Final = 3
 class Node:
     """This process's part in a load run."""
 
-    def __init__(self, environment: Environment, plan: LoadPlan, *, result: str, progress: int | None) -> None:
+    def __init__(
+        self, environment: Environment, plan: LoadPlan, *, result: str, progress: int | None
+    ) -> None:
         self.plan = plan
         self.ledger = Ledger(environment.events.request.fire)
         self.link: EngineLink | None = None
@@ -59,7 +63,7 @@ class Node:
         self._final: set[str] = set()
         self._all_final = Event()
         self._hurried = False
-        self._ticker: gevent.Greenlet | None = None
+        self._ticker: gevent.Greenlet[[], None] | None = None
         self._started = 0.0
 
     def install(self) -> None:
@@ -84,11 +88,15 @@ class Node:
             return
 
         config = {name: getattr(self.plan, name) for name in ("app", "backend", "redirect", "events")}
-        self.link = EngineLink(config, lambda message: self.ledger.hear(message))
+        self.link = EngineLink(config, self._hear)
         try:
             self.link.open()
         except TaskServiceError as error:
             _leave(error, STACK_LOST)
+
+    def _hear(self, message: list[Any]) -> None:
+        # Each start of a load has a ledger of its own.
+        self.ledger.hear(message)
 
     def account(self) -> Account:
         """Return the account of all processes, as far as it is known here."""
@@ -229,7 +237,7 @@ def node(environment: Environment) -> Node:
     return _nodes[id(environment)]
 
 
-def install(environment: Environment, **_: object) -> None:
+def take_part(environment: Environment, **_: object) -> None:
     """Make a node of this process; a listener for Locust's ``init``."""
     from taskservice.load.flags import read_flags
 
@@ -241,6 +249,3 @@ def install(environment: Environment, **_: object) -> None:
     _nodes[id(environment)] = made
     made.install()
     made.open()
-
-
-events.init.add_listener(install)

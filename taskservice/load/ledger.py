@@ -1,20 +1,24 @@
 """The ledger of one Locust process: every run from the moment it was due to its end, told to Locust as well.
 
-A run's latency counts from when it was *due*. Whoever measures from when it was sent leaves out how long it had to
-wait for that, which is longest when all goes worst: coordinated omission.
+A run's latency counts from when it was *due*. Whoever measures from when it was sent leaves out how long it
+had to wait for that, which is longest when all goes worst: coordinated omission.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from time import monotonic, time
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from gevent.event import Event
 
 from taskservice.load.account import Account
 
 __all__ = ["Fire", "Flight", "Ledger", "RunError"]
+
+
+HALF: Final = 0.5
+"""A second's end is told a hair after it, and is still that second's."""
 
 
 class RunError(Exception):
@@ -56,7 +60,7 @@ class Flight:
 
 
 class Ledger:
-    """Keeps an `Account`; ``warmup`` seconds after its start runs begin to count for latency and throughput."""
+    """Keeps an `Account`; runs count for latency and throughput from ``warmup`` seconds on."""
 
     def __init__(self, fire: Fire, *, warmup: float = 0.0, clock: Callable[[], float] = monotonic) -> None:
         self.account = Account()
@@ -99,7 +103,9 @@ class Ledger:
             case ["worked", number, waited, ran]:
                 # Its end may have come first, and whether it counts is no longer known.
                 found = self.flights.get(number)
-                name, timed = (found.name, found.timed) if found else ("", self._clock() >= self._counted_from)
+                name, timed = (
+                    (found.name, found.timed) if found else ("", self._clock() >= self._counted_from)
+                )
                 self.worked(name or "task events", waited, ran, timed=timed)
             case ["backlog", at, waiting, unacked]:
                 second = self.account.second(at)
@@ -146,9 +152,9 @@ class Ledger:
         self._close(flight)
 
     def sample(self, users: int) -> None:
-        """Note, once a second, how many users there are and how much is under way."""
+        """Note, at the end of a second, how many users there are and how much is under way."""
         now = self._clock()
-        second = self.account.second(now + self._offset)
+        second = self.account.second(now + self._offset - HALF)
         second.users, second.in_flight = users, self.in_flight
         self.account.elapsed = max(0.0, now - self._counted_from)
 

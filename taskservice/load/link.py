@@ -1,4 +1,4 @@
-"""Locust's end of its engine: greenlets that write and read, and whoever is to be told. Imported under gevent."""
+"""Locust's end of its engine: greenlets that write and read. Imported under gevent."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import gevent
 from gevent.event import AsyncResult, Event
 
 from taskservice.load.errors import StackError
-from taskservice.load.calls import Call
 from taskservice.load.wire import Lines, pack
+
+if TYPE_CHECKING:
+    from taskservice.load.calls import Call
 
 __all__ = ["EngineLink"]
 
@@ -32,8 +34,8 @@ class EngineLink:
         self._hear = hear
         self._outbox: list[bytes] = []
         self._written = Event()
-        self._opened: AsyncResult = AsyncResult()
-        self._settled: AsyncResult = AsyncResult()
+        self._opened: AsyncResult[Any] = AsyncResult()
+        self._settled: AsyncResult[Any] = AsyncResult()
         self.alive = False
 
     def open(self) -> dict[str, Any]:
@@ -48,8 +50,9 @@ class EngineLink:
         self._greenlets = [gevent.spawn(self._write), gevent.spawn(self._read)]
         self._send(["open", self._config])
         with gevent.Timeout(OPEN_SECONDS, StackError("the load engine", "it did not get ready")):
-            found: dict[str, Any] = self._opened.get()
-        return found
+            found: Any = self._opened.get()
+        said: dict[str, Any] = found
+        return said
 
     def go(self, number: int, call: Call) -> None:
         """Have a call sent."""
@@ -61,10 +64,10 @@ class EngineLink:
         if not self.alive:
             return {}
         self._send(["settle", seconds])
-        with gevent.Timeout(seconds + MARGIN_SECONDS, False):
-            found: dict[str, str] = self._settled.get()
-            return {int(number): end for number, end in found.items()}
-        return {}
+        if not self._settled.wait(seconds + MARGIN_SECONDS):
+            return {}
+        found: Any = self._settled.get()
+        return {int(number): end for number, end in found.items()}
 
     def close(self) -> None:
         """End it."""

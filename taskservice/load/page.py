@@ -24,21 +24,27 @@ AMBER: Final = "#e09f3e"
 RED: Final = "#d1495b"
 GREY: Final = "#9aa5b1"
 _STYLE: Final = """
-:root{color-scheme:light dark}
-body{font:15px/1.5 system-ui,-apple-system,'Segoe UI',Roboto,sans-serif;max-width:900px;margin:2rem auto;padding:0 1rem;
-color:light-dark(#1f2933,#e4e7eb);background:light-dark(#fff,#15191e)}
-h1{font-size:1.45rem;margin:0}h2{font-size:1.05rem;margin:2rem 0 .5rem}
-p.sub{color:light-dark(#5b6b7a,#9aa5b1);margin:.2rem 0 1.2rem}
+:root{color-scheme:light dark;--ink:light-dark(#1f2933,#e4e7eb);--soft:light-dark(#5b6b7a,#9aa5b1);
+--rule:light-dark(#e3e8ed,#2c353f);--ground:light-dark(#fff,#15191e)}
+body{font:15px/1.5 system-ui,-apple-system,'Segoe UI',Roboto,sans-serif;max-width:900px;margin:2rem auto;
+padding:0 1rem;color:var(--ink);background:var(--ground)}
+h1{font-size:1.45rem;margin:0}
+h2{font-size:1.05rem;margin:2rem 0 .5rem}
+p.sub{color:var(--soft);margin:.2rem 0 1.2rem}
 .cards{display:flex;flex-wrap:wrap;gap:.7rem;margin:0 0 1.2rem}
-.card{flex:1 1 120px;border:1px solid light-dark(#dde3e9,#323c47);border-radius:8px;padding:.55rem .8rem}
-.card b{display:block;font-size:1.3rem;font-variant-numeric:tabular-nums}
-.card span{color:light-dark(#5b6b7a,#9aa5b1);font-size:.82rem}
+.card{flex:1 1 100px;border:1px solid var(--rule);border-radius:8px;padding:.55rem .8rem}
+.card b{display:block;font-size:1.25rem;font-variant-numeric:tabular-nums;white-space:nowrap}
+.card span{color:var(--soft);font-size:.82rem}
 table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}
-th,td{text-align:right;padding:.28rem .5rem;border-bottom:1px solid light-dark(#e8edf1,#2a323b)}
-th:first-child,td:first-child{text-align:left}th{font-weight:600;color:light-dark(#5b6b7a,#9aa5b1);font-size:.85rem}
-.ok{color:#2a9d8f}.bad{color:#d1495b}.plots svg{width:100%;height:auto;margin:.4rem 0 1rem}
+th,td{text-align:right;padding:.28rem .5rem;border-bottom:1px solid var(--rule);white-space:nowrap}
+th:first-child,td:first-child{text-align:left}
+th{font-weight:600;color:var(--soft);font-size:.85rem}
+.ok{color:#2a9d8f}
+.bad{color:#d1495b}
+.plots svg{width:100%;height:auto;margin:.4rem 0 1rem}
 .banner{border-left:4px solid #d1495b;padding:.4rem .8rem;margin:0 0 1rem}
-.scroll{overflow-x:auto}ul{padding-left:1.2rem}
+.scroll{overflow-x:auto}
+ul{padding-left:1.2rem}
 """
 
 
@@ -104,7 +110,7 @@ def render_page(report: Report) -> str:
         _parts(report),
         _ends(report),
         _trials(report),
-        _list("Errors", [f"{count:,} × {error}" for error, count in report.errors.items()]),
+        _list("Errors", [f"{count:,} x {error}" for error, count in report.errors.items()]),
         _list("Notes", report.notes),
         _machine(report),
         "</html>\n",
@@ -142,10 +148,14 @@ def _gates(report: Report) -> str:
         return ""
     rows = "".join(
         f"<tr><td>{escape(verdict.gate)}</td><td>{escape(verdict.found)}</td>"
-        f"<td class='{'ok' if verdict.passed else 'bad'}'>{'passed' if verdict.passed else 'failed'}</td></tr>"
+        f"{_mark('passed' if verdict.passed else 'failed', good=verdict.passed)}</tr>"
         for verdict in report.verdicts
     )
     return f"<h2>Gates</h2><table><tr><th>fails if</th><th>found</th><th></th></tr>{rows}</table>"
+
+
+def _mark(word: str, *, good: bool) -> str:
+    return f"<td class='{'ok' if good else 'bad'}'>{word}</td>"
 
 
 def _parts(report: Report) -> str:
@@ -156,7 +166,8 @@ def _parts(report: Report) -> str:
         + "</tr>"
         for row in report.parts
     )
-    return f"<h2>Parts of a run's way</h2><div class='scroll'><table><tr>{head}</tr>{rows}</table></div>"
+    table = f"<div class='scroll'><table><tr>{head}</tr>{rows}</table></div>"
+    return f"<h2>Parts of a run's way</h2>{table}"
 
 
 def _ends(report: Report) -> str:
@@ -173,7 +184,7 @@ def _trials(report: Report) -> str:
     rows = "".join(
         f"<tr><td>{show_count(trial['rate'])}/s</td><td>{show_count(trial['throughput'])}/s</td>"
         f"<td>{show_span(trial['p95'])}</td><td>{escape(trial['why'])}</td>"
-        f"<td class='{'ok' if trial['held'] else 'bad'}'>{'held' if trial['held'] else 'missed'}</td></tr>"
+        f"{_mark('held' if trial['held'] else 'missed', good=trial['held'])}</tr>"
         for trial in report.trials
     )
     head = "<tr><th>rate</th><th>throughput</th><th>p95</th><th>goal</th><th></th></tr>"
@@ -189,7 +200,8 @@ def _list(title: str, items: tuple[str, ...] | list[str]) -> str:
 def _machine(report: Report) -> str:
     machine = report.machine
     versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
-    text = f"Python {machine['python']}, {machine['system']}, {machine['cores']} cores, load {machine['load'][0]}; {versions}"
+    where = f"Python {machine['python']}, {machine['system']}, {machine['cores']} cores"
+    text = f"{where}, load {machine['load'][0]}; {versions}"
     return f"<p class='sub'>{escape(text)}</p>"
 
 

@@ -1,4 +1,4 @@
-"""What a load run is: who sends what, how often, for how long. One frozen value, as JSON between processes."""
+"""What a load run is: who sends what, how often, for how long. A frozen value, and JSON."""
 
 from __future__ import annotations
 
@@ -25,9 +25,10 @@ MOST_SOURCES: Final = 100
 class LoadPlan:
     """Everything a load run is told. Spans are in seconds, rates a second.
 
-    With a ``rate`` the model is open: runs are due by the clock, at ``arrivals``, drawn from ``seed``. Without one it is
-    closed: each user sends its next run when the last one is over, or every ``pace`` seconds. ``until`` is a gate
-    that ends a run in steps. ``redirect`` is a Redis that takes the place of the app's broker and results.
+    With a ``rate`` the model is open: runs are due by the clock, at ``arrivals``, drawn from ``seed``.
+    Without one it is closed: each user sends its next run when the last one is over, or every ``pace``
+    seconds. ``until`` is a gate that ends a run in steps. ``redirect`` is a Redis that takes the place of
+    the app's broker and results.
     """
 
     call: Call | None = None
@@ -54,7 +55,9 @@ class LoadPlan:
         for name in ("arrivals", "shape"):
             known = ARRIVALS if name == "arrivals" else SHAPES
             if getattr(self, name) not in known:
-                raise ConfigurationError(f"{name} is one of {', '.join(known)}; found {getattr(self, name)!r}")
+                raise ConfigurationError(
+                    f"{name} is one of {', '.join(known)}; found {getattr(self, name)!r}"
+                )
         if self.rate is not None and self.rate <= 0:
             raise ConfigurationError(f"need a rate above 0, got {self.rate:g}/s")
         if self.pace is not None and (self.pace <= 0 or self.rate is not None):

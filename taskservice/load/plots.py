@@ -64,7 +64,10 @@ def draw_lines(  # noqa: PLR0913 - one plot, and all of it
 
     parts = [_head(title, height), *_grid(scale, show), *_times(span, height)]
     for line in lines:
-        points = [(across(at), scale.place(value)) for at, value in zip(instants, line.values, strict=True)]
+        points = [
+            (across(at), None if value is None else scale.place(value))
+            for at, value in zip(instants, line.values, strict=True)
+        ]
         parts += _runs(line, points, scale.bottom)
     return "".join([*parts, _legend(lines, title), "</svg>\n"])
 
@@ -79,13 +82,13 @@ def draw_bars(title: str, rows: Sequence[Bars], *, show: Show) -> str:
         top, x = TOP + 30 * index, row.median / most * wide
         middle = top + 10
         low, high = left + row.least / most * wide, left + row.most / most * wide
+        text = f"y='{middle + 4}' font-size='13' fill='{INK}'"
+        beside = max(left + x, high) + 8
         parts += [
-            f"<text x='{left - 10}' y='{middle + 4}' text-anchor='end' font-size='13' fill='{INK}'>"
-            f"{escape(row.name)}</text>",
+            f"<text x='{left - 10}' text-anchor='end' {text}>{escape(row.name)}</text>",
             f"<rect x='{left}' y='{top}' width='{max(x, 1):.1f}' height='20' rx='2' fill='{row.colour}'/>",
             f"<path d='M{low:.1f} {middle}H{high:.1f}' stroke='{INK}' stroke-width='1.5'/>",
-            f"<text x='{max(left + x, high) + 8:.1f}' y='{middle + 4}' font-size='13' fill='{INK}'>"
-            f"{escape(show(row.median))}</text>",
+            f"<text x='{beside:.1f}' {text}>{escape(show(row.median))}</text>",
         ]
     return "".join([*parts, "</svg>\n"])
 
@@ -95,6 +98,7 @@ class _Scale:
 
     def __init__(self, known: Sequence[float], height: int, *, logarithmic: bool) -> None:
         self.top, self.bottom = TOP, height - BOTTOM
+        self._low = self._high = 0.0
         self._logarithmic = logarithmic and bool(known)
         if self._logarithmic:
             self._low = math.floor(math.log10(min(known)))
@@ -104,11 +108,10 @@ class _Scale:
             step = _nice(max(known, default=1.0) / MOST_TICKS)
             count = max(1, math.ceil(max(known, default=1.0) / step - 1e-9))
             self.ticks = [step * index for index in range(count + 1)]
-            self._low, self._high = 0, self.ticks[-1]
+            self._high = self.ticks[-1]
 
-    def place(self, value: float | None) -> float | None:
-        if value is None:
-            return None
+    def place(self, value: float) -> float:
+        """Return how far down ``value`` is; on a logarithmic scale 0 is at the bottom."""
         if self._logarithmic:
             value = max(math.log10(value), self._low) if value > 0 else self._low
         share = (value - self._low) / (self._high - self._low)
@@ -131,7 +134,7 @@ def _head(title: str, height: int) -> str:
 def _grid(scale: _Scale, show: Show) -> list[str]:
     parts = []
     for tick in scale.ticks:
-        y = scale.place(tick) if tick else scale.bottom
+        y = scale.place(tick)
         parts.append(
             f"<path d='M{LEFT} {y:.1f}H{WIDTH - RIGHT}' stroke='{GRID}'/>"
             f"<text x='{LEFT - 8}' y='{y + 4:.1f}' text-anchor='end' font-size='11' fill='{INK}'>"
@@ -170,9 +173,8 @@ def _runs(line: Line, points: Sequence[tuple[float, float | None]], bottom: floa
             closed = f"{path}L{run[-1][0]:.1f} {bottom}L{run[0][0]:.1f} {bottom}Z"
             parts.append(f"<path d='{closed}' fill='{line.colour}' fill-opacity='.18'/>")
         dashes = " stroke-dasharray='5 4'" if line.dashed else ""
-        parts.append(
-            f"<path d='{path}' fill='none' stroke='{line.colour}' stroke-width='2' stroke-linejoin='round'{dashes}/>"
-        )
+        style = f"fill='none' stroke='{line.colour}' stroke-width='2' stroke-linejoin='round'{dashes}"
+        parts.append(f"<path d='{path}' {style}/>")
     return parts
 
 

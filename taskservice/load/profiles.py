@@ -23,7 +23,8 @@ class Profile:
 
     - ``flat``: all of them from the start on.
     - ``ramp``: from one to all, evenly.
-    - ``spike``: all of them, ``factor`` times as many for ``spike_for`` seconds after a quarter of the time, and again all
+    - ``spike``: all of them, ``factor`` times as many for ``spike_for`` seconds after a quarter of the
+      time, and again all
       of them, so that the recovery can be seen.
     - ``soak``: up within a tenth of the time, then on and on.
     - ``steps``: ``users`` more at each of ``steps`` steps of equal length, until something breaks.

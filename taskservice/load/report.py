@@ -32,8 +32,9 @@ PART_TITLES: Final = {
     "queue_wait": "queue wait",
     "run": "run",
 }
+KNOWN: Final = 0.99
 LATE: Final = 0.02
-"""From which share of a due run's latency on the generator's own lateness is worth a word, in seconds at the 95th percentile."""
+"""From when on the generator's own lateness is worth a word, in seconds at the 95th percentile."""
 _PACKAGES: Final = ("taskservice", "celery", "locust", "redis")
 
 
@@ -80,7 +81,13 @@ class Report:
 
 
 def make_report(  # noqa: PLR0913 - one report, and all of it
-    ran: Ran, plan: LoadPlan, *, title: str, stack: Sequence[str], gates: Sequence[Gate], words: Sequence[str] = ()
+    ran: Ran,
+    plan: LoadPlan,
+    *,
+    title: str,
+    stack: Sequence[str],
+    gates: Sequence[Gate],
+    words: Sequence[str] = (),
 ) -> Report:
     """Return the report of a run; ``words`` are notes that were there before it."""
     account = ran.account
@@ -145,17 +152,23 @@ def _model(plan: LoadPlan) -> str:
     if plan.open:
         return f"open: {plan.rate:g}/s due, {plan.arrivals}, from {users} sources"
     many = f"{users} user{'s' if users > 1 else ''}"
-    return f"closed: {many}, each as soon as it can" if plan.pace is None else f"closed: {many}, every {plan.pace:g} s"
+    return (
+        f"closed: {many}, each as soon as it can"
+        if plan.pace is None
+        else f"closed: {many}, every {plan.pace:g} s"
+    )
 
 
 def _notes(account: Account, plan: LoadPlan) -> list[str]:
     notes = []
-    for part in ("queue_wait", "run"):
-        missing = account.parts["end_to_end"].count - account.parts[part].count
-        if account.ends["done"] and not account.parts[part].count:
-            notes.append(f"{PART_TITLES[part]} is not known: the worker sends no task events (start it with -E)")
-        elif missing > account.parts["end_to_end"].count * 0.01:
-            notes.append(f"{PART_TITLES[part]} is not known of {missing:,} runs: their events did not come")
+    ended = account.parts["end_to_end"].count
+    known = [account.parts[part].count for part in ("queue_wait", "run")]
+    if ended and plan.events and not any(known):
+        notes.append("queue wait and run are not known: no task events came; a worker sends them with -E")
+    elif known[0] < ended * KNOWN:
+        notes.append(
+            f"of {ended - known[0]:,} runs no worker said when they started: queue wait is without them"
+        )
     lag = account.parts["lag"].percentile(95)
     if lag is not None and lag > LATE and (plan.open or plan.pace):
         notes.append(

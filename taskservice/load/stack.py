@@ -1,4 +1,4 @@
-"""The stack under load: reached where it is there, started where it is missing, watched while it is loaded."""
+"""The stack under load: reached where it is there, started where it is missing, and watched."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ READY_SECONDS: Final = 0.5
 class StackRequest:
     """What is asked for.
 
-    ``redis_url`` is a server that runs; empty is one of our own, unless an ``app`` has its broker, which ``own_redis``
-    overrules. ``tasks`` are the names that a running worker must know.
+    ``redis_url`` is a server that runs; empty is one of our own, unless an ``app`` has its broker, which
+    ``own_redis`` overrules. ``tasks`` are the names that a running worker must know.
     """
 
     backend: str = "celery"
@@ -44,10 +44,11 @@ class StackRequest:
     url: str = ""
     wants_api: bool = False
     wants_worker: bool = True
-    events: bool | None = None
+    events: bool = False
     pool: str = "prefork"
     concurrency: int = 2
     imports: tuple[str, ...] = ()
+    queues: tuple[str, ...] = ()
     tasks: tuple[str, ...] = ()
 
 
@@ -103,9 +104,7 @@ def _find_broker(request: StackRequest, stack: Stack, children: Children) -> Set
         stack.environment.update(
             TASKSERVICE_REDIS_URL=url, TASKSERVICE_BROKER_URL="", TASKSERVICE_RESULT_BACKEND=""
         )
-        return load_settings(
-            backend=request.backend, redis_url=url, broker_url="", result_backend=""
-        )
+        return load_settings(backend=request.backend, redis_url=url, broker_url="", result_backend="")
     return load_settings(backend=request.backend)
 
 
@@ -117,7 +116,7 @@ def _find_workers(request: StackRequest, stack: Stack, settings: Settings, child
     if not stack.living:
         stack.told.append(broker.detail)
     if not request.wants_worker:
-        stack.events = bool(request.events)
+        stack.events = request.events
         return
 
     overview = read_overview(app, settings, seconds=ASK_SECONDS)
@@ -125,11 +124,10 @@ def _find_workers(request: StackRequest, stack: Stack, settings: Settings, child
     if names:
         _require_known(app, request.tasks)
         stack.told.append(f"{len(names)} worker{'s' if len(names) > 1 else ''} found")
-        stack.events = bool(request.events)
+        stack.events = request.events
         return
 
-    # Our own tasks tell themselves when they ran; of others only task events do.
-    stack.events = (request.app is not None) if request.events is None else request.events
+    stack.events = request.events
     ready = partial(_works, app, settings)
     process = start_worker(children, _served(request, stack), _environment(request, stack), ready)
     stack.living.append(("the worker", process))
@@ -160,7 +158,7 @@ def _served(request: StackRequest, stack: Stack) -> dict[str, Any]:
     return {
         "app": request.app,
         "redirect": stack.redirect,
-        "imports": list(request.imports),
+        "queues": list(request.queues),
         "events": stack.events,
         "pool": request.pool,
         "concurrency": request.concurrency,
@@ -168,7 +166,12 @@ def _served(request: StackRequest, stack: Stack) -> dict[str, Any]:
 
 
 def _environment(request: StackRequest, stack: Stack) -> dict[str, str]:
-    return {**stack.environment, "TASKSERVICE_BACKEND": request.backend}
+    imports = dict.fromkeys((*load_settings().imports, *request.imports, "taskservice.load.tasks"))
+    return {
+        **stack.environment,
+        "TASKSERVICE_BACKEND": request.backend,
+        "TASKSERVICE_IMPORTS": ",".join(imports),
+    }
 
 
 def _require_api() -> None:

@@ -1,7 +1,7 @@
 """Stories from files of others: whoever can read a kind of file offers it as an entry point of `GROUP`.
 
-The runtime knows none of them. The object at the entry point is called with the path, and returns a list of `Story`;
-a mistake in the file is a `ValueError` whose message says where.
+The runtime knows none of them. The object at the entry point is called with the path, and returns a list of
+`Story`; a mistake in the file is a `ValueError` whose message says where.
 """
 
 from __future__ import annotations
@@ -49,5 +49,7 @@ def _chosen(found: list[Story], path: Path, name: str | None) -> Story:
             raise ConfigurationError(f"{path} has no scenario {name!r}; it has: {', '.join(names)}")
         return matching[0]
     if len(found) != 1:
-        raise ConfigurationError(f"{path} has {len(found)} scenarios; choose one with --case: {', '.join(names)}")
+        raise ConfigurationError(
+            f"{path} has {len(found)} scenarios; choose one with --case: {', '.join(names)}"
+        )
     return found[0]

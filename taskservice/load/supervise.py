@@ -1,4 +1,4 @@
-"""One load run, from outside: Locust as a child, its progress heard, its account read, whatever happens to it.
+"""One load run, from outside: Locust as a child, its progress heard, its account read.
 
 Locust is not imported here: it patches the process that does.
 """
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from taskservice.load.plan import LoadPlan
     from taskservice.load.stack import Stack
 
-__all__ = ["Ran", "require_locust", "run_load", "run_web"]
+__all__ = ["Loading", "Ran", "require_locust", "run_load", "run_web"]
 
 LOCUSTFILE: Final = Path(__file__).with_name("locustfile.py")
 POLL_SECONDS: Final = 0.05
@@ -39,6 +39,16 @@ MARGIN_SECONDS: Final = 45.0
 ENDING_SECONDS: Final = 20.0
 
 Progress = Callable[[dict[str, Any]], object]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Loading:
+    """What is run: users of these classes by this plan on this stack, from so many processes of Locust."""
+
+    plan: LoadPlan
+    kinds: tuple[str, ...]
+    stack: Stack
+    processes: int = 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,26 +67,17 @@ def require_locust() -> None:
         raise ConfigurationError("load tests need Locust: pip install 'taskservice[load]'")
 
 
-def run_load(  # noqa: PLR0913 - one run, and all of it
-    plan: LoadPlan,
-    kinds: tuple[str, ...],
-    stack: Stack,
-    children: Children,
-    *,
-    processes: int = 1,
-    progress: Progress = lambda _: None,
-) -> Ran:
-    """Run Locust without its page and return the account; Ctrl-C and a death of the stack end it early, and cleanly."""
+def run_load(load: Loading, children: Children, *, progress: Progress) -> Ran:
+    """Run Locust without its page and return the account; Ctrl-C or a death of the stack ends it early."""
     result = children.folder / f"account-{time.monotonic_ns()}.json"
     reader, writer = os.pipe()
-    argv = [*_locust(plan, kinds, stack), "--headless", "--only-summary", "--load-result", str(result)]
+    argv = [*_locust(load), "--headless", "--only-summary", "--load-result", str(result)]
     argv += ["--load-progress", str(writer)]
-    argv += _spread(processes)
-    process = children.start("locust", argv, environment=stack.environment, pass_fds=[writer])
+    process = children.start("locust", argv, environment=load.stack.environment, pass_fds=[writer])
     os.close(writer)
     hearing = threading.Thread(target=_hear, args=(reader, progress), daemon=True)
     hearing.start()
-    ended, died = _watch(process, plan, stack)
+    ended, died = _watch(process, load)
     hearing.join(1.0)
     if not result.exists():
         if ended == "interrupted":
@@ -87,30 +88,28 @@ def run_load(  # noqa: PLR0913 - one run, and all of it
     return Ran(account=account, started=found["started"], ended=ended, died=died)
 
 
-def run_web(
-    plan: LoadPlan, kinds: tuple[str, ...], stack: Stack, children: Children, *, port: int, processes: int
-) -> int:
+def run_web(load: Loading, children: Children, *, port: int) -> int:
     """Run Locust with its page until somebody ends it."""
-    argv = [*_locust(plan, kinds, stack), "--web-host", "127.0.0.1", "--web-port", str(port)]
-    argv += _spread(processes)
-    process = children.start("locust", argv, environment=stack.environment)
+    argv = [*_locust(load), "--web-host", "127.0.0.1", "--web-port", str(port)]
+    process = children.start("locust", argv, environment=load.stack.environment)
     try:
         while process.poll() is None:
-            _require_alive(stack, children)
+            _require_alive(load.stack, children)
             time.sleep(POLL_SECONDS)
     except KeyboardInterrupt:
         return 0
     raise StackError("Locust ended", children.last_words(process))
 
 
-def _locust(plan: LoadPlan, kinds: tuple[str, ...], stack: Stack) -> list[str]:
+def _locust(load: Loading) -> list[str]:
+    plan = load.plan
     users = plan.profile().users
-    host = stack.api_url or "http://127.0.0.1"
-    argv = [sys.executable, "-m", "locust", "-f", str(LOCUSTFILE), *kinds, "--host", host]
+    host = load.stack.api_url or "http://127.0.0.1"
+    argv = [sys.executable, "-m", "locust", "-f", str(LOCUSTFILE), *load.kinds, "--host", host]
     argv += ["--users", str(users), "--spawn-rate", str(plan.profile().most), "--loglevel", "WARNING"]
     if plan.shape == "flat":
         argv += ["--run-time", f"{math.ceil(plan.duration)}s"]
-    return [*argv, "--load-plan", json.dumps(plan.to_json())]
+    return [*argv, *_spread(load.processes), "--load-plan", json.dumps(plan.to_json())]
 
 
 def _spread(processes: int) -> list[str]:
@@ -127,12 +126,12 @@ def _hear(reader: int, progress: Progress) -> None:
             progress(json.loads(line))
 
 
-def _watch(process: subprocess.Popen[bytes], plan: LoadPlan, stack: Stack) -> tuple[str, str]:
+def _watch(process: subprocess.Popen[bytes], load: Loading) -> tuple[str, str]:
     """Wait for the end; return how it came, and who died."""
-    deadline = time.monotonic() + plan.duration + plan.drain + MARGIN_SECONDS
+    deadline = time.monotonic() + load.plan.duration + load.plan.drain + MARGIN_SECONDS
     try:
         while process.poll() is None:
-            if (dead := stack.dead()) is not None:
+            if (dead := load.stack.dead()) is not None:
                 _end(process)
                 return "died", f"{dead[0]} died with status {dead[1].returncode} while it was loaded"
             if time.monotonic() > deadline:
@@ -161,7 +160,9 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 def _explain(process: subprocess.Popen[bytes], children: Children, died: str) -> None:
     words = children.last_words(process)
-    told = [line.removeprefix("taskservice: ") for line in words.splitlines() if line.startswith("taskservice: ")]
+    told = [
+        line.removeprefix("taskservice: ") for line in words.splitlines() if line.startswith("taskservice: ")
+    ]
     if process.returncode == 2 and told:
         raise ConfigurationError(told[-1])
     raise StackError("the load could not be run", told[-1] if told else died or words)

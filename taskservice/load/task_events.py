@@ -25,7 +25,7 @@ POLL_SECONDS: Final = 1.0
 
 
 class TaskEvents:
-    """Calls ``take(run_id, started, ran)`` in a thread of its own, with ``None`` for what the event does not say."""
+    """Calls ``take(run_id, started, ran)`` in a thread; ``None`` for what an event does not say."""
 
     def __init__(self, app: Celery, take: Callable[[str, float | None, float | None], object]) -> None:
         self._app = app

@@ -1,7 +1,7 @@
 """What a load run sends unless it is told of tasks of yours; workers import it from here.
 
-Each returns when its body began and ended, in seconds since the epoch by the worker's clock, so that waiting and running can
-be told apart without any task events.
+Each returns when its body began and ended, in seconds since the epoch by the worker's clock, so that
+waiting and running can be told apart without any task events.
 """
 
 from __future__ import annotations
@@ -15,12 +15,14 @@ from taskservice.workflow.definitions import workflow
 if TYPE_CHECKING:
     from taskservice.workflow.context import WorkflowContext
 
-__all__ = ["NAP", "NOOP", "QUESTION", "WORK", "nap", "noop", "question", "work"]
+__all__ = ["NAP", "NOOP", "QUESTION", "TIMED", "WORK", "nap", "noop", "question", "work"]
 
-NOOP: Final = "taskservice.load.noop"
-NAP: Final = "taskservice.load.nap"
-WORK: Final = "taskservice.load.work"
-QUESTION: Final = "taskservice.load.question"
+NOOP: Final = "load.noop"
+NAP: Final = "load.nap"
+WORK: Final = "load.work"
+QUESTION: Final = "load.question"
+TIMED: Final = frozenset({NOOP, NAP, WORK})
+"""Those that tell themselves when they ran."""
 
 
 @task(name=NOOP)
@@ -51,5 +53,5 @@ def work(seconds: float) -> list[float]:
 def question(ctx: WorkflowContext) -> str:
     """Take a step, ask, take another step."""
     ctx.step(str, "before")
-    answer = ctx.ask("go on?")
-    return ctx.step(str, answer)
+    answer: str = ctx.step(str, ctx.ask("go on?"))
+    return answer

@@ -82,7 +82,7 @@ def show_report(report: Report) -> None:
     console.print(f"runs {show_count(figures['arrivals'])}: {ends}")
     _show_backlog(report, console)
     for error, count in report.errors.items():
-        console.print(f"  {count:,} × {error}", markup=False)
+        console.print(f"  {count:,} x {error}", markup=False)
     for note in report.notes:
         console.print(f"note: {note}", markup=False)
     for verdict in report.verdicts:

@@ -1,7 +1,7 @@
-"""Locust users: tasks through the service, workflows, anybody's Celery task, the HTTP API, a scenario's story.
+"""Locust users: tasks of the service, workflows, anybody's Celery task, a scenario's story.
 
-Each *plays* its part once for each run that is due. In the open model runs are due by the clock, and every play has a
-greenlet of its own; in the closed one a user waits for its play. A play goes on when its user is
+Each *plays* its part once for each run that is due. In the open model runs are due by the clock, and every
+play has a greenlet of its own; in the closed one a user waits for its play. A play goes on when its user is
 stopped: what was sent has an end, and that is waited for.
 
 Subclass them for what is special: override `play`, and call `launch` in it.
@@ -52,7 +52,7 @@ class LoadUser(User):
         """Do once what this user does; ``due`` is when it should have begun, by the monotonic clock."""
         self.launch(due=due).wait()
 
-    def launch(  # noqa: PLR0913 - one run, and all of it
+    def launch(
         self,
         name: str = "",
         args: Iterable[Any] = (),
@@ -121,6 +121,7 @@ class StoryUser(LoadUser):
     """The steps of a scenario, one after another, each at its time."""
 
     def play(self, due: float) -> None:
+        """Take every step once, and wait for all that was launched."""
         story = self.plan.story
         if story is None:
             raise RuntimeError("StoryUser needs a story: taskservice load --scenario FILE")

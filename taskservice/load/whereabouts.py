@@ -1,8 +1,8 @@
 """Where runs are that have not ended: in a queue, with a worker, or lost.
 
-On a Redis broker the messages themselves are looked at, waiting and unacknowledged ones (kombu's ``unacked``
-hash), besides what the workers say. Elsewhere only the workers can be asked, and a run that none of them has is
-``unknown`` for as long as anything waits.
+On a Redis broker the messages themselves are looked at, waiting and unacknowledged ones (kombu's
+``unacked`` hash), besides what the workers say. Elsewhere only the workers can be asked, and a run that
+none of them has is ``unknown`` for as long as anything waits.
 """
 
 from __future__ import annotations
