@@ -96,6 +96,7 @@ def _ignored(scenario: Scenario) -> Iterator[str]:
     for name, count in others.items():
         yield f"ignored {count} {name} step{'s' if count > 1 else ''}: it is no load"
     if scenario.expect:
-        yield f"ignored the {len(scenario.expect)} expectations: gates judge a load run"
+        count = len(scenario.expect)
+        yield f"ignored {count} expectation{'s' if count > 1 else ''}: gates judge a load run"
     if scenario.cleanup:
         yield "ignored the steps under finally"

@@ -27,10 +27,10 @@ from contextlib import AsyncExitStack, suppress
 from time import monotonic, time
 from typing import TYPE_CHECKING, Any, Final
 
-from taskservice.errors import TaskServiceError
+from taskservice.errors import ConfigurationError, TaskNotRegisteredError, TaskServiceError
 from taskservice.load.apps import open_app
 from taskservice.load.calls import Call
-from taskservice.load.senders import Outcome, Sender, open_senders
+from taskservice.load.senders import Outcome, Sender, check_call, open_senders
 from taskservice.load.whereabouts import Backlog, find_runs
 from taskservice.load.wire import Lines, pack
 from taskservice.settings import load_settings
@@ -83,6 +83,8 @@ class Engine:
             self._hold(self._sample())
             if config["events"]:
                 self._listen(stack)
+        for call in map(Call.from_json, config["calls"]):
+            check_call(call, self._senders)
         self.tell(["ready", {"ways": sorted(self._senders), "pid": os.getpid()}])
 
     def tell(self, message: list[Any]) -> None:
@@ -230,6 +232,8 @@ async def _serve(end: socket.socket) -> None:
                     continue
                 try:
                     await engine.open(stack, message[1])
+                except (ConfigurationError, TaskNotRegisteredError) as error:
+                    engine.tell(["mistaken", str(error)])
                 except (TaskServiceError, OSError, ValueError) as error:
                     engine.tell(["failed", _line(error)])
         # Nobody is left to be told, and a run that never ends would hold the service open.

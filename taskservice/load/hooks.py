@@ -22,6 +22,7 @@ from locust.runners import MasterRunner, WorkerRunner
 
 from taskservice.errors import TaskServiceError
 from taskservice.load.account import Account
+from taskservice.load.errors import StackError
 from taskservice.load.ledger import Ledger
 from taskservice.load.link import EngineLink
 from taskservice.load.shapes import ProfileShape
@@ -88,11 +89,13 @@ class Node:
             return
 
         config = {name: getattr(self.plan, name) for name in ("app", "backend", "redirect", "events")}
+        names = [each.__name__ for each in self._environment.user_classes]
+        config["calls"] = [call.to_json() for call in self.plan.calls(names)]
         self.link = EngineLink(config, self._hear)
         try:
             self.link.open()
         except TaskServiceError as error:
-            _leave(error, STACK_LOST)
+            _leave(error, STACK_LOST if isinstance(error, StackError) else MISTAKE)
 
     def _hear(self, message: list[Any]) -> None:
         # Each start of a load has a ledger of its own.

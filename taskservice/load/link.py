@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import gevent
 from gevent.event import AsyncResult, Event
 
+from taskservice.errors import ConfigurationError
 from taskservice.load.errors import StackError
 from taskservice.load.wire import Lines, pack
 
@@ -110,6 +111,8 @@ class EngineLink:
         match message:
             case ["ready", said]:
                 self._opened.set(said)
+            case ["mistaken", why]:
+                self._opened.set_exception(ConfigurationError(why))
             case ["failed", why]:
                 self._opened.set_exception(StackError("the load engine", why))
             case ["settled", found]:

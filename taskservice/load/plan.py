@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Self
 
@@ -98,6 +98,12 @@ class LoadPlan:
             factor=self.factor,
             steps=self.steps,
         )
+
+    def calls(self, kinds: Iterable[str]) -> list[Call]:
+        """Return all that users of these kinds send by the engine."""
+        told = [] if self.story is None else [move.call for move in self.story.moves if move.call is not None]
+        plain = {"TaskUser", "CeleryUser", "WorkflowUser"}
+        return [*told, *(self.call_of(kind) for kind in kinds if kind in plain)]
 
     def call_of(self, kind: str) -> Call:
         """Return what users of this kind send, by default nothing but a message."""

@@ -151,12 +151,8 @@ def _model(plan: LoadPlan) -> str:
     users = plan.user_count
     if plan.open:
         return f"open: {plan.rate:g}/s due, {plan.arrivals}, from {users} sources"
-    many = f"{users} user{'s' if users > 1 else ''}"
-    return (
-        f"closed: {many}, each as soon as it can"
-        if plan.pace is None
-        else f"closed: {many}, every {plan.pace:g} s"
-    )
+    pace = "each as soon as it can" if plan.pace is None else f"every {plan.pace:g} s"
+    return f"closed: {users} user{'s' if users > 1 else ''}, {pace}"
 
 
 def _notes(account: Account, plan: LoadPlan) -> list[str]:
@@ -165,7 +161,7 @@ def _notes(account: Account, plan: LoadPlan) -> list[str]:
     known = [account.parts[part].count for part in ("queue_wait", "run")]
     if ended and plan.events and not any(known):
         notes.append("queue wait and run are not known: no task events came; a worker sends them with -E")
-    elif known[0] < ended * KNOWN:
+    elif 0 < known[0] < ended * KNOWN:
         notes.append(
             f"of {ended - known[0]:,} runs no worker said when they started: queue wait is without them"
         )

@@ -4,8 +4,6 @@ A sender's `launch` returns a `Sent`, whose ``outcome`` is awaited apart: sendin
 apart.
 """
 
-# ruff: noqa: D102 - Sender documents the contract, once
-
 from __future__ import annotations
 
 import asyncio
@@ -32,12 +30,14 @@ from taskservice.workflow.definitions import WorkflowDefinition
 from taskservice.workflow.model import WorkflowStatus
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from celery import Celery
 
     from taskservice.load.calls import Call
     from taskservice.settings import Settings
 
-__all__ = ["CelerySender", "Outcome", "Sender", "Sent", "ServiceSender", "WorkflowSender", "find_attribute"]
+__all__ = ["Outcome", "Sender", "Sent", "check_call", "open_senders"]
 
 PUBLISHERS: Final = 4
 
@@ -185,6 +185,20 @@ async def open_senders(stack: AsyncExitStack, app: Celery | None, settings: Sett
         stack.callback(sender.close)
         senders["celery"] = sender
     return senders
+
+
+def check_call(call: Call, senders: Mapping[str, Sender]) -> None:
+    """Raise `ConfigurationError` or `TaskNotRegisteredError` for a call that could never be sent."""
+    sender = senders.get(call.how)
+    if sender is None:
+        raise ConfigurationError(
+            f"{call.name} cannot be sent as a Celery task: it needs the celery back end, and an app that "
+            "stores results: set result_backend"
+        )
+    if isinstance(sender, ServiceSender):
+        sender.find(call.name)
+    elif ":" in call.name:
+        find_attribute(call.name)
 
 
 def find_attribute(name: str) -> Any:
