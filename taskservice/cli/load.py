@@ -65,6 +65,7 @@ SHAPES = click.Choice(["flat", "ramp", "spike", "soak", "steps"])
     "--concurrency", "-c", type=click.IntRange(min=1), default=2, show_default=True, help="Its slots."
 )
 @click.option("--no-worker", is_flag=True, help="Neither ask for a worker nor start one.")
+@click.option("--forget", is_flag=True, help="Do not await results: measure sending alone.")
 @click.option("--events/--no-events", default=None, help="Hear task events: when runs start, for how long.")
 @click.option(
     "--processes", "-p", type=click.IntRange(min=1), default=1, show_default=True, help="Of Locust."
@@ -221,6 +222,7 @@ def _plan(said: dict[str, Any], story: Story | None) -> LoadPlan:
         factor=said["factor"],
         steps=said["steps"],
         until=said["until"],
+        forget=said["forget"],
         token=said["token"],
     )
 

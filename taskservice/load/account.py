@@ -62,8 +62,9 @@ class Second:
 class Account:
     """All that is counted.
 
-    ``arrivals`` are the runs that were due, ``timely`` those that ended within the measured time, which is
-    ``elapsed`` seconds long. ``open_runs`` are sent and not over.
+    ``arrivals`` are the runs that were due, ``timely`` those that ended and ``timely_sent`` those that
+    were sent within the measured time, which is ``elapsed`` seconds long. ``open_runs`` are sent and not
+    over.
     """
 
     def __init__(self) -> None:
@@ -71,6 +72,7 @@ class Account:
         self.measured = 0
         self.sent = 0
         self.timely = 0
+        self.timely_sent = 0
         self.ends: Counter[str] = Counter()
         self.parts = {name: Histogram() for name in (*PARTS, "lag")}
         self.seconds: dict[int, Second] = {}
@@ -104,6 +106,7 @@ class Account:
         self.measured += other.measured
         self.sent += other.sent
         self.timely += other.timely
+        self.timely_sent += other.timely_sent
         self.ends.update(other.ends)
         for name, part in other.parts.items():
             self.parts[name].merge(part)
@@ -129,6 +132,7 @@ class Account:
             "measured": self.measured,
             "sent": self.sent,
             "timely": self.timely,
+            "timely_sent": self.timely_sent,
             "ends": dict(self.ends),
             "parts": {name: part.to_json() for name, part in self.parts.items()},
             "seconds": {
@@ -143,7 +147,7 @@ class Account:
     def from_json(cls, data: dict[str, Any], *, before: Account | None = None) -> Self:
         """Return what `to_json` was made of, with the seconds that ``before`` knew already."""
         made = cls()
-        for name in ("arrivals", "measured", "sent", "timely", "elapsed"):
+        for name in ("arrivals", "measured", "sent", "timely", "timely_sent", "elapsed"):
             setattr(made, name, data[name])
         made.ends.update(data["ends"])
         made.parts = {name: Histogram.from_json(part) for name, part in data["parts"].items()}

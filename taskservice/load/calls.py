@@ -17,6 +17,7 @@ class Call:
 
     ``name`` is a registered name, or ``package.module:attribute``. ``options`` are `LaunchOptions` of a
     task and those of ``send_task`` for Celery's; ``answer`` is what a workflow gets to hear when it asks.
+    Of a call to ``forget`` nobody awaits the end: where its run is, is looked up once, when all is over.
     """
 
     name: str
@@ -25,6 +26,7 @@ class Call:
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
     answer: Any = True
+    forget: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Return it as plain data."""

@@ -120,8 +120,10 @@ class Engine:
         self.tell(["sent", number, began, ended])
         if (early := self._early.pop(sent.run_id, None)) is not None:
             self._worked(sent.run_id, early, None)
+        if call.forget:
+            return
         try:
-            outcome = await sent.outcome
+            outcome = await sent.outcome()
         except Exception as error:  # noqa: BLE001 - the same for one that nobody can wait for
             outcome = Outcome(error=_line(error))
         self._over(sent.run_id, number, outcome)

@@ -52,6 +52,7 @@ def all_figures(account: Account, plan: LoadPlan) -> dict[str, float | None]:
         backlog=backlogs[-1] if backlogs else None,
         max_backlog=max(backlogs) if backlogs else None,
         throughput=account.timely / account.elapsed if account.elapsed else None,
+        sent_rate=account.timely_sent / account.elapsed if account.elapsed else None,
         arrival_rate=account.measured / account.elapsed if account.elapsed else None,
         failure_rate=failures / account.arrivals if account.arrivals else None,
     )

@@ -50,6 +50,7 @@ def add_flags(parser: Any, **_: object) -> None:
     flag("factor", default=5.0, type=float, help="How much higher a spike is.")
     flag("steps", default=10, type=int, help="How many steps there are.")
     flag("until", default="p95>1s", help="What ends steps: a gate.")
+    flag("forget", action="store_true", help="Do not await results: measure sending alone.")
     flag("events", action="store_true", help="Hear the workers' task events.")
     flag("token", default="", help="Bearer token for the API.", is_secret=True)
     flag("plan", default="", help="All of it as JSON, instead.", include_in_web_ui=False)
@@ -86,6 +87,7 @@ def _plan(options: Any) -> LoadPlan:
             steps=options.load_steps,
             until=options.load_until,
             events=bool(options.load_events),
+            forget=bool(options.load_forget),
             token=options.load_token,
         )
         rate = parse_rate(options.load_rate) if options.load_rate else None

@@ -23,7 +23,7 @@ STATISTICS: Final = ("min", "mean", "p50", "p90", "p95", "p99", "p99.9", "max")
 COUNTS: Final = (
     "arrivals", "sent", "done", "failures", "lost", "queued", "taken", "unknown", "backlog", "max_backlog"
 )  # fmt: skip
-RATES: Final = ("throughput", "arrival_rate")
+RATES: Final = ("throughput", "sent_rate", "arrival_rate")
 SHARES: Final = ("failure_rate",)
 METRICS: Final = (
     *STATISTICS,

@@ -63,6 +63,7 @@ class Node:
         self._others: dict[str, Account] = {}
         self._final: set[str] = set()
         self._all_final = Event()
+        self._ready = Event()
         self._hurried = False
         self._ticker: gevent.Greenlet[[], None] | None = None
         self._started = 0.0
@@ -79,13 +80,16 @@ class Node:
         if isinstance(self._runner, WorkerRunner):
             self._runner.register_message(SETTLE, self._asked_to_settle, concurrent=True)
         gevent.signal_handler(signal.SIGUSR1, self._hurry)
-        if self.plan.shape != "flat" and not isinstance(self._runner, WorkerRunner):
+        # A master's --run-time begins before its workers have users.
+        shaped = self.plan.shape != "flat" or isinstance(self._runner, MasterRunner)
+        if shaped and not isinstance(self._runner, WorkerRunner) and not self._environment.web_ui:
             self._environment.shape_class = ProfileShape(self.plan, self.account)
             self._environment.shape_class.runner = self._runner
 
     def open(self) -> None:
         """Start the engine where there are users; whoever cannot work ends the process with code 3."""
         if isinstance(self._runner, MasterRunner):
+            self._ready.set()
             return
 
         config = {name: getattr(self.plan, name) for name in ("app", "backend", "redirect", "events")}
@@ -96,6 +100,8 @@ class Node:
             self.link.open()
         except TaskServiceError as error:
             _leave(error, STACK_LOST if isinstance(error, StackError) else MISTAKE)
+
+        self._ready.set()
 
     def _hear(self, message: list[Any]) -> None:
         # Each start of a load has a ledger of its own.
@@ -112,6 +118,8 @@ class Node:
         return found
 
     def _start(self, **_: object) -> None:
+        # A master may call for users before this worker's engine is there to send.
+        self._ready.wait()
         self._others.clear()
         self._final.clear()
         self._all_final.clear()

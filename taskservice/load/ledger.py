@@ -35,14 +35,15 @@ class Fire(Protocol):
 class Flight:
     """One run; instants are in seconds of the monotonic clock."""
 
-    __slots__ = ("_over", "due", "ended", "name", "number", "started", "timed")
+    __slots__ = ("_over", "due", "ended", "forgotten", "name", "number", "started", "timed")
 
-    def __init__(self, number: int, name: str, due: float, *, timed: bool) -> None:
+    def __init__(self, number: int, name: str, due: float, *, timed: bool, forgotten: bool = False) -> None:
         self.number = number
         self.name = name
         self.due = due
         self.started = monotonic()
         self.timed = timed
+        self.forgotten = forgotten
         self.ended = False
         self._over: Event | None = None
 
@@ -77,10 +78,10 @@ class Ledger:
         """How many runs are under way."""
         return len(self.flights)
 
-    def depart(self, name: str, due: float) -> Flight:
-        """Note a run that is due now, or was at ``due``."""
+    def depart(self, name: str, due: float, *, forgotten: bool = False) -> Flight:
+        """Note a run that is due now, or was at ``due``; a forgotten one is over once it is sent."""
         self._number += 1
-        flight = Flight(self._number, name, due, timed=due >= self._counted_from)
+        flight = Flight(self._number, name, due, timed=due >= self._counted_from, forgotten=forgotten)
         self.flights[flight.number] = flight
         self.account.arrivals += 1
         self.account.measured += flight.timed
@@ -116,7 +117,11 @@ class Ledger:
     def sent(self, flight: Flight, began: float, ended: float) -> None:
         """Note that it was sent."""
         self.account.sent += 1
+        if flight.timed and self._stopped is None:
+            self.account.timely_sent += 1
         self._part("enqueue", flight.name, ended - began, timed=flight.timed)
+        if flight.forgotten:
+            flight.end()
 
     def refused(self, flight: Flight, began: float, ended: float, error: str) -> None:
         """Note that it could not be sent."""

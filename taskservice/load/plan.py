@@ -27,8 +27,8 @@ class LoadPlan:
 
     With a ``rate`` the model is open: runs are due by the clock, at ``arrivals``, drawn from ``seed``.
     Without one it is closed: each user sends its next run when the last one is over, or every ``pace``
-    seconds. ``until`` is a gate that ends a run in steps. ``redirect`` is a Redis that takes the place of
-    the app's broker and results.
+    seconds. ``until`` is a gate that ends a run in steps. With ``forget`` nobody awaits results: what is
+    measured is sending. ``redirect`` is a Redis that takes the place of the app's broker and results.
     """
 
     call: Call | None = None
@@ -49,6 +49,7 @@ class LoadPlan:
     factor: float = 5.0
     steps: int = 10
     until: str = "p95>1s"
+    forget: bool = False
     token: str = ""
 
     def __post_init__(self) -> None:
@@ -109,10 +110,10 @@ class LoadPlan:
         """Return what users of this kind send, by default nothing but a message."""
         how = {"TaskUser": "task", "CeleryUser": "celery", "WorkflowUser": "workflow"}.get(kind, "task")
         if self.call is not None:
-            return Call.from_json({**self.call.to_json(), "how": how})
+            return Call.from_json({**self.call.to_json(), "how": how, "forget": self.forget})
         from taskservice.load.tasks import QUESTION
 
-        return Call(name=QUESTION if how == "workflow" else NOOP, how=how)  # type: ignore[arg-type]
+        return Call(name=QUESTION if how == "workflow" else NOOP, how=how, forget=self.forget)  # type: ignore[arg-type]
 
     def to_json(self) -> dict[str, Any]:
         """Return it as plain data."""

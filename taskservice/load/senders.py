@@ -7,7 +7,7 @@ apart.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -56,7 +56,7 @@ class Sent:
     """A run on its way."""
 
     run_id: str
-    outcome: Awaitable[Outcome]
+    outcome: Callable[[], Awaitable[Outcome]]
 
 
 class Sender(Protocol):
@@ -80,7 +80,7 @@ class ServiceSender:
             func = self._found[call.name] = self.find(call.name)
         launcher = self._service.options(**call.options) if call.options else self._service
         run_id, handle = await launcher.launch_task(func, *call.args, **call.kwargs)
-        return Sent(run_id=run_id, outcome=self._outcome(handle, timed=call.name in TIMED))
+        return Sent(run_id=run_id, outcome=partial(self._outcome, handle, timed=call.name in TIMED))
 
     def find(self, name: str) -> Any:
         """Return the task of that name, or raise `TaskNotRegisteredError`."""
@@ -121,7 +121,7 @@ class CelerySender:
         run_id = str(uuid4())
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(self._threads, partial(self._send, call, run_id))
-        return Sent(run_id=run_id, outcome=self._outcome(run_id, timed=call.name in TIMED))
+        return Sent(run_id=run_id, outcome=partial(self._outcome, run_id, timed=call.name in TIMED))
 
     def close(self) -> None:
         """Give up waiting."""
@@ -153,7 +153,7 @@ class WorkflowSender:
         if not isinstance(flow, str | WorkflowDefinition):
             raise ConfigurationError(f"{call.name} is no @workflow")
         run_id = await self._client.start(flow, *call.args, **call.kwargs)
-        return Sent(run_id=run_id, outcome=self._take_part(run_id, call))
+        return Sent(run_id=run_id, outcome=partial(self._take_part, run_id, call))
 
     async def _take_part(self, run_id: str, call: Call) -> Outcome:
         started: float | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from time import time
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Final
 
 from locust import LoadTestShape
 
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ProfileShape"]
 
-SETTLED = 2.0
+PATIENCE: Final = 30.0
+SETTLED: Final = 2.0
 """How many seconds of a step must be over before it can break."""
 
 
@@ -31,17 +32,31 @@ class ProfileShape(LoadTestShape):
         self._profile = plan.profile()
         self._until = parse_gate(plan.until)
         self._account = account
+        self._begun = False
         self._step = 0
         self._step_began = time()
 
     def tick(self) -> tuple[int, float] | None:
         """Return the number of users and how many come in a second; ``None`` at the end."""
-        elapsed = self.get_run_time()
+        if not self._begun:
+            self._begin()
+        elapsed = self.get_run_time() if self._begun else 0.0
         users = self._profile.users_at(elapsed)
         if users is None or (self._profile.name == "steps" and self._breaks(elapsed)):
             return None
 
         return users, float(max(users, self._profile.most))
+
+    def _begin(self) -> None:
+        """Let the time begin once the first users are there: on other machines that takes a while."""
+        wanted = self._profile.users_at(0.0) or 0
+        patient = self.get_run_time() < PATIENCE
+        if self.runner is not None and self.runner.user_count < wanted and patient:
+            return
+
+        self._begun = True
+        self._step_began = time()
+        self.reset_time()
 
     def _breaks(self, elapsed: float) -> bool:
         if self._profile.step_at(elapsed) != self._step:

@@ -107,7 +107,7 @@ def _locust(load: Loading) -> list[str]:
     host = load.stack.api_url or "http://127.0.0.1"
     argv = [sys.executable, "-m", "locust", "-f", str(LOCUSTFILE), *load.kinds, "--host", host]
     argv += ["--users", str(users), "--spawn-rate", str(plan.profile().most), "--loglevel", "WARNING"]
-    if plan.shape == "flat":
+    if plan.shape == "flat" and load.processes == 1:
         argv += ["--run-time", f"{math.ceil(plan.duration)}s"]
     return [*argv, *_spread(load.processes), "--load-plan", json.dumps(plan.to_json())]
 

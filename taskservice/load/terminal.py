@@ -71,8 +71,8 @@ def show_report(report: Report) -> None:
     console.print(_parts(report))
     figures = report.figures
     console.print(
-        f"throughput {show_count(figures['throughput'])}/s, due {show_count(figures['arrival_rate'])}/s, "
-        f"over {report.elapsed:.1f} s"
+        f"throughput {show_count(figures['throughput'])}/s, sent {show_count(figures['sent_rate'])}/s, "
+        f"due {show_count(figures['arrival_rate'])}/s, over {report.elapsed:.1f} s"
     )
     ends = ", ".join(
         f"{title} {report.ends[name]:,}"

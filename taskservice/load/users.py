@@ -71,7 +71,8 @@ class LoadUser(User):
                 name=name, how=self.call.how, args=tuple(args), kwargs=dict(kwargs or {}), options=options
             )
         call = call or self.call
-        flight = self.node.ledger.depart(call.name, monotonic() if due is None else due)
+        now = monotonic()
+        flight = self.node.ledger.depart(call.name, now if due is None else due, forgotten=call.forget)
         link = self.node.link
         if link is None or not link.alive:
             self.node.ledger.refused(flight, flight.started, monotonic(), "the load engine is gone")

@@ -17,7 +17,16 @@ from tests.load.conftest import LoadCommand, until
 
 def test_a_set_up_is_started_loaded_and_reported(load_command: LoadCommand) -> None:
     done = load_command.run(
-        "--backend", "celery", "--users", "5", "--duration", "2s", "--fail-if", "p95>60s", "--fail-if", "lost>0"
+        "--backend",
+        "celery",
+        "--users",
+        "5",
+        "--duration",
+        "2s",
+        "--fail-if",
+        "p95>60s",
+        "--fail-if",
+        "lost>0",
     )
 
     assert done.code == 0, done.out + done.err
@@ -251,7 +260,18 @@ def add(x, y):
     )
 
     done = load_command.run(
-        "--app", "theirs:app", "--kind", "celery", "-t", "theirs.add", "--args", "[1, 2]", "-u", "2", "-d", "2s"
+        "--app",
+        "theirs:app",
+        "--kind",
+        "celery",
+        "-t",
+        "theirs.add",
+        "--args",
+        "[1, 2]",
+        "-u",
+        "2",
+        "-d",
+        "2s",
     )
 
     assert done.code == 0, done.out + done.err

@@ -126,7 +126,14 @@ def test_other_rates_are_refused(text: str) -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "shown"),
-    [(1.234, "1.23 s"), (0.0456, "45.6 ms"), (0.2, "200 ms"), (0.000012, "12.0 µs"), (0, "0 ms"), (None, "-")],
+    [
+        (1.234, "1.23 s"),
+        (0.0456, "45.6 ms"),
+        (0.2, "200 ms"),
+        (0.000012, "12.0 µs"),
+        (0, "0 ms"),
+        (None, "-"),
+    ],
 )
 def test_spans_are_shown_with_three_digits(seconds: float | None, shown: str) -> None:
     assert show_span(seconds) == shown

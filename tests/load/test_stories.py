@@ -75,7 +75,9 @@ def test_of_several_scenarios_one_is_chosen(path: Path) -> None:
     path.write_text(f"{FILE}---{FILE.replace('a busy day', 'a quiet day')}")
 
     assert read_story(path, "a quiet day").name == "a quiet day"
-    with pytest.raises(ConfigurationError, match="has 2 scenarios; choose one with --case: a busy day, a quiet"):
+    with pytest.raises(
+        ConfigurationError, match="has 2 scenarios; choose one with --case: a busy day, a quiet"
+    ):
         read_story(path)
     with pytest.raises(ConfigurationError, match="has no scenario 'a night'"):
         read_story(path, "a night")

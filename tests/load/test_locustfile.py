@@ -1,0 +1,188 @@
+"""``locust -f loadtests/locustfile.py``: users that do not block each other, master and workers."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from taskservice.load.servers import free_port
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROOT = Path(__file__).parents[2]
+SECONDS = 60
+
+# One user waits for a task that takes long, the others for tasks that take no time.
+PATIENT = """
+from time import monotonic
+
+from locust import events
+
+from taskservice.load.locustfile import *
+from taskservice.load.users import TaskUser as Base
+
+
+class Slow(Base):
+    fixed_count = 1
+
+    def play(self, due):
+        self.launch("load.nap", [30.0], due=due).wait()
+
+
+class Quick(Base):
+    def play(self, due):
+        self.launch("load.noop", due=due).wait()
+
+
+del TaskUser, WorkflowUser, CeleryUser, StoryUser, ApiUser, Base
+"""
+
+
+class Locusts:
+    """Starts Locust, ends what still runs, and reads the account."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.result = folder / "account.json"
+        self._started: list[subprocess.Popen[str]] = []
+
+    def start(self, file: Path, *argv: str) -> subprocess.Popen[str]:
+        clean = {name: value for name, value in os.environ.items() if not name.startswith("TASKSERVICE_")}
+        process = subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                "locust",
+                "-f",
+                str(file),
+                "--loglevel",
+                "WARNING",
+                "--only-summary",
+                *argv,
+            ],
+            cwd=self._folder,
+            env={**clean, "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, sys.path)])},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self._started.append(process)
+        return process
+
+    def finish(self, process: subprocess.Popen[str]) -> str:
+        out, _ = process.communicate(timeout=SECONDS)
+        assert process.returncode == 0, out
+        return out
+
+    def account(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.result.read_text())["account"]
+        return found
+
+    def end(self) -> None:
+        for process in self._started:
+            if process.poll() is None:
+                process.kill()
+                process.communicate()
+
+
+@pytest.fixture
+def locusts(tmp_path: Path) -> Iterator[Locusts]:
+    """Locust processes."""
+    started = Locusts(tmp_path)
+    yield started
+    started.end()
+
+
+def test_no_wait_blocks_another_user(locusts: Locusts, tmp_path: Path) -> None:
+    file = tmp_path / "patient.py"
+    file.write_text(PATIENT)
+
+    out = locusts.finish(
+        locusts.start(
+            file, "--headless", "--users", "4", "--spawn-rate", "4", "--run-time", "2s", "--load-backend", "anyio",
+            "--load-drain", "0s", "--load-result", str(locusts.result),
+        )
+    )  # fmt: skip
+
+    account = locusts.account()
+    assert account["ends"]["taken"] == 1
+    assert account["ends"]["done"] > 30
+    assert account["ends"]["done"] + 1 <= account["arrivals"]
+    assert "load.noop" in out
+
+
+def test_a_master_adds_up_the_accounts_of_its_workers(locusts: Locusts) -> None:
+    port, file = str(free_port()), ROOT / "loadtests" / "locustfile.py"
+    plan = ["--load-backend", "anyio", "--load-rate", "100/s"]
+    common = ["--master-port", port, "TaskUser", *plan]
+
+    master = locusts.start(
+        file, "--master", "--headless", "--expect-workers", "2", "--users", "4", "--spawn-rate", "4",
+        "--run-time", "3s", "--master-bind-port", port, "--load-result", str(locusts.result), "TaskUser", *plan,
+    )  # fmt: skip
+    workers = [locusts.start(file, "--worker", *common) for _ in range(2)]
+    out = locusts.finish(master)
+    for worker in workers:
+        locusts.finish(worker)
+
+    account = locusts.account()
+    assert account["ends"] == {"done": account["arrivals"]}
+    assert account["arrivals"] == pytest.approx(300, rel=0.5)
+    assert max(second[3] for second in account["seconds"].values()) == 4
+    assert "end to end" in out
+
+
+def test_a_worker_that_dies_leaves_its_runs_unknown(locusts: Locusts) -> None:
+    port, file = str(free_port()), ROOT / "loadtests" / "locustfile.py"
+    plan = [
+        "--load-backend",
+        "anyio",
+        "--load-task",
+        "load.nap",
+        "--load-args",
+        "[5.0]",
+        "--load-drain",
+        "0s",
+    ]
+
+    master = locusts.start(
+        file, "--master", "--headless", "--expect-workers", "1", "--users", "3", "--spawn-rate", "3",
+        "--run-time", "8s", "--master-bind-port", port, "--load-result", str(locusts.result), "TaskUser", *plan,
+    )  # fmt: skip
+    worker = locusts.start(file, "--worker", "--master-port", port, "TaskUser", *plan)
+    _await_arrivals(worker, master)
+    worker.kill()
+    out, _ = master.communicate(timeout=SECONDS)
+
+    account = locusts.account()
+    assert account["ends"] == {"unknown": account["arrivals"]}, out
+    assert account["arrivals"] >= 3
+    assert "died" in account["notes"][0]
+
+
+def _await_arrivals(worker: subprocess.Popen[str], master: subprocess.Popen[str]) -> None:
+    """Wait until the worker had the time to report: it does so every second once it has users."""
+    children = Path(f"/proc/{worker.pid}/task/{worker.pid}/children")
+    from tests.load.conftest import until
+
+    until(lambda: children.read_text().strip(), "engine of the worker", SECONDS)
+    with pytest.raises(subprocess.TimeoutExpired):
+        master.wait(5)
+
+
+def test_a_mistake_in_a_flag_is_a_line_and_exit_code_2(locusts: Locusts) -> None:
+    process = locusts.start(
+        ROOT / "loadtests" / "locustfile.py", "TaskUser", "--headless", "--load-rate", "fast"
+    )
+
+    out, _ = process.communicate(timeout=SECONDS)
+
+    assert process.returncode == 2
+    assert out.strip() == "taskservice: found 'fast'; write a rate above 0 such as 500/s or 30/m"
