@@ -1,8 +1,8 @@
 """What tests of one small Celery app cost: in our worlds, with Celery's own pytest fixtures, and eagerly.
 
 A downstream project is written to a folder and run in fresh pytest processes. The first result is timed from
-the start of the process to the first ``get()`` that returned; a test's cost is that of one of many that send a
-task and get its result, less that of one that does nothing.
+the start of the process to the first ``get()`` that returned; a test's cost is that of one of many that send
+a task and get its result, less that of one that does nothing.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@
 
 Starts a Redis of its own and the workers of each task queue, and ends them. Every round measures each way
 once, one after the other; figures are medians of the rounds with their range. ``--write`` puts the tables
-between their marks in docs/performance.md, the plots and performance.json beside it. It needs the extras ``bench``,
-``load`` and ``pytest``; arq wants an older redis-py, so give it an environment of its own.
+between their marks in docs/performance.md, the plots and performance.json beside it. It needs the extras
+``bench``, ``load`` and ``pytest``; arq wants an older redis-py, so give it an environment of its own.
 """
 
 from __future__ import annotations

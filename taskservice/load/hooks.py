@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import gevent
 from gevent.event import Event
-from locust.runners import MasterRunner, WorkerRunner
+from locust.runners import STATE_MISSING, MasterRunner, WorkerRunner
 
 from taskservice.errors import TaskServiceError
 from taskservice.load.account import Account
@@ -65,6 +65,7 @@ class Node:
         self._all_final = Event()
         self._ready = Event()
         self._hurried = False
+        self._running = False
         self._ticker: gevent.Greenlet[[], None] | None = None
         self._started = 0.0
 
@@ -124,6 +125,7 @@ class Node:
         self._final.clear()
         self._all_final.clear()
         self._started = time()
+        self._running = True
         self.ledger = Ledger(self._environment.events.request.fire, warmup=self.plan.warmup)
         self._ticker = gevent.spawn(self._tick)
 
@@ -174,13 +176,13 @@ class Node:
         self._runner.send_message(SETTLE, {"hurried": self._hurried})
         waited = Event()
         gevent.spawn_later((HURRIED if self._hurried else self.plan.drain) + MARGIN, waited.set)
-        while not waited.is_set() and not {each.id for each in self._runner.clients.all} <= self._final:
+        while not waited.is_set() and not self._awaited() <= self._final:
             self._all_final.clear()
             self._all_final.wait(0.2)
-        for name, account in self._others.items():
-            if name not in self._final:
-                account.ends["unknown"] += account.open_runs
-                account.notes.add(f"load generator {name} died, and with it the word on its last runs")
+
+    def _awaited(self) -> set[str]:
+        """Return the workers that still live."""
+        return {each.id for each in self._runner.clients.all if each.state != STATE_MISSING}
 
     def _asked_to_settle(self, environment: Environment, msg: Any, **_: object) -> None:
         self._hurried = self._hurried or bool(msg.data["hurried"])
@@ -192,8 +194,7 @@ class Node:
         if not isinstance(self._runner, MasterRunner):
             self._settle()
         self._tell(final=True)
-        if self._result and not isinstance(self._runner, WorkerRunner):
-            self._write()
+        self._write()
 
     def _settle(self) -> None:
         self.ledger.sample(0)
@@ -219,6 +220,14 @@ class Node:
             gevent.sleep(0.05)
 
     def _write(self) -> None:
+        self._running = False
+        if not self._result or isinstance(self._runner, WorkerRunner):
+            return
+
+        for name, account in self._others.items():
+            if name not in self._final:
+                account.ends["unknown"] += account.open_runs
+                account.notes.add(f"load generator {name} died, and with it the word on its last runs")
         found = {"account": self.account().to_json(), "started": self._started, "ended": time()}
         path = Path(self._result)
         part = path.with_suffix(".part")
@@ -229,6 +238,9 @@ class Node:
         self._hurried = True
 
     def _close(self, **_: object) -> None:
+        # Where the last worker went missing Locust leaves without an end of the test.
+        if self._running:
+            self._write()
         if self.link is not None:
             self.link.close()
 

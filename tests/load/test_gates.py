@@ -22,7 +22,8 @@ from taskservice.load.gates import parse_gate
 def test_a_gate_is_a_metric_and_a_bound_in_its_unit(text: str, metric: str, bound: float) -> None:
     gate = parse_gate(text)
 
-    assert (gate.metric, gate.bound) == (metric, pytest.approx(bound))
+    assert gate.metric == metric
+    assert gate.bound == pytest.approx(bound)
 
 
 @pytest.mark.parametrize(

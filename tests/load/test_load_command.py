@@ -7,7 +7,6 @@ import os
 import signal
 from pathlib import Path
 
-
 import pytest
 from click.testing import CliRunner
 
@@ -46,12 +45,19 @@ def test_a_set_up_is_started_loaded_and_reported(load_command: LoadCommand) -> N
 
 def test_files_gates_and_errors_of_a_run_in_process(load_command: LoadCommand) -> None:
     (load_command.folder / "shop_tasks.py").write_text(
-        "from taskservice import task\n\n\n@task\ndef pack(size):\n    raise ValueError(f'no box of {size}')\n"
+        """
+from taskservice import task
+
+
+@task
+def pack(size):
+    raise ValueError(f"no box of {size}")
+"""
     )
 
     done = load_command.run(
-        "--backend", "anyio", "-u", "3", "-d", "2s", "-t", "shop_tasks:pack", "--args", "[7]", "--fail-if", "p95>1h",
-        "--fail-if", "failure_rate>0%", "--fail-if", "max_backlog>5", "-o", "x",
+        "--backend", "anyio", "-u", "3", "-d", "2s", "-t", "shop_tasks:pack", "--args", "[7]",
+        "--fail-if", "p95>1h", "--fail-if", "failure_rate>0%", "--fail-if", "max_backlog>5", "-o", "x",
     )  # fmt: skip
 
     assert done.code == 1
@@ -283,7 +289,8 @@ def add(x, y):
 
 def test_runs_without_a_worker_are_still_queued(load_command: LoadCommand, redis_url: str) -> None:
     done = load_command.run(
-        "--redis-url", f"{redis_url[:-1]}5", "--no-worker", "-r", "50/s", "-u", "1", "-d", "1s", "--drain", "0.1s"
+        "--redis-url", f"{redis_url[:-1]}5", "--no-worker", "-r", "50/s", "-u", "1", "-d", "1s",
+        "--drain", "0.1s",
     )  # fmt: skip
 
     ends = done.report["ends"]

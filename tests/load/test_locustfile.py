@@ -14,7 +14,7 @@ import pytest
 from taskservice.load.servers import free_port
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 ROOT = Path(__file__).parents[2]
 SECONDS = 60
@@ -53,7 +53,7 @@ class Locusts:
         self.result = folder / "account.json"
         self._started: list[subprocess.Popen[str]] = []
 
-    def start(self, file: Path, *argv: str) -> subprocess.Popen[str]:
+    def start(self, file: Path, *argv: str, pass_fds: Sequence[int] = ()) -> subprocess.Popen[str]:
         clean = {name: value for name, value in os.environ.items() if not name.startswith("TASKSERVICE_")}
         process = subprocess.Popen(
             [
@@ -72,6 +72,7 @@ class Locusts:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            pass_fds=pass_fds,
         )
         self._started.append(process)
         return process
@@ -106,8 +107,8 @@ def test_no_wait_blocks_another_user(locusts: Locusts, tmp_path: Path) -> None:
 
     out = locusts.finish(
         locusts.start(
-            file, "--headless", "--users", "4", "--spawn-rate", "4", "--run-time", "2s", "--load-backend", "anyio",
-            "--load-drain", "0s", "--load-result", str(locusts.result),
+            file, "--headless", "--users", "4", "--spawn-rate", "4", "--run-time", "2s", "--load-drain", "0s",
+            "--load-backend", "anyio", "--load-result", str(locusts.result),
         )
     )  # fmt: skip
 
@@ -125,7 +126,8 @@ def test_a_master_adds_up_the_accounts_of_its_workers(locusts: Locusts) -> None:
 
     master = locusts.start(
         file, "--master", "--headless", "--expect-workers", "2", "--users", "4", "--spawn-rate", "4",
-        "--run-time", "3s", "--master-bind-port", port, "--load-result", str(locusts.result), "TaskUser", *plan,
+        "--run-time", "3s", "--master-bind-port", port, "--load-result", str(locusts.result),
+        "TaskUser", *plan,
     )  # fmt: skip
     workers = [locusts.start(file, "--worker", *common) for _ in range(2)]
     out = locusts.finish(master)
@@ -141,40 +143,24 @@ def test_a_master_adds_up_the_accounts_of_its_workers(locusts: Locusts) -> None:
 
 def test_a_worker_that_dies_leaves_its_runs_unknown(locusts: Locusts) -> None:
     port, file = str(free_port()), ROOT / "loadtests" / "locustfile.py"
-    plan = [
-        "--load-backend",
-        "anyio",
-        "--load-task",
-        "load.nap",
-        "--load-args",
-        "[5.0]",
-        "--load-drain",
-        "0s",
-    ]
+    plan = ["--load-backend", "anyio", "--load-task", "load.nap", "--load-args", "[60]", "--load-drain", "0s"]
+    reader, writer = os.pipe()
 
     master = locusts.start(
         file, "--master", "--headless", "--expect-workers", "1", "--users", "3", "--spawn-rate", "3",
-        "--run-time", "8s", "--master-bind-port", port, "--load-result", str(locusts.result), "TaskUser", *plan,
+        "--run-time", "60s", "--master-bind-port", port, "--load-result", str(locusts.result),
+        "TaskUser", *plan, "--load-progress", str(writer), pass_fds=[writer],
     )  # fmt: skip
     worker = locusts.start(file, "--worker", "--master-port", port, "TaskUser", *plan)
-    _await_arrivals(worker, master)
+    os.close(writer)
+    with os.fdopen(reader) as progress:
+        next(line for line in progress if json.loads(line)["arrivals"] == 3)
     worker.kill()
     out, _ = master.communicate(timeout=SECONDS)
 
     account = locusts.account()
-    assert account["ends"] == {"unknown": account["arrivals"]}, out
-    assert account["arrivals"] >= 3
+    assert account["ends"] == {"unknown": 3}, out
     assert "died" in account["notes"][0]
-
-
-def _await_arrivals(worker: subprocess.Popen[str], master: subprocess.Popen[str]) -> None:
-    """Wait until the worker had the time to report: it does so every second once it has users."""
-    children = Path(f"/proc/{worker.pid}/task/{worker.pid}/children")
-    from tests.load.conftest import until
-
-    until(lambda: children.read_text().strip(), "engine of the worker", SECONDS)
-    with pytest.raises(subprocess.TimeoutExpired):
-        master.wait(5)
 
 
 def test_a_mistake_in_a_flag_is_a_line_and_exit_code_2(locusts: Locusts) -> None:

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from itertools import islice, takewhile
+from itertools import islice, pairwise, takewhile
 
 import pytest
 
@@ -35,7 +35,7 @@ def test_constant_arrivals_are_evenly_apart() -> None:
     due = list(islice(arrivals(4.0, "constant", seed=0, source=3), 5))
 
     assert 0 <= due[0] < 0.25
-    assert [round(later - earlier, 9) for earlier, later in zip(due, due[1:], strict=False)] == [0.25] * 4
+    assert [round(later - earlier, 9) for earlier, later in pairwise(due)] == [0.25] * 4
 
 
 def test_a_spike_comes_after_a_quarter_and_goes_again() -> None:
