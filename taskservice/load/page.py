@@ -31,9 +31,10 @@ padding:0 1rem;color:var(--ink);background:var(--ground)}
 h1{font-size:1.45rem;margin:0}
 h2{font-size:1.05rem;margin:2rem 0 .5rem}
 p.sub{color:var(--soft);margin:.2rem 0 1.2rem}
+p.foot{margin-top:2rem;font-size:.85rem}
 .cards{display:flex;flex-wrap:wrap;gap:.7rem;margin:0 0 1.2rem}
-.card{flex:1 1 100px;border:1px solid var(--rule);border-radius:8px;padding:.55rem .8rem}
-.card b{display:block;font-size:1.25rem;font-variant-numeric:tabular-nums;white-space:nowrap}
+.card{flex:1 1 82px;border:1px solid var(--rule);border-radius:8px;padding:.5rem .7rem}
+.card b{display:block;font-size:1.15rem;font-variant-numeric:tabular-nums;white-space:nowrap}
 .card span{color:var(--soft);font-size:.82rem}
 table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}
 th,td{text-align:right;padding:.28rem .5rem;border-bottom:1px solid var(--rule);white-space:nowrap}
@@ -41,7 +42,8 @@ th:first-child,td:first-child{text-align:left}
 th{font-weight:600;color:var(--soft);font-size:.85rem}
 .ok{color:#2a9d8f}
 .bad{color:#d1495b}
-.plots svg{width:100%;height:auto;margin:.4rem 0 1rem}
+.plots{margin-top:1.8rem}
+.plots svg{width:100%;height:auto;margin:0 0 1rem}
 .banner{border-left:4px solid #d1495b;padding:.4rem .8rem;margin:0 0 1rem}
 .scroll{overflow-x:auto}
 ul{padding-left:1.2rem}
@@ -202,7 +204,7 @@ def _machine(report: Report) -> str:
     versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
     where = f"Python {machine['python']}, {machine['system']}, {machine['cores']} cores"
     text = f"{where}, load {machine['load'][0]}; {versions}"
-    return f"<p class='sub'>{escape(text)}</p>"
+    return f"<p class='sub foot'>{escape(text)}</p>"
 
 
 def _tick(seconds: float) -> str:

@@ -56,7 +56,7 @@ def pack(size):
     )
 
     done = load_command.run(
-        "--backend", "anyio", "-u", "3", "-d", "2s", "-t", "shop_tasks:pack", "--args", "[7]",
+        "--backend", "anyio", "-r", "30/s", "-d", "2s", "-t", "shop_tasks:pack", "--args", "[7]",
         "--fail-if", "p95>1h", "--fail-if", "failure_rate>0%", "--fail-if", "max_backlog>5", "-o", "x",
     )  # fmt: skip
 
@@ -106,24 +106,11 @@ def test_a_mistake_is_told_before_anything_is_started(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(
-    ("argv", "told"),
-    [
-        (["--backend", "anyio", "--task", "nowhere:task"], "taskservice: cannot find 'nowhere:task'"),
-        (["--app", "mute:app", "--kind", "celery", "-t", "mute.add", "--no-worker"], "set result_backend"),
-    ],
-)
-def test_what_can_never_be_sent_is_a_mistake(
-    load_command: LoadCommand, redis_url: str, argv: list[str], told: str
-) -> None:
-    (load_command.folder / "mute.py").write_text(
-        f"from celery import Celery\n\napp = Celery('mute', broker={redis_url!r})\n"
-    )
-
-    done = load_command.run(*argv)
+def test_what_can_never_be_sent_is_a_mistake(load_command: LoadCommand) -> None:
+    done = load_command.run("--backend", "anyio", "--task", "nowhere:task")
 
     assert done.code == 2, done.err
-    assert told in done.err
+    assert "taskservice: cannot find 'nowhere:task'" in done.err
     assert "Traceback" not in done.err
 
 
@@ -150,9 +137,9 @@ def test_ctrl_c_ends_cleanly_with_a_partial_report(load_command: LoadCommand) ->
 
 
 def test_kill_9_leaves_nothing_behind(load_command: LoadCommand) -> None:
-    process = load_command.start("-u", "2", "-d", "60s", "--processes", "2")
+    process = load_command.start("-u", "2", "-d", "60s")
     load_command.await_line(process, " s · ")
-    assert len(load_command.living()) > 5
+    assert len(load_command.living()) > 5  # ours, the guard, Redis, the worker's, Locust and its engine
 
     process.kill()
     process.communicate()
@@ -186,19 +173,19 @@ def _leader(command: LoadCommand, wanted: str) -> int:
 
 
 def test_two_processes_of_locust_are_one_run(load_command: LoadCommand) -> None:
-    done = load_command.run("--backend", "anyio", "-r", "200/s", "-u", "8", "-d", "3s", "--processes", "2")
+    done = load_command.run("--backend", "anyio", "-r", "60/s", "-u", "8", "-d", "2s", "--processes", "2")
 
     assert done.code == 0, done.out + done.err
     report = done.report
     assert report["ends"]["done"] == report["figures"]["arrivals"]
-    assert report["figures"]["arrivals"] == pytest.approx(600, rel=0.5)
+    assert report["figures"]["arrivals"] == pytest.approx(120, rel=0.6)
     assert max(moment["users"] for moment in report["timeline"]) == 8
 
 
 def test_a_spike_has_a_backlog_and_recovers(load_command: LoadCommand) -> None:
-    # Two slots of 50 ms carry 40 a second: 20 are due, and 160 for two seconds.
+    # Two slots of 50 ms carry 40 a second at most: 20 are due, and 160 for a while.
     done = load_command.run(
-        "-r", "20/s", "-u", "2", "-d", "12s", "--shape", "spike", "--factor", "8", "--drain", "20s",
+        "-r", "20/s", "-u", "2", "-d", "8s", "--shape", "spike", "--factor", "8", "--drain", "30s",
         "-t", "load.nap", "--args", "[0.05]", "--concurrency", "2",
     )  # fmt: skip
 
@@ -207,20 +194,6 @@ def test_a_spike_has_a_backlog_and_recovers(load_command: LoadCommand) -> None:
     assert max(waiting) > 50
     assert waiting[-1] == 0
     assert (done.folder / "load-report" / "users.svg").exists()
-
-
-def test_the_highest_rate_is_found(load_command: LoadCommand) -> None:
-    # One slot of 20 ms carries less than 50 a second.
-    done = load_command.run(
-        "-r", "30/s", "-d", "2s", "--find-limit", "--goal", "p50<300ms", "--precision", "0.9",
-        "-t", "load.nap", "--args", "[0.02]", "-c", "1", "--pool", "solo",
-    )  # fmt: skip
-
-    report = done.report
-    assert report["trials"][0]["rate"] == 30
-    assert any(not trial["held"] for trial in report["trials"])
-    assert report["limit"] is None or report["limit"] < 50
-    assert "with p50<300ms, found in" in done.out or "no rate held p50<300ms" in done.out
 
 
 def test_the_steps_of_a_scenario_are_the_load(load_command: LoadCommand) -> None:
@@ -241,7 +214,7 @@ expect:
 """
     )
 
-    done = load_command.run("--scenario", "orders.scenario.yaml", "-u", "1", "-d", "2s")
+    done = load_command.run("--scenario", "orders.scenario.yaml", "-r", "4/s", "-d", "2s")
 
     ends = done.report["ends"]
     assert ends["failed"] > 0
