@@ -12,7 +12,7 @@ from typing import Final
 
 import redis
 
-from taskservice import BlockingTaskService, Settings
+from taskservice import BlockingTaskService, CeleryBackend, Settings, create_app
 from taskservice.load.tasks import noop
 
 __all__ = ["USERS", "measure_generator"]
@@ -30,7 +30,8 @@ def measure_generator(redis_url: str) -> dict[str, float]:
 
 def _bare_loop(redis_url: str) -> float:
     """Send one after another, as a script does that only sends; nobody works."""
-    with BlockingTaskService.from_settings(Settings(redis_url=redis_url, backend="celery")) as service:
+    settings = Settings(redis_url=redis_url)
+    with BlockingTaskService(CeleryBackend(create_app(settings), settings=settings)) as service:
         service.launch_task(noop)
         count, began = 0, time.perf_counter()
         while time.perf_counter() - began < SECONDS:

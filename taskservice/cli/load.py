@@ -249,17 +249,15 @@ def _json(said: dict[str, Any], name: str, kind: type) -> Any:
 
 
 def _stack(said: dict[str, Any], plan: LoadPlan, kinds: tuple[str, ...]) -> StackRequest:
+    from taskservice.load.plan import WAYS
     from taskservice.load.stack import StackRequest
 
     if said["own_redis"] and said["redis_url"]:
         raise Mistake("--own-redis and --redis-url: choose one")
 
     celery = said["backend"] == "celery"
-    sends = (
-        ()
-        if kinds == ("StoryUser",)
-        else tuple(plan.call_of(kind).name for kind in kinds if kind in {"TaskUser", "CeleryUser"})
-    )
+    ways = [WAYS[kind] for kind in kinds if kind in WAYS]
+    tasks = tuple(call.name for call in plan.calls(ways) if call.how != "workflow")
     return StackRequest(
         backend=said["backend"],
         app=said["app"],
@@ -268,23 +266,23 @@ def _stack(said: dict[str, Any], plan: LoadPlan, kinds: tuple[str, ...]) -> Stac
         url=said["url"],
         wants_api="ApiUser" in kinds,
         wants_worker=celery and not said["no_worker"],
-        events=_wants_events(said, kinds, sends),
+        events=_wants_events(said, tasks),
         pool=said["pool"],
         concurrency=said["concurrency"],
         imports=_imports(plan),
         queues=_queues(plan),
-        tasks=sends,
+        tasks=tasks,
     )
 
 
-def _wants_events(said: dict[str, Any], kinds: tuple[str, ...], sends: tuple[str, ...]) -> bool:
+def _wants_events(said: dict[str, Any], tasks: tuple[str, ...]) -> bool:
     if said["events"] is not None:
         return bool(said["events"])
 
     # Our own tasks and every workflow tell themselves when they ran; of others only task events do.
     from taskservice.load.tasks import TIMED
 
-    return kinds == ("StoryUser",) or not TIMED.issuperset(sends)
+    return not TIMED.issuperset(tasks)
 
 
 def _imports(plan: LoadPlan) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from taskservice.errors import ConfigurationError
 from taskservice.load.capacity import Trial, find_limit
 from taskservice.load.figures import all_figures
 from taskservice.load.guard import Children
-from taskservice.load.plan import KINDS, LoadPlan
+from taskservice.load.plan import KINDS, WAYS, LoadPlan
 from taskservice.load.quantities import show_count
 from taskservice.load.report import Report, make_report
 from taskservice.load.stack import Stack, StackRequest, raise_stack
@@ -171,7 +171,7 @@ def _report(campaign: Campaign, plan: LoadPlan, ran: Ran, stack: Stack) -> Repor
 
 
 def _called(plan: LoadPlan, kind: str) -> str:
-    if kind == "ApiUser":
+    if kind not in WAYS:
         return "the HTTP API"
-    call = plan.call_of(kind)
+    call = plan.call_by(WAYS[kind])
     return f"{'workflow' if call.how == 'workflow' else 'task'} {call.name}"

@@ -76,7 +76,7 @@ def _plan(options: Any) -> LoadPlan:
             call=call,
             app=options.load_app or None,
             backend=options.load_backend,
-            users=options.num_users,
+            users=options.num_users or 1,  # as Locust has it
             duration=float(duration),
             arrivals=options.load_arrivals,
             seed=options.load_seed,

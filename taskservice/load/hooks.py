@@ -94,8 +94,8 @@ class Node:
             return
 
         config = {name: getattr(self.plan, name) for name in ("app", "backend", "redirect", "events")}
-        names = [each.__name__ for each in self._environment.user_classes]
-        config["calls"] = [call.to_json() for call in self.plan.calls(names)]
+        ways = {how for each in self._environment.user_classes if (how := getattr(each, "how", None))}
+        config["calls"] = [call.to_json() for call in self.plan.calls(sorted(ways))]
         self.link = EngineLink(config, self._hear)
         try:
             self.link.open()

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Final, Self
 
 from taskservice.errors import ConfigurationError
 from taskservice.load.arrivals import ARRIVALS, ArrivalKind
-from taskservice.load.calls import Call, Story
+from taskservice.load.calls import Call, How, Story
 from taskservice.load.gates import parse_gate
 from taskservice.load.profiles import SHAPES, Profile, ShapeName
-from taskservice.load.tasks import NOOP
+from taskservice.load.tasks import NOOP, QUESTION
 
-__all__ = ["KINDS", "LoadPlan"]
+__all__ = ["KINDS", "WAYS", "LoadPlan"]
 
 KINDS: Final = {"task": "TaskUser", "workflow": "WorkflowUser", "celery": "CeleryUser", "api": "ApiUser"}
 """What users do, and the class that does it."""
+WAYS: Final[Mapping[str, How]] = {
+    "TaskUser": "task",
+    "WorkflowUser": "workflow",
+    "CeleryUser": "celery",
+}
+"""How those send that send by the engine."""
 PER_SOURCE: Final = 20.0
 MOST_SOURCES: Final = 100
 
@@ -79,7 +85,7 @@ class LoadPlan:
 
     @property
     def user_count(self) -> int:
-        """How many users there are, or sources of arrivals: each is told of `MOST_SOURCES` at the most."""
+        """How many users there are, or sources of arrivals; unless told, so many that each has a low rate."""
         if self.users is not None:
             return self.users
         return 10 if self.rate is None else max(1, min(MOST_SOURCES, round(self.rate / PER_SOURCE)))
@@ -100,20 +106,16 @@ class LoadPlan:
             steps=self.steps,
         )
 
-    def calls(self, kinds: Iterable[str]) -> list[Call]:
-        """Return all that users of these kinds send by the engine."""
+    def calls(self, ways: Iterable[How]) -> list[Call]:
+        """Return all that is sent in these ways, and by the story."""
         told = [] if self.story is None else [move.call for move in self.story.moves if move.call is not None]
-        plain = {"TaskUser", "CeleryUser", "WorkflowUser"}
-        return [*told, *(self.call_of(kind) for kind in kinds if kind in plain)]
+        return [*told, *map(self.call_by, ways)]
 
-    def call_of(self, kind: str) -> Call:
-        """Return what users of this kind send, by default nothing but a message."""
-        how = {"TaskUser": "task", "CeleryUser": "celery", "WorkflowUser": "workflow"}.get(kind, "task")
+    def call_by(self, how: How) -> Call:
+        """Return what is sent in this way, by default what does nothing."""
         if self.call is not None:
-            return Call.from_json({**self.call.to_json(), "how": how, "forget": self.forget})
-        from taskservice.load.tasks import QUESTION
-
-        return Call(name=QUESTION if how == "workflow" else NOOP, how=how, forget=self.forget)  # type: ignore[arg-type]
+            return replace(self.call, how=how, forget=self.forget)
+        return Call(name=QUESTION if how == "workflow" else NOOP, how=how, forget=self.forget)
 
     def to_json(self) -> dict[str, Any]:
         """Return it as plain data."""

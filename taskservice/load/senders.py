@@ -18,9 +18,12 @@ from uuid import uuid4
 
 from celery.backends.base import DisabledBackend
 
+from taskservice.backends.celery import CeleryBackend
+from taskservice.backends.probing import ping_broker
 from taskservice.backends.publishing import quiet_results
 from taskservice.backends.results import ResultListener
 from taskservice.errors import ConfigurationError, TaskNotRegisteredError
+from taskservice.load.errors import StackError
 from taskservice.load.tasks import TIMED
 from taskservice.runs import TaskState
 from taskservice.service import TaskService
@@ -40,6 +43,7 @@ if TYPE_CHECKING:
 __all__ = ["Outcome", "Sender", "Sent", "check_call", "open_senders"]
 
 PUBLISHERS: Final = 4
+BROKER_SECONDS: Final = 10.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -177,7 +181,7 @@ class WorkflowSender:
 
 async def open_senders(stack: AsyncExitStack, app: Celery | None, settings: Settings) -> dict[str, Sender]:
     """Return a sender for each way there is on this back end, open until ``stack`` is closed."""
-    service = await stack.enter_async_context(TaskService.from_settings(settings, app))
+    service = await stack.enter_async_context(await asyncio.to_thread(_service, app, settings))
     client = await stack.enter_async_context(WorkflowClient(service, settings=settings))
     senders: dict[str, Sender] = {"task": ServiceSender(service, app), "workflow": WorkflowSender(client)}
     if app is not None and service.backend.name == "celery" and not isinstance(app.backend, DisabledBackend):
@@ -185,6 +189,17 @@ async def open_senders(stack: AsyncExitStack, app: Celery | None, settings: Sett
         stack.callback(sender.close)
         senders["celery"] = sender
     return senders
+
+
+def _service(app: Celery | None, settings: Settings) -> TaskService:
+    """Return one that is not open; a machine under load answers later than the service's own probe waits."""
+    if app is None or settings.backend != "celery":
+        return TaskService.from_settings(settings, app)
+
+    broker = ping_broker(app, BROKER_SECONDS)
+    if not broker.healthy:
+        raise StackError("the broker cannot be reached", broker.detail)
+    return TaskService(CeleryBackend(app, settings=settings))
 
 
 def check_call(call: Call, senders: Mapping[str, Sender]) -> None:

@@ -36,7 +36,11 @@ def read_story(path: Path, name: str | None = None) -> Story:
         try:
             read: Any = reader.load()
             found += read(path)
-        except (ValueError, ImportError) as error:
+        except ImportError as error:
+            raise ConfigurationError(
+                f"reading scenario files takes more: pip install 'taskservice[pytest]' ({error})"
+            ) from error
+        except ValueError as error:
             raise ConfigurationError(f"{error}") from error
     return _chosen(found, path, name)
 

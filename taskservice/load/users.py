@@ -17,7 +17,7 @@ import gevent
 from locust import User, task
 
 from taskservice.load.arrivals import arrivals
-from taskservice.load.calls import Call
+from taskservice.load.calls import Call, How
 from taskservice.load.hooks import node
 
 if TYPE_CHECKING:
@@ -40,13 +40,14 @@ class LoadUser(User):
     """What all users share: when they play."""
 
     abstract = True
-    how = "task"
+    how: How | None = None
+    """How it sends by the engine, if it does."""
 
     def __init__(self, environment: Environment) -> None:
         super().__init__(environment)
         self.node: Node = node(environment)
         self.plan: LoadPlan = self.node.plan
-        self.call: Call = self.plan.call_of(type(self).__name__)
+        self.call: Call = self.plan.call_by(self.how or "task")
 
     def play(self, due: float) -> None:
         """Do once what this user does; ``due`` is when it should have begun, by the monotonic clock."""
@@ -104,6 +105,8 @@ class LoadUser(User):
 
 class TaskUser(LoadUser):
     """A task of the service, launched and awaited by `TaskService`."""
+
+    how = "task"
 
 
 class CeleryUser(LoadUser):
