@@ -198,6 +198,28 @@ def test_a_spike_has_a_backlog_and_recovers(load_command: LoadCommand) -> None:
     assert (done.folder / "load-report" / "users.svg").exists()
 
 
+def test_steps_end_when_something_breaks(load_command: LoadCommand) -> None:
+    done = load_command.run(
+        "--backend", "anyio", "-r", "20/s", "-u", "2", "--shape", "steps", "--steps", "5", "-d", "60s",
+        "--until", "p50>1us",
+    )  # fmt: skip
+
+    report = done.report
+    assert report["elapsed"] < 30
+    assert any(note.startswith("broke at step 1, 2 users: p50>1us") for note in report["notes"])
+
+
+def test_the_http_api_and_workflows_are_loaded_from_outside(load_command: LoadCommand) -> None:
+    done = load_command.run("--kind", "api", "--kind", "workflow", "-u", "4", "--pace", "500ms", "-d", "3s")
+
+    assert done.code == 0, done.out + done.err
+    report = done.report
+    assert report["figures"]["failures"] == 0, done.out
+    assert report["ends"]["done"] == report["figures"]["arrivals"] > 4
+    assert "API started" in done.err
+    assert "the HTTP API, workflow load.question" in done.out
+
+
 def test_the_steps_of_a_scenario_are_the_load(load_command: LoadCommand) -> None:
     (load_command.folder / "orders.scenario.yaml").write_text(
         """
