@@ -29,7 +29,7 @@ __all__ = ["free_port", "redis_binary", "start_api", "start_redis", "start_worke
 
 LOOPBACK: Final = "127.0.0.1"
 START_SECONDS: Final = 30.0
-POLL_SECONDS: Final = 0.03
+POLL_SECONDS: Final = 0.05
 _BINARIES: Final = ("redis-server", "valkey-server")
 _MACHINES: Final = {"amd64": "x86_64", "arm64": "aarch64"}
 

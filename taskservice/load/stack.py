@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from taskservice.backends.overview import read_overview
 from taskservice.backends.probing import ping_broker
+from taskservice.backends.storage import open_storage
 from taskservice.errors import ConfigurationError
+from taskservice.heartbeats import read_with
 from taskservice.load.apps import open_app
 from taskservice.load.errors import StackError
 from taskservice.load.servers import start_api, start_redis, start_worker
@@ -135,7 +138,11 @@ def _find_workers(request: StackRequest, stack: Stack, settings: Settings, child
 
 
 def _works(app: Celery, settings: Settings) -> bool:
-    return read_overview(app, settings, seconds=READY_SECONDS).healthy
+    try:
+        with closing(open_storage(app, "heartbeats")) as storage:
+            return bool(read_with(storage.client, storage.key()))
+    except ConfigurationError:  # no Redis anywhere: then it is asked by the broker
+        return read_overview(app, settings, seconds=READY_SECONDS).healthy
 
 
 def _require_known(app: Celery, tasks: Sequence[str]) -> None:

@@ -187,7 +187,7 @@ def test_two_processes_of_locust_are_one_run(load_command: LoadCommand) -> None:
 def test_a_spike_has_a_backlog_and_recovers(load_command: LoadCommand) -> None:
     # Two slots of 50 ms carry 40 a second at most: 20 are due, and 160 for a while.
     done = load_command.run(
-        "-r", "20/s", "-u", "2", "-d", "8s", "--shape", "spike", "--factor", "8", "--drain", "30s",
+        "-r", "20/s", "-u", "2", "-d", "6s", "--shape", "spike", "--factor", "8", "--drain", "30s",
         "-t", "load.nap", "--args", "[0.05]", "--concurrency", "2",
     )  # fmt: skip
 
