@@ -14,7 +14,6 @@ import argparse
 import json
 import os
 import platform
-import re
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -108,20 +107,20 @@ def draw(found: Mapping[str, Rounds]) -> dict[str, str]:
 def write(found: Mapping[str, Rounds], rounds: int) -> None:
     """Put everything where the documentation shows it."""
     text = PAGE.read_text()
-    for part, each in found.items():
-        marks = rf"(<!-- {part} -->\n).*?(<!-- /{part} -->)"
-        replaced = f"\\1\n{table(part, each)}\n\n\\2"
-        text, count = re.subn(marks, replaced, text, flags=re.DOTALL)
-        if count != 1:
-            raise SystemExit(f"{PAGE} has no place for the table of {part}")
-    text = re.sub(
-        r"(<!-- machine -->).*?(<!-- /machine -->)", rf"\1{_machine(rounds)}\2", text, flags=re.DOTALL
-    )
+    shown = {part: f"\n{table(part, each)}\n\n" for part, each in found.items()}
+    for mark, content in {**shown, "machine": _machine(rounds)}.items():
+        before, _, rest = text.partition(f"<!-- {mark} -->")
+        _, end, after = rest.partition(f"<!-- /{mark} -->")
+        if not end:
+            raise SystemExit(f"{PAGE} has no place for {mark}")
+        text = f"{before}<!-- {mark} -->{content}{end}{after}"
     PAGE.write_text(text)
     FOLDER.mkdir(exist_ok=True)
     for name, plot in draw(found).items():
         (FOLDER / f"{name}.svg").write_text(plot)
-    (FOLDER / "performance.json").write_text(json.dumps(as_json(found, rounds), indent=2) + "\n")
+    path = FOLDER / "performance.json"
+    known = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps({**known, **as_json(found, rounds)}, indent=2) + "\n")
 
 
 def as_json(found: Mapping[str, Rounds], rounds: int) -> dict[str, Any]:
