@@ -137,7 +137,7 @@ def _cards(report: Report) -> str:
         (show_span(figures["p99"]), "p99"),
         (show_count(figures["failures"]), "failures"),
         (show_count(figures["lost"]), "lost"),
-        (show_count(backlog), "longest backlog"),
+        (show_count(backlog), "most queued"),
     ]
     if report.limit is not None:
         cards.insert(0, (f"{show_count(report.limit)}/s", "carried within the goal"))

@@ -16,12 +16,13 @@ from kombu.exceptions import OperationalError
 from kombu.transport.redis import PRIORITY_STEPS, Channel
 from redis.exceptions import RedisError
 
+from taskservice.backends.overview import read_overview
 from taskservice.backends.probing import connect_redis, first_broker_url
 from taskservice.backends.queues import queue_names, read_queues
 from taskservice.backends.results import FINAL_STATES, read_metas
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator
+    from collections.abc import Callable, Collection, Iterable, Iterator
 
     from celery import Celery
 
@@ -31,6 +32,8 @@ logger = logging.getLogger(__name__)
 
 PAGE: Final = 500
 SECONDS: Final = 2.0
+PASSES: Final = 2
+"""How often is looked before a run counts as lost: a worker that is busy answers late."""
 UNACKED: Final = "unacked"
 _UNREACHABLE: Final = (RedisError, OperationalError, OSError)
 
@@ -72,27 +75,41 @@ def find_runs(app: Celery, run_ids: Collection[str], queues: Iterable[str] = ())
 
 def _find(app: Celery, missing: set[str], names: list[str]) -> dict[str, str]:
     found: dict[str, str] = {}
+    for _ in range(PASSES):
+        found.update(_look(app, missing - found.keys(), names))
+        if missing == found.keys():
+            return found
 
-    def note(run_ids: Iterable[str], where: str) -> None:
-        for run_id in run_ids:
-            if run_id in missing:
-                missing.discard(run_id)
-                found[run_id] = where
+    # Nobody has them, as far as anybody answers.
+    hidden = not _on_redis(app) and any(q.depth for q in read_queues(app, names, now=time(), seconds=SECONDS))
+    rest = "unknown" if hidden or _silent_workers(app) else "lost"
+    return {**found, **dict.fromkeys(missing - found.keys(), rest)}
 
-    on_redis = _on_redis(app)
-    if on_redis:
-        note(_waiting(app, names), "queued")
-        note(_unacknowledged(app), "taken")
-    if missing:
-        note(_with_workers(app), "taken")
-    # Last: what has ended while we looked has a result by now.
-    rest = sorted(missing)
+
+def _look(app: Celery, wanted: set[str], names: list[str]) -> dict[str, str]:
+    """Look at each place in the order in which a run passes through them, so that none slips by."""
+    places: list[tuple[str, Callable[[], Iterator[str]]]] = [("taken", lambda: _with_workers(app))]
+    if _on_redis(app):
+        places = [
+            ("queued", lambda: _waiting(app, names)),
+            ("taken", lambda: _unacknowledged(app)),
+            *places,
+        ]
+    found: dict[str, str] = {}
+    for where, runs in places:
+        if len(found) < len(wanted):
+            found.update({run_id: where for run_id in runs() if run_id in wanted and run_id not in found})
+    rest = sorted(wanted - found.keys())
     for run_id, meta in zip(rest, read_metas(app.backend, rest), strict=True):
         if meta is not None and meta["status"] in FINAL_STATES:
-            note([run_id], "done" if meta["status"] == "SUCCESS" else "failed")
-    waits = not on_redis and any(q.depth for q in read_queues(app, names, now=time(), seconds=SECONDS))
-    found.update(dict.fromkeys(missing, "unknown" if waits else "lost"))
+            found[run_id] = "done" if meta["status"] == "SUCCESS" else "failed"
     return found
+
+
+def _silent_workers(app: Celery) -> bool:
+    """Return whether a worker lives that does not say what it has."""
+    answered: Any = app.control.inspect(timeout=1.0).active()
+    return not answered and bool(read_overview(app, seconds=SECONDS).workers)
 
 
 def _waiting(app: Celery, names: Iterable[str]) -> Iterator[str]:
@@ -103,11 +120,11 @@ def _waiting(app: Celery, names: Iterable[str]) -> Iterator[str]:
         for name in names:
             for step in steps:
                 key = _key(app, f"{name}{separator}{step}" if step else name)
-                # From the right, where workers take: what moves on meanwhile is seen once at least.
-                end = -1
-                while page := client.lrange(key, end - PAGE + 1, end):
+                # From the left, where messages come: workers take from the right, which moves nothing here.
+                start = 0
+                while page := client.lrange(key, start, start + PAGE - 1):
                     yield from filter(None, map(_run_of, page))
-                    end -= PAGE
+                    start += PAGE
 
 
 def _unacknowledged(app: Celery) -> Iterator[str]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -70,6 +72,27 @@ def test_each_run_is_found_where_it_is(app: Celery) -> None:
         "broken": "failed",
         "gone": "lost",
     }
+
+
+def test_a_run_that_moves_on_meanwhile_is_not_lost(app: Celery) -> None:
+    run_ids = [f"run-{number}" for number in range(3000)]
+    for run_id in run_ids:
+        send(app, run_id)
+    stopped = threading.Event()
+
+    def work() -> None:
+        with client_of(app) as client:
+            while not stopped.is_set() and (message := client.rpop("celery")):
+                app.backend.store_result(json.loads(message)["headers"]["id"], None, "SUCCESS")
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    found = Counter(find_runs(app, run_ids).values())
+    stopped.set()
+    worker.join()
+
+    assert found["lost"] == 0
+    assert found["queued"] + found["done"] == 3000
 
 
 def test_the_backlog_is_what_waits_and_what_is_not_acknowledged(app: Celery) -> None:
