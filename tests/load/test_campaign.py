@@ -73,7 +73,7 @@ def test_the_highest_rate_that_holds_the_goal_is_reported_with_its_trials(
     assert [(trial["rate"], trial["held"]) for trial in report.trials[:4]] == [
         (100.0, True), (200.0, True), (400.0, True), (800.0, False)
     ]  # fmt: skip
-    assert "800/s missed: p95 5.00 s, carried 730/s only" in told
+    assert "800/s missed: p95 5.00 s, carried 730/s of 800/s" in told
     assert "700/s" in render_page(report)
 
 
