@@ -19,6 +19,7 @@ INK: Final = "#71808f"
 GRID: Final = "#71808f33"
 FONT: Final = "font-family='system-ui,-apple-system,Segoe UI,Roboto,sans-serif'"
 MOST_TICKS: Final = 5
+NAME_WIDTH: Final = 7.0
 
 Show = Callable[[float], str]
 
@@ -74,7 +75,8 @@ def draw_lines(  # noqa: PLR0913 - one plot, and all of it
 
 def draw_bars(title: str, rows: Sequence[Bars], *, show: Show) -> str:
     """Return a bar for each of ``rows``, with its range."""
-    height, left = TOP + 30 * len(rows) + 8, 190
+    height = TOP + 30 * len(rows) + 8
+    left = 20 + max((NAME_WIDTH * len(row.name) for row in rows), default=0.0)
     most = max((row.most for row in rows), default=1.0) or 1.0
     wide = WIDTH - left - 110
     parts = [_head(title, height)]
@@ -85,8 +87,8 @@ def draw_bars(title: str, rows: Sequence[Bars], *, show: Show) -> str:
         text = f"y='{middle + 4}' font-size='13' fill='{INK}'"
         beside = max(left + x, high) + 8
         parts += [
-            f"<text x='{left - 10}' text-anchor='end' {text}>{escape(row.name)}</text>",
-            f"<rect x='{left}' y='{top}' width='{max(x, 1):.1f}' height='20' rx='2' fill='{row.colour}'/>",
+            f"<text x='{left - 10:.0f}' text-anchor='end' {text}>{escape(row.name)}</text>",
+            f"<rect x='{left:.0f}' y='{top}' width='{max(x, 1):.1f}' height='20' fill='{row.colour}'/>",
             f"<path d='M{low:.1f} {middle}H{high:.1f}' stroke='{INK}' stroke-width='1.5'/>",
             f"<text x='{beside:.1f}' {text}>{escape(show(row.median))}</text>",
         ]
