@@ -14,6 +14,7 @@ import argparse
 import json
 import os
 import platform
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -188,6 +189,8 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="into docs/performance.md")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     asked = parser.parse_args()
+    # The workers are to end with us.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     found = measure(asked.parts or list(PARTS), asked.rounds)
     print(show(found))
     if asked.json:
