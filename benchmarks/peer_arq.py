@@ -44,13 +44,19 @@ class Arq:
     async def open(self) -> None:
         self._pool: Any = await create_pool(SETTINGS)
 
+    async def send(self, count: int) -> None:
+        await self._sent(count)
+
     async def send_and_collect(self, count: int) -> None:
+        for each in await self._sent(count):
+            await _result(each)
+
+    async def _sent(self, count: int) -> list[Any]:
         sent: list[Any] = []
         for start in range(0, count, CHUNK):
             jobs = (self._pool.enqueue_job("noop") for _ in range(min(CHUNK, count - start)))
             sent += await asyncio.gather(*jobs)
-        for each in sent:
-            await _result(each)
+        return sent
 
     async def close(self) -> None:
         await self._pool.close()

@@ -36,6 +36,10 @@ class ByHand:
     async def open(self) -> None:
         app.finalize()
 
+    async def send(self, count: int) -> None:
+        for _ in range(count):
+            noop.delay()
+
     async def send_and_collect(self, count: int) -> None:
         results = [noop.delay() for _ in range(count)]
         for result in results:

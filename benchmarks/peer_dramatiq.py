@@ -39,6 +39,10 @@ class Dramatiq:
     async def open(self) -> None:
         broker.flush_all()
 
+    async def send(self, count: int) -> None:
+        for _ in range(count):
+            noop.send()
+
     async def send_and_collect(self, count: int) -> None:
         sent = [noop.send() for _ in range(count)]
         for each in sent:

@@ -32,15 +32,22 @@ class Taskiq:
     async def open(self) -> None:
         await broker.startup()
 
+    async def send(self, count: int) -> None:
+        await _sent(count)
+
     async def send_and_collect(self, count: int) -> None:
-        sent: list[Any] = []
-        for start in range(0, count, CHUNK):
-            sent += await asyncio.gather(*(noop.kiq() for _ in range(min(CHUNK, count - start))))
-        for each in sent:
+        for each in await _sent(count):
             await each.wait_result(check_interval=POLL, timeout=WAIT)
 
     async def close(self) -> None:
         await broker.shutdown()
+
+
+async def _sent(count: int) -> list[Any]:
+    sent: list[Any] = []
+    for start in range(0, count, CHUNK):
+        sent += await asyncio.gather(*(noop.kiq() for _ in range(min(CHUNK, count - start))))
+    return sent
 
 
 def make() -> Taskiq:

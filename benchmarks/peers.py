@@ -18,7 +18,7 @@ import anyio
 from benchmarks.figures import clocked_async
 from benchmarks.processes import running
 
-__all__ = ["CHUNK", "REDIS_URL", "Peer", "installed_peers", "measure_peer"]
+__all__ = ["CHUNK", "REDIS_URL", "Peer", "installed_peers", "measure_peer", "peer_workers"]
 
 REDIS_URL: Final = "BENCHMARK_REDIS_URL"
 """The environment variable that tells clients and workers of all peers where Redis is."""
@@ -42,6 +42,9 @@ class Peer(Protocol):
 
     async def open(self) -> None:
         """Connect."""
+
+    async def send(self, count: int) -> None:
+        """Send ``count`` no-ops, and forget them."""
 
     async def send_and_collect(self, count: int) -> None:
         """Send ``count`` no-ops and wait for all their results."""
@@ -73,12 +76,13 @@ def measure_peer(peer: Peer, count: int, *, warm: int = 20) -> float:
         finally:
             await peer.close()
 
-    with _workers(peer):
+    with peer_workers(peer):
         return anyio.run(measure)
 
 
 @contextmanager
-def _workers(peer: Peer) -> Iterator[None]:
+def peer_workers(peer: Peer) -> Iterator[None]:
+    """Have its workers run."""
     # The first results tell that they are up.
     with running(peer.workers(), lambda: True, **{REDIS_URL: os.environ[REDIS_URL]}):
         yield

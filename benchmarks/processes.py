@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-__all__ = ["ROOT", "WAIT", "program", "running"]
+__all__ = ["ROOT", "WAIT", "ended", "program", "running", "started"]
 
 ROOT: Final = Path(__file__).parent.parent
 WAIT: Final = 60.0
@@ -29,46 +29,52 @@ def running(
     commands: Sequence[Sequence[str]], ready: Callable[[], object], **environment: str
 ) -> Iterator[None]:
     """Run ``commands`` side by side, from when ``ready`` is true until the block is left."""
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
-    env.update(environment)
-    started: list[subprocess.Popen[bytes]] = []
+    processes = started(commands, **environment)
     try:
-        for argv in commands:
-            # In a session of its own, so that its children can be ended with it.
-            made = subprocess.Popen(
-                argv,
-                cwd=ROOT,
-                env=env,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                start_new_session=True,
-            )
-            started.append(made)
-        _wait(started, ready)
+        _wait(processes, ready)
         yield
     finally:
-        _end(started)
+        ended(processes)
 
 
-def _wait(started: Sequence[subprocess.Popen[bytes]], ready: Callable[[], object]) -> None:
+def started(commands: Sequence[Sequence[str]], **environment: str) -> list[subprocess.Popen[bytes]]:
+    """Start ``commands`` and return at once; `ended` ends what they became."""
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    env.update(environment)
+    # Each in a session of its own, so that its children can be ended with it.
+    return [
+        subprocess.Popen(
+            argv,
+            cwd=ROOT,
+            env=env,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        for argv in commands
+    ]
+
+
+def _wait(processes: Sequence[subprocess.Popen[bytes]], ready: Callable[[], object]) -> None:
     deadline = time.monotonic() + WAIT
     while not ready():
-        for process in started:
+        for process in processes:
             if process.poll() is not None:
                 raise RuntimeError(f"{process.args!r} ended with {process.returncode}")
         if time.monotonic() > deadline:
-            raise TimeoutError(f"{[process.args for process in started]!r} did not come up in {WAIT:g} s")
+            raise TimeoutError(f"{[process.args for process in processes]!r} did not come up in {WAIT:g} s")
         time.sleep(0.05)
 
 
-def _end(started: Sequence[subprocess.Popen[bytes]]) -> None:
-    for process in started:
+def ended(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    """End them, with their children, whatever they do."""
+    for process in processes:
         process.terminate()
     deadline = time.monotonic() + _STOP
-    for process in started:
+    for process in processes:
         with suppress(subprocess.TimeoutExpired):
             process.wait(timeout=max(0.1, deadline - time.monotonic()))
-    for process in started:
+    for process in processes:
         # What is left of it, children without a parent included.
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)

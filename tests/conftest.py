@@ -21,6 +21,8 @@ MODULES = frozenset(
         "test_canary.py",
         "test_chaos.py",
         "test_dead_letters_worker.py",
+        "test_load_command.py",
+        "test_locustfile.py",
         "test_nothing_lost.py",
         "test_stopping.py",
         "test_stories.py",

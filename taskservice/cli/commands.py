@@ -12,6 +12,7 @@ import click
 from taskservice.cli.api import api
 from taskservice.cli.common import LEVELS, lean_table, read_app, read_settings
 from taskservice.cli.dead import dead
+from taskservice.cli.load import load
 from taskservice.cli.plugged import PluggedGroup
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ def cli() -> None:
 
 cli.add_command(api)
 cli.add_command(dead)
+cli.add_command(load)
 
 
 @cli.command()
