@@ -18,12 +18,13 @@ from pytest_taskservice.errors import ScenarioError
 from pytest_taskservice.scenario.acts import Advance, Launch, Step, Wait
 from pytest_taskservice.scenario.behaviour import SYNTHETIC
 from pytest_taskservice.scenario.load import load
-from pytest_taskservice.scenario.model import Scenario
 from taskservice.load.calls import Call, Move, Story
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from pytest_taskservice.scenario.model import Scenario
 
 __all__ = ["read_stories"]
 
