@@ -79,3 +79,10 @@ def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
         again = given.get("world") == "celery-sim" and item.path.name not in SIMULATED
         if not by_hand and item.path.name in INTERNALS and not elsewhere and not again:
             item.add_marker("internals")
+
+
+@pytest.fixture
+def pytester(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
+    """Pytester, whose fresh processes leave out plugins of others that take seconds to load."""
+    monkeypatch.setenv("PYTEST_ADDOPTS", "-p no:schemathesis -p no:hypothesispytest -p no:valkey")
+    return pytester
