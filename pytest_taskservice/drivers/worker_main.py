@@ -56,6 +56,7 @@ def load_app(spec: WorkerSpec) -> Celery:
     from pytest_taskservice.drivers.app_patch import override
     from pytest_taskservice.drivers.exchanges import teach
     from pytest_taskservice.drivers.portable import decode
+    from pytest_taskservice.drivers.staging import rebind
 
     _use_databases(spec.databases)
     teach(spec.exchanges)
@@ -66,8 +67,11 @@ def load_app(spec: WorkerSpec) -> Celery:
         source, attribute = spec.app
         app = getattr(load_module(source), attribute)
     app.set_current()
+    before = {name: app.conf.get(name) for name in spec.world}
     override(app.conf, decode(dict(spec.settings)))
     override(app.conf, spec.world)
+    # Those that its modules have bound already; all others are bound under these.
+    rebind(app, spec.world, before)
     app.backend_cls = None
     learn(app, modules=spec.modules, classes=spec.classes, carried=spec.carried)
     _register_ours(app)
