@@ -190,8 +190,7 @@ class CeleryWorkerDriver:
         )
         for member in fleet.workers:
             self._up(member)
-        if self._stage.faults:
-            self._keep_spares(min(_SPARES, len(fleet.members)))
+        self._keep_spares(min(_SPARES, len(fleet.members)))
 
     def task_backend(self) -> TaskBackend:
         """Return a backend over the app, as a production service would have it."""
@@ -445,7 +444,7 @@ class CeleryWorkerDriver:
         return self._spares.pop() if self._spares else WorkerProcess(self._reaper)
 
     def _keep_spares(self, count: int) -> None:
-        """Have processes import Celery meanwhile: those that a fault ends are replaced the sooner."""
+        """Have processes import Celery meanwhile: for those that a fault ends, or the next story's."""
         while len(self._spares) < count:
             self._spares.append(WorkerProcess(self._reaper))
 

@@ -145,7 +145,7 @@ def _serve(spec: WorkerSpec) -> int:
     if ledger is not None and spec.story:
         from pytest_taskservice.drivers.worker_strikes import Strikes
 
-        agent.strikes = Strikes(ledger, spec.hostname, spec.pool)
+        agent.strikes = Strikes(ledger, spec.hostname, spec.pool, lost=agent.child_lost)
         agent.strikes.install(app)
     worker = app.Worker(
         hostname=spec.hostname,
