@@ -7,13 +7,17 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-__all__ = ["Event", "EventKind", "EventLog"]
+__all__ = ["ENTRY_HEADER", "Event", "EventKind", "EventLog"]
+
+ENTRY_HEADER = "taskservice_entry"
+"""The header of a message by which whoever tells of its being sent knows the entry of the beat."""
 
 
 class EventKind(StrEnum):
     """What can happen, most of it to a run."""
 
     SENT = "sent"
+    """``detail`` has ``entry``, a name, where the beat of a story has sent it."""
     RECEIVED = "received"
     STARTED = "started"
     RETRIED = "retried"

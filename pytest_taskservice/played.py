@@ -178,7 +178,8 @@ class Played:
         """Return how many seeds the file or the command line asks for, whatever was selected of them."""
         found: Any = item
         if found.world == unseeded(found.world):
-            return 1
+            # Where nothing is drawn from a seed a story of many is played once.
+            return max(len(found.scenario.seeds), 1)
         return max(len(found.scenario.seeds), self._options.seeds if self._options.seeded else 1)
 
     def _told(self, item: pytest.Item, play: Play, *, passed: bool) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, ItemsView, Iterator, KeysView, ValuesView
+from contextlib import suppress
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,7 @@ __all__ = ["VISIBLE_STATE", "Agent", "install"]
 # Collections of ``celery.worker.state`` that hold ids and times, nothing of this process only.
 VISIBLE_STATE = ("revoked", "revoked_stamps", "successful_requests")
 
+_NOTICE = 5.0
 _KINDS = {
     "task-received": "received",
     "task-started": "started",
@@ -133,6 +135,19 @@ class Agent:
         """Do something on the worker's loop, behind what is due there."""
         # In the turn after the next one: within a turn the loop keeps no order.
         self._consumer.call_soon(self._consumer.call_soon, action, *args)
+
+    def child_lost(self, pid: int) -> None:
+        """Have the pool notice the end of a child that is being killed.
+
+        Celery hears of it by a pipe that closes a little before there is an exit code. When it looks too
+        early, it looks again up to five seconds later.
+        """
+        threading.Thread(target=self._notice, args=(pid,), name="taskservice-notice", daemon=True).start()
+
+    def _notice(self, pid: int) -> None:
+        with suppress(ChildProcessError):
+            os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+        self._loop.call(self._consumer.pool.maintain_pool, time.monotonic() + _NOTICE)
 
     def forget(self, **_: Any) -> None:
         """In a forked pool process: the connection stays the parent's."""

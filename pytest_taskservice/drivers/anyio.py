@@ -83,6 +83,7 @@ class AnyIODriver:
         self._backend: AnyIOBackend | None = None
         self._handles: dict[str, TaskHandle] = {}
         self._labels: dict[str, str] = {}
+        self._entries: dict[str, str] = {}
         self._events: list[Event] = []
         self._chance = Random(seed)  # noqa: S311 - a test's chance, not a secret
 
@@ -105,6 +106,7 @@ class AnyIODriver:
         """Keep ``app`` from sending messages; its settings mean nothing here."""
         self._app = app
         self._events, self._handles, self._labels, self.refused = [], {}, {}, []
+        self._entries = {}
         self._chance = Random(f"together-{self.seed}")  # noqa: S311 - a test's chance, not a secret
         self._why_real = _REAL if real_time else _early_loop()
         if not self._why_real:
@@ -173,7 +175,7 @@ class AnyIODriver:
             options=LaunchOptions(countdown=call.countdown, expires=call.expires),
         )
         handle = portal.call(launch)
-        self._keep(handle, call.label)
+        self._keep(handle, call)
         return handle.id
 
     def launch_canvas(self, kind: str, members: tuple[TaskCall, ...], body: TaskCall | None) -> CanvasRuns:
@@ -190,7 +192,7 @@ class AnyIODriver:
         handle = portal.call(backend.launch_canvas, made)
         calls = (*members, *([body] if body is not None else ()))
         for found, call in zip(handle.runs, calls, strict=True):
-            self._keep(found, call.label)
+            self._keep(found, call)
         runs = tuple(found.id for found in handle.runs)
         if kind == "group":
             return CanvasRuns(ends=runs)
@@ -230,10 +232,7 @@ class AnyIODriver:
 
     def log(self) -> EventLog:
         """Return what the backend told."""
-        # Labelled only now: a run may have started before its launch came back with the id.
-        return EventLog(
-            replace(event, task=self._labels.get(event.run, event.task)) for event in self._events
-        )
+        return EventLog(self._labelled(event) for event in self._events)
 
     def reset(self) -> None:
         """Cancel what runs, end the event loop, let the app send again."""
@@ -252,10 +251,18 @@ class AnyIODriver:
         """End the event loop."""
         self.reset()
 
-    def _keep(self, handle: TaskHandle, label: str | None) -> None:
+    def _keep(self, handle: TaskHandle, call: TaskCall, entry: str = "") -> None:
         self._handles[handle.id] = handle
-        if label:
-            self._labels[handle.id] = label
+        if call.label:
+            self._labels[handle.id] = call.label
+        if entry:
+            self._entries[handle.id] = entry
+
+    def _labelled(self, event: Event) -> Event:
+        # Only now: a run may have started before its launch came back with the id.
+        entry = self._entries.get(event.run) if event.kind is EventKind.SENT else None
+        detail = {**event.detail, "entry": entry} if entry else event.detail
+        return replace(event, task=self._labels.get(event.run, event.task), detail=detail)
 
     def _signature(self, call: TaskCall) -> Signature:
         from pytest_taskservice.drivers import celery_app

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
     from celery import Celery
 
-    from pytest_taskservice.drivers.base import Stage
+    from pytest_taskservice.drivers.base import Stage, TaskCall
     from taskservice import TaskHandle
     from taskservice.backends.anyio import AnyIOBackend
     from taskservice.schedules.entries import ScheduleEntry
@@ -21,9 +21,12 @@ _LOOK = 86_400.0
 
 
 def beat_of(
-    stage: Stage, app: Celery, backend: AnyIOBackend, *, keep: Callable[[TaskHandle, str | None], None]
+    stage: Stage, app: Celery, backend: AnyIOBackend, *, keep: Callable[[TaskHandle, TaskCall, str], None]
 ) -> Callable[[], Awaitable[None]]:
-    """Return what launches the entries of ``stage`` until it is cancelled; ``keep`` is told of each run."""
+    """Return what launches the entries of ``stage`` until it is cancelled.
+
+    ``keep`` is told of each run, its call and entry.
+    """
     import anyio
 
     from pytest_taskservice.drivers.celery_app import find_task
@@ -47,7 +50,7 @@ def beat_of(
 
     async def launch(entry: ScheduleEntry) -> None:
         handle = await backend.launch_task(tasks[entry.name], entry.args, entry.kwargs, options=entry.options)
-        keep(handle, entry.name)
+        keep(handle, calls[entry.name], entry.name)
 
     async def run() -> None:
         await run_schedule(entries, launch, sleep=anyio.sleep, look=_LOOK)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_taskservice.drivers.base import Capability, CapabilityError
 from pytest_taskservice.drivers.canvases import sending_options
 from pytest_taskservice.drivers.celery_app import find_task
+from pytest_taskservice.history import ENTRY_HEADER
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -17,7 +18,7 @@ __all__ = ["beat_settings"]
 
 
 def beat_settings(app: Celery, stage: Stage, *, driver: str) -> dict[str, Any]:
-    """Return the settings that have Celery's beat send what ``stage`` says, each entry under its name.
+    """Return the settings that have Celery's beat send what ``stage`` says; each message names its entry.
 
     Celery's beat has one time zone for all of its entries.
     """
@@ -44,6 +45,6 @@ def _schedule(app: Celery, stage: Stage) -> dict[str, Any]:
             "schedule": entry.every if entry.cron is None else celery_crontab(entry.cron),
             "args": call.args,
             "kwargs": dict(call.kwargs),
-            "options": {**sending_options(call), "shadow": name},
+            "options": {**sending_options(call), "headers": {ENTRY_HEADER: name}},
         }
     return found

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_taskservice.drivers.app_patch import override
-from pytest_taskservice.drivers.worker_sends import ENTRY
+from pytest_taskservice.history import ENTRY_HEADER
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -60,5 +60,5 @@ def _entry(name: str, told: Mapping[str, Any]) -> dict[str, Any]:
         "schedule": celery_crontab(told["cron"]) if told["cron"] else float(told["every"]),
         "args": tuple(told["args"]),
         "kwargs": told["kwargs"],
-        "options": {**told["options"], "headers": {ENTRY: name}},
+        "options": {**told["options"], "headers": {ENTRY_HEADER: name}},
     }

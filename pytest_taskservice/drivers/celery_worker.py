@@ -22,6 +22,7 @@ from pytest_taskservice.drivers.base import (
     WorkflowControl,
 )
 from pytest_taskservice.drivers.frozen import refuse_frozen_launches, refusing_frozen_time
+from pytest_taskservice.drivers.staging import rebound, with_settings
 from pytest_taskservice.drivers.together import at_once
 from pytest_taskservice.drivers.worker_faults import WorkerFaults
 from pytest_taskservice.drivers.worker_fleet import Fleet, Member
@@ -146,6 +147,7 @@ class CeleryWorkerDriver:
             self._forget_app()
             # Asked before the first patch: afterwards every app seems to be meant for Redis.
             self._exchanges = exchanges.known_types(app)
+        settings = with_settings(self._stage, settings)
         place = self._place_of(self._stage)
         same = self._app is app and self._settings == settings and self._place is place
         self._place = place
@@ -162,7 +164,10 @@ class CeleryWorkerDriver:
                 "Django's test database is in this process's memory, where no worker sees it: name a file "
                 "in DATABASES[...]['TEST']['NAME']"
             )
+        app.finalize()
+        before = {name: app.conf.get(name) for name in settings}
         self._test.enter_context(self._patch(app, settings).applied())
+        self._test.enter_context(rebound(app, settings, before))
         self._test.enter_context(refusing_frozen_time(app))
         self._test.callback(exchanges.teach(self._specs[0].exchanges))
         self._listen()
@@ -185,8 +190,7 @@ class CeleryWorkerDriver:
         )
         for member in fleet.workers:
             self._up(member)
-        if self._stage.faults:
-            self._keep_spares(min(_SPARES, len(fleet.members)))
+        self._keep_spares(min(_SPARES, len(fleet.members)))
 
     def task_backend(self) -> TaskBackend:
         """Return a backend over the app, as a production service would have it."""
@@ -437,12 +441,12 @@ class CeleryWorkerDriver:
         self._never_known = frozenset(app.tasks.keys() - self._fleet.tasks)
 
     def _spare(self) -> WorkerProcess:
-        return self._spares.pop() if self._spares else WorkerProcess(self._reaper)
+        return self._spares.pop() if self._spares else WorkerProcess(self._reaper, story=self._stage is not None)
 
     def _keep_spares(self, count: int) -> None:
-        """Have processes import Celery meanwhile: those that a fault ends are replaced the sooner."""
+        """Have processes import Celery meanwhile: for those that a fault ends, or the next story's."""
         while len(self._spares) < count:
-            self._spares.append(WorkerProcess(self._reaper))
+            self._spares.append(WorkerProcess(self._reaper, story=True))
 
     def _listen(self) -> None:
         from celery import signals

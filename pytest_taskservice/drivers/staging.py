@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from pytest_taskservice.drivers.base import Stage
 
-__all__ = ["celery_settings", "rebound", "stage_settings", "start_of"]
+__all__ = ["celery_settings", "rebind", "rebound", "stage_settings", "start_of", "with_settings"]
 
 _BROKERS = {"redis": "redis://localhost:6379/0", "amqp": "amqp://localhost"}
 _SIMULATED_POOL = "prefork"
@@ -41,15 +41,41 @@ def celery_settings(app: Celery, stage: Stage) -> dict[str, Any]:
     return settings
 
 
+def with_settings(stage: Stage | None, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``settings`` with those of Celery that a story asks for; of options of transports both."""
+    found = dict(settings)
+    asked = {} if stage is None or stage.config is None else stage.config.celery
+    for name, value in asked.items():
+        merged = name.endswith("transport_options")
+        found[name] = {**(found.get(name) or {}), **value} if merged else value
+    return found
+
+
 @contextmanager
 def rebound(app: Celery, settings: Mapping[str, Any], before: Mapping[str, Any]) -> Iterator[None]:
-    """Let tasks have ``settings`` that they copied when they were bound; ``before`` is what those were."""
+    """Meanwhile, let tasks have ``settings`` as :func:`rebind` does."""
+    # Worked out once from the setting, and kept.
+    zone = app.__dict__.pop("timezone", None)
+    changed = rebind(app, settings, before)
+    try:
+        yield
+    finally:
+        for task, name, theirs in changed:
+            setattr(task, name, theirs)
+        app.__dict__.pop("timezone", None)
+        if zone is not None:
+            app.__dict__["timezone"] = zone
+
+
+def rebind(app: Celery, settings: Mapping[str, Any], before: Mapping[str, Any]) -> list[tuple[Any, str, Any]]:
+    """Let tasks have ``settings`` that they copied when they were bound; ``before`` is what those were.
+
+    Return what was changed: task, attribute and its value until now.
+    """
     from celery.app.task import Task
 
     bound: Any = Task
     changed: list[tuple[Any, str, Any]] = []
-    # Worked out once from the setting, and kept.
-    zone = app.__dict__.pop("timezone", None)
     for name, setting in bound.from_config:
         if setting not in settings or settings[setting] == before.get(setting):
             continue
@@ -59,14 +85,7 @@ def rebound(app: Celery, settings: Mapping[str, Any], before: Mapping[str, Any])
             if theirs == before.get(setting):
                 changed.append((task, name, theirs))
                 setattr(task, name, settings[setting])
-    try:
-        yield
-    finally:
-        for task, name, theirs in changed:
-            setattr(task, name, theirs)
-        app.__dict__.pop("timezone", None)
-        if zone is not None:
-            app.__dict__["timezone"] = zone
+    return changed
 
 
 def stage_settings(

@@ -1,7 +1,7 @@
 """The worker process: a real Celery worker of the user's own app, with the harness's agent in it.
 
-Started early as ``python -m pytest_taskservice.drivers.worker_main``. It imports Celery while the test
-process is still collecting, then waits on stdin for one line, the :class:`WorkerSpec`.
+Started early as ``python -m pytest_taskservice.drivers.worker_main``, with ``story`` if it is to play in a
+scenario. It imports Celery while the test process is still collecting, then waits on stdin for one line, the :class:`WorkerSpec`.
 """
 
 from __future__ import annotations
@@ -24,13 +24,24 @@ if TYPE_CHECKING:
 
     from celery import Celery
 
-__all__ = ["learn", "load_app", "load_module", "main"]
+__all__ = ["STORY", "learn", "load_app", "load_module", "main"]
+
+STORY = "story"
 
 _WARM = (
     "celery.apps.worker",
     "celery.backends.redis",
+    "celery.concurrency.prefork",
     "celery.worker.consumer",
     "kombu.transport.redis",
+    "pytest_taskservice.drivers.agent",
+    "pytest_taskservice.drivers.synthetic",
+    "taskservice.backends.packed",
+)
+_STORY = (
+    "pytest_taskservice.drivers.worker_sends",
+    "pytest_taskservice.drivers.worker_strikes",
+    "pytest_taskservice.drivers.workflow_worker",
 )
 
 
@@ -39,7 +50,7 @@ def main() -> int:
     # The process begins in a directory of its own, which goes with it; one of multiprocessing's would stay.
     process: Any = multiprocessing.current_process()
     process._config["tempdir"] = str(Path.cwd())  # noqa: SLF001 - where get_temp_dir() looks first
-    for name in _WARM:
+    for name in (*_WARM, *(_STORY if STORY in sys.argv else ())):
         importlib.import_module(name)
     line = sys.stdin.readline()
     if not line:
@@ -56,6 +67,7 @@ def load_app(spec: WorkerSpec) -> Celery:
     from pytest_taskservice.drivers.app_patch import override
     from pytest_taskservice.drivers.exchanges import teach
     from pytest_taskservice.drivers.portable import decode
+    from pytest_taskservice.drivers.staging import rebind
 
     _use_databases(spec.databases)
     teach(spec.exchanges)
@@ -66,8 +78,11 @@ def load_app(spec: WorkerSpec) -> Celery:
         source, attribute = spec.app
         app = getattr(load_module(source), attribute)
     app.set_current()
+    before = {name: app.conf.get(name) for name in spec.world}
     override(app.conf, decode(dict(spec.settings)))
     override(app.conf, spec.world)
+    # Those that its modules have bound already; all others are bound under these.
+    rebind(app, spec.world, before)
     app.backend_cls = None
     learn(app, modules=spec.modules, classes=spec.classes, carried=spec.carried)
     _register_ours(app)
@@ -141,7 +156,7 @@ def _serve(spec: WorkerSpec) -> int:
     if ledger is not None and spec.story:
         from pytest_taskservice.drivers.worker_strikes import Strikes
 
-        agent.strikes = Strikes(ledger, spec.hostname, spec.pool)
+        agent.strikes = Strikes(ledger, spec.hostname, spec.pool, lost=agent.child_lost)
         agent.strikes.install(app)
     worker = app.Worker(
         hostname=spec.hostname,

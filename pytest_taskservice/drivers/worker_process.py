@@ -38,7 +38,7 @@ class WorkerProcess:
     group, so that one signal reaches its pool too.
     """
 
-    def __init__(self, reaper: Reaper) -> None:
+    def __init__(self, reaper: Reaper, *, story: bool = False) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="taskservice-worker-"))
         self._released: list[Callable[[], None]] = [reaper.watch_path(self.directory)]
         self._log = (self.directory / "worker.log").open("wb")
@@ -48,7 +48,7 @@ class WorkerProcess:
         self.echoes, echo = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.echo = echo.fileno()
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "pytest_taskservice.drivers.worker_main"],
+            [sys.executable, "-m", "pytest_taskservice.drivers.worker_main", *(["story"] if story else [])],
             stdin=subprocess.PIPE,
             stdout=self._log,
             stderr=subprocess.STDOUT,

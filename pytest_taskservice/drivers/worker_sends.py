@@ -15,6 +15,7 @@ from celery import signals
 from kombu.transport.redis import Channel
 from kombu.utils.json import dumps
 
+from pytest_taskservice.history import ENTRY_HEADER
 from pytest_taskservice.simulator.celery.strikes import is_named
 
 if TYPE_CHECKING:
@@ -22,10 +23,7 @@ if TYPE_CHECKING:
 
     from pytest_taskservice.drivers.ledger import Journal, Ledger, Strike
 
-__all__ = ["ENTRY", "deliver_badly", "sent_event", "tell_sends"]
-
-ENTRY = "taskservice_entry"
-"""The header that names the entry of the beat that a message is of."""
+__all__ = ["deliver_badly", "sent_event", "tell_sends"]
 
 _channel: Any = Channel
 
@@ -34,8 +32,8 @@ def sent_event(sender: object, message: Mapping[str, Any], *, at: float, worker:
     """Return the record of a message that has left, from what ``after_task_publish`` is told."""
     headers = message.get("headers") or {}
     detail = {"queue": message.get("routing_key")}
-    if headers.get(ENTRY):
-        detail["entry"] = headers[ENTRY]
+    if headers.get(ENTRY_HEADER):
+        detail["entry"] = headers[ENTRY_HEADER]
     return {
         "at": at,
         "kind": "sent",

@@ -37,12 +37,13 @@ _POLL = 0.0005
 
 
 class Strikes:
-    """What lies in wait in one worker."""
+    """What lies in wait in one worker; ``lost`` is told of each child that was killed from here."""
 
-    def __init__(self, ledger: Ledger, worker: str, pool: str) -> None:
+    def __init__(self, ledger: Ledger, worker: str, pool: str, *, lost: Callable[[int], None]) -> None:
         self._ledger = ledger
         self._worker = worker
         self._pool = pool
+        self._lost = lost
 
     def install(self, app: Celery) -> None:
         """Put hooks around the bodies of ``app``, before any pool is made."""
@@ -79,7 +80,9 @@ class Strikes:
             return
         if strike.kind == "kill":
             _end_worker()
-        os.kill(request.worker_pid, signal.SIGKILL)
+        child = request.worker_pid
+        os.kill(child, signal.SIGKILL)
+        self._lost(child)
 
     # In the process that runs the body.
 

@@ -177,7 +177,8 @@ class Performance:
         asked = [_Asked(command, self._acts_of(command), self._pace.log_time()) for command in commands]
         self._driver.at_once([each.act for each in asked])
         for each in asked:
-            self._keep(each)
+            # Of those that race, all but one may be told that they come too late.
+            self._keep(each, may_lose=isinstance(each.step, _ANSWERED))
 
     # Commands.
 
@@ -211,8 +212,8 @@ class Performance:
                 return partial(control.resume, run)
         return partial(control.stop, run)
 
-    def _keep(self, asked: _Asked) -> None:
-        """Capture what came of a command."""
+    def _keep(self, asked: _Asked, *, may_lose: bool = False) -> None:
+        """Capture what came of a command; one that ``may_lose`` is refused without being at fault."""
         if asked.broken is not None:
             raise asked.broken
         step = asked.step
@@ -228,7 +229,7 @@ class Performance:
         results = [result for result in asked.results if not result.taken or isinstance(step, _ANSWERED)]
         if results and name:
             self.commands[name] = (*self.commands.get(name, ()), *results)
-        if not self._expects_answer(name):
+        if not may_lose and not self._expects_answer(name):
             self.found += [_refused(step, result, self._pace.start) for result in results if not result.taken]
 
     def _keep_runs(self, step: Launch, given: list[Any], at: float) -> None:

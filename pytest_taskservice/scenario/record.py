@@ -132,7 +132,7 @@ class Record:
     ``endings`` what is known by run id; ``start`` is the story's first instant and ``end`` its last one.
     ``workflows`` holds ids of workflow runs by captured name, ``workflow_endings`` has ``None`` where the
     data is gone, and ``keys`` how many keys the store held, each time somebody looked. ``entries`` names the
-    entries of the beat: what it sends bears their names.
+    entries of the beat: the event of a message that it sent says in its detail of which it is.
     """
 
     log: EventLog

@@ -102,7 +102,9 @@ def runs_of(name: str, record: Record) -> tuple[str, ...]:
         return record.runs.get(name, ())
     ours = set(record.accepted)
     return tuple(
-        dict.fromkeys(event.run for event in record.log if event.task == name and event.run not in ours)
+        dict.fromkeys(
+            event.run for event in record.log if event.detail.get("entry") == name and event.run not in ours
+        )
     )
 
 

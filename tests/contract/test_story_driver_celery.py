@@ -17,7 +17,7 @@ from pytest_taskservice.reaper import shared_reaper
 from pytest_taskservice.redis import RedisRequest, acquire
 from pytest_taskservice.scenario.acts import CONNECTION_FAULTS, FaultCall, Mark
 from pytest_taskservice.scenario.behaviour import Behaviour
-from pytest_taskservice.scenario.model import Entry, Workers
+from pytest_taskservice.scenario.model import Config, Entry, Workers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -43,6 +43,11 @@ app = Celery("stories", broker="amqp://nowhere.invalid", backend="rpc://")
 @app.task
 def add(left: int, right: int) -> int:
     return left + right
+
+
+@app.task(lazy=False)
+def bound_early() -> None:
+    time.sleep(5)
 
 
 @app.task
@@ -186,6 +191,16 @@ def test_what_is_done_at_once_is_all_done(begin: Callable[..., CeleryWorkerDrive
 def test_settings_reach_the_workers(begin: Callable[..., CeleryWorkerDriver]) -> None:
     driver = begin(settings={"task_track_started": True})
     run = driver.launch(slow(5))
+
+    eventually(lambda: driver.outcome(run).status == "STARTED")
+
+
+@pytest.mark.parametrize("called", [slow(5), call("bound_early")], ids=["synthetic", "bound at import"])
+def test_settings_of_a_story_reach_tasks_that_have_copied_the_apps(
+    begin: Callable[..., CeleryWorkerDriver], called: TaskCall
+) -> None:
+    driver = begin(config=Config(celery={"task_track_started": True}))
+    run = driver.launch(called)
 
     eventually(lambda: driver.outcome(run).status == "STARTED")
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from billiard.einfo import ExceptionWithTraceback  # type: ignore[attr-defined] # the stubs lack it
 
-from pytest_taskservice.history import EventKind
+from pytest_taskservice.history import ENTRY_HEADER, EventKind
 from pytest_taskservice.simulator.story import Note, Story
 
 if TYPE_CHECKING:
@@ -54,13 +54,14 @@ class Record:
 
     def sent(self, headers: Mapping[str, Any], queue: str, *, worker: str = "") -> None:
         """Note a task's message; ``worker`` has sent it, or the test."""
+        entry = headers.get(ENTRY_HEADER)
         self.note(
             EventKind.SENT,
             run=headers.get("id") or "",
             task=headers.get("shadow") or headers["task"],
             attempt=int(headers.get("retries") or 0) + 1,
             worker=worker,
-            detail={"queue": queue},
+            detail={"queue": queue, **({"entry": entry} if entry else {})},
         )
 
     def received(self, sender: Any = None, request: Any = None, **_: Any) -> None:

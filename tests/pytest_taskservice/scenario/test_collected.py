@@ -47,6 +47,21 @@ def test_seeds_of_the_command_line_win(flags: list[str], seeds: list[int], pytes
     result.assert_outcomes(passed=len(seeds))
 
 
+@pytest.mark.parametrize(("seeds", "failed"), [("3", 0), ("1", 1)])
+def test_what_holds_with_some_seed_is_not_asked_of_the_one_play_of_a_world_without_seeds(
+    seeds: str, failed: int, pytester: pytest.Pytester
+) -> None:
+    told = STORY.replace("[celery-sim]", f"[celery-eager]\nseeds: {seeds}")
+    never = "{sometimes: [{of: run, status: FAILURE}], eventually:"
+    pytester.path.joinpath("a.scenario.yaml").write_text(told.replace("{eventually:", never))
+
+    result = pytester.runpytest_subprocess("--taskservice-backend=celery-eager")
+
+    result.assert_outcomes(passed=1, failed=failed)
+    said = [line for line in result.outlines if line.startswith("taskservice: sometimes was not judged in 1")]
+    assert len(said) == 1 - failed
+
+
 WORLDS = "--taskservice-backend=celery-sim,celery-eager,anyio"
 APP = """
 from celery import Celery

@@ -19,12 +19,22 @@ from pytest_taskservice.scenario.acts import (
     FaultCall,
     Heal,
     Inject,
+    Input,
     Launch,
     Revoke,
+    Start,
     Together,
     Wait,
 )
-from pytest_taskservice.scenario.model import Canvas, Config, Entry, Nemesis, Workers
+from pytest_taskservice.scenario.model import (
+    Canvas,
+    Config,
+    Entry,
+    Nemesis,
+    Workers,
+    Workflow,
+    WorkflowStep,
+)
 from pytest_taskservice.scenario.needs import needs
 from pytest_taskservice.scenario.stage import stage_of
 from tests.pytest_taskservice.scenario.stories import MARK, claim, play, story, task, tasks, told
@@ -272,10 +282,35 @@ def test_beat_fires_by_the_clock_of_its_zone(world: str, app: Celery) -> None:
         app,
     )
 
-    sent = [verdict.log.of(run)[0].at - verdict.start for run in verdict.runs["nightly"]]
+    first = [verdict.log.of(run)[0] for run in verdict.runs["nightly"]]
+    sent = [event.at - verdict.start for event in first]
     assert told(verdict) == []
+    assert {(event.task, event.detail["entry"]) for event in first} == {("report", "nightly")}
     assert [round(at / 3600, 1) for at in sent] == [2.5, 26.5, 50.5, 73.5, 97.5]
     assert str(app.timezone) == own == "UTC"
+
+
+@pytest.mark.parametrize("world", [world for world in IN_PROCESS if world != "celery-eager"])
+def test_who_loses_a_race_is_not_at_fault(world: str, app: Celery) -> None:
+    answers = tuple(Input(mark=MARK, run="flow", value=value, name=value) for value in ("yes", "no"))
+    steps = (WorkflowStep(kind="ask", text="approve"),)
+    parts: dict[str, Any] = {
+        "workflows": {"approval": Workflow(name="approval", mark=MARK, steps=steps)},
+        "steps": (
+            Start(mark=MARK, workflow="approval", name="flow"),
+            Together(mark=MARK, at=1.0, steps=answers),
+        ),
+    }
+    ends = claim("eventually", "flow", 9.0, status="SUCCESS")
+    both = tuple(claim("eventually", name, 9.0, taken=True) for name in ("yes", "no"))
+
+    verdict = play(story(**parts, expect=(ends,)), driver_of(world), app)
+    strict = play(story(**parts, expect=(ends, *both)), driver_of(world), app)
+
+    assert told(verdict) == []
+    errors = [verdict.commands[name][0].error for name in ("yes", "no")]
+    assert sorted(map(bool, errors)) == [False, True]
+    assert len(told(strict)) == 1
 
 
 @pytest.mark.parametrize("world", [world for world in IN_PROCESS if world != "celery-eager"])
