@@ -18,11 +18,13 @@ from celery.app import amqp
 from celery.utils.saferepr import saferepr
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kombu import Exchange, Queue
 from kombu.utils import json as kombu_json
 
 from pytest_taskservice.drivers.app_patch import AppPatch
 from pytest_taskservice.simulator.celery.broker import Broker
 from pytest_taskservice.simulator.celery.quick_listening import LISTENING_SHORTCUTS
+from pytest_taskservice.simulator.celery.quick_making import MAKING_SHORTCUTS
 from pytest_taskservice.simulator.celery.quick_plain import PLAIN_SHORTCUTS
 from pytest_taskservice.simulator.celery.quick_scripts import known_script
 from pytest_taskservice.simulator.celery.quick_sending import SENDING_SHORTCUTS
@@ -39,7 +41,13 @@ app.conf.broker_connection_retry_on_startup = True
 # Untyped in the stubs.
 redis_backend: Any = import_module("celery.backends.redis")
 
-SHORTCUTS = (*PLAIN_SHORTCUTS, *SENDING_SHORTCUTS, *LISTENING_SHORTCUTS, *STARTING_SHORTCUTS)
+SHORTCUTS = (
+    *PLAIN_SHORTCUTS,
+    *MAKING_SHORTCUTS,
+    *SENDING_SHORTCUTS,
+    *LISTENING_SHORTCUTS,
+    *STARTING_SHORTCUTS,
+)
 NEWEST = version("celery").startswith("5.7.")
 
 
@@ -334,6 +342,19 @@ def test_results_stored_at_the_same_time_do_not_meet(url: str) -> None:
 def wait(number: int) -> int:
     time.sleep(1 - time.monotonic() % 1)
     return number
+
+
+@pytest.mark.parametrize(
+    "url", ["redis://:a%20b@host:7/3", "amqp://guest@localhost//", "redis://h/0?ssl_x=1"]
+)
+def test_connections_that_are_made_again_are_as_they_were(url: str) -> None:
+    found = []
+    for exact in (True, False, False):
+        with opened(0, exact=exact):
+            made = app.connection_for_write(url)
+            found.append((made.info(), made.as_uri(include_password=True), repr(Queue("q", Exchange("e")))))
+
+    assert found[0] == found[1] == found[2]
 
 
 def test_json_is_read_and_written_as_kombu_does() -> None:
