@@ -441,7 +441,9 @@ class CeleryWorkerDriver:
         self._never_known = frozenset(app.tasks.keys() - self._fleet.tasks)
 
     def _spare(self) -> WorkerProcess:
-        return self._spares.pop() if self._spares else WorkerProcess(self._reaper, story=self._stage is not None)
+        if self._spares:
+            return self._spares.pop()
+        return WorkerProcess(self._reaper, story=self._stage is not None)
 
     def _keep_spares(self, count: int) -> None:
         """Have processes import Celery meanwhile: for those that a fault ends, or the next story's."""

@@ -209,6 +209,9 @@ class _Sites:
                 namespace[name] = original
 
     def _look(self) -> None:
+        # Twice in every simulation, and nearly always in vain.
+        if self._seen.issuperset(sys.modules):
+            return
         for key in sys.modules.keys() - self._seen:
             self._seen.add(key)
             module = sys.modules.get(key)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from celery import Celery
 
 __all__ = [
+    "WRITE",
     "OneTripRedisBackend",
     "StoredResult",
     "install_storing",
@@ -43,7 +44,7 @@ logger = logging.getLogger(__name__)
 
 # ARGV[1] is a channel that gets a list of all that was written, or empty. Seconds to live, the states that
 # must not be written over, and the value of each key follow.
-_WRITE: Final = """
+WRITE: Final = """
 local seconds, kept, told = ARGV[2], ARGV[3], {}
 for at = 1, #KEYS do
     local value = ARGV[3 + at]
@@ -136,7 +137,7 @@ def write_results(backend: Any, results: Sequence[StoredResult], *, channel: str
 
     for some in _alike(backend, results):
         keys, arguments = _script_arguments(backend, some, channel)
-        backend.client.eval(_WRITE, len(keys), *keys, *arguments)
+        backend.client.eval(WRITE, len(keys), *keys, *arguments)
 
 
 def _alike(backend: Any, results: Sequence[StoredResult]) -> Iterable[list[StoredResult]]:
@@ -206,7 +207,7 @@ class OneTripRedisBackend(RedisBackend):
             return False  # there may be no connection to keep, or more than one thread to use it
         try:
             if self._line is None:
-                self._line = ScriptLine(own.client, _WRITE)
+                self._line = ScriptLine(own.client, WRITE)
             if self._line.busy:
                 return False
             for some in _alike(own, results):

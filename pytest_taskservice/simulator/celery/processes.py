@@ -47,15 +47,19 @@ class ModuleState:
 
     def __init__(self) -> None:
         # 5.5 has no scheduled_requests.
-        self._names = [name for name in _CONTAINERS if hasattr(_worker_state, name)]
-        self._kept: dict[Any, dict[str, Any]] = {}
+        found = [getattr(_worker_state, name) for name in _CONTAINERS if hasattr(_worker_state, name)]
+        self._ways = [(container, *_way(container)) for container in found]
+        self._kept: dict[Any, tuple[list[Any], list[Any]]] = {}
         self._current: Any = None
         self._enter(None)
 
     def switch(self, process: Any) -> None:
         """Make the state of ``process`` the current one."""
         if process is not self._current:
-            self._kept[self._current] = self._take()
+            self._kept[self._current] = (
+                [take(container) for container, take, _ in self._ways],
+                [getattr(_worker_state, name) for name in _FLAGS],
+            )
             self._enter(process)
 
     def close(self) -> None:
@@ -64,37 +68,46 @@ class ModuleState:
 
     def _enter(self, process: Any) -> None:
         self._current = process
-        kept = self._kept.get(process)
-        for name in self._names:
-            _fill(getattr(_worker_state, name), kept and kept[name])
-        for name in _FLAGS:
-            setattr(_worker_state, name, kept[name] if kept else None)
-
-    def _take(self) -> dict[str, Any]:
-        found = {name: _content(getattr(_worker_state, name)) for name in self._names}
-        return found | {name: getattr(_worker_state, name) for name in _FLAGS}
+        contents, flags = self._kept.get(process) or ([None] * len(self._ways), [None] * len(_FLAGS))
+        for (container, _, fill), content in zip(self._ways, contents, strict=True):
+            fill(container, content)
+        for name, flag in zip(_FLAGS, flags, strict=True):
+            setattr(_worker_state, name, flag)
 
 
-def _content(container: Any) -> Any:
-    held: Any = container
+def _way(container: Any) -> tuple[Callable[[Any], Any], Callable[[Any, Any], None]]:
+    """Return how to take out what a container holds, and how to fill it."""
     if isinstance(container, WeakSet):
-        return container.data  # type: ignore[attr-defined] # the set of references
+        return _references, _refer
     if isinstance(container, LimitedSet):
-        return held._data, held._heap  # noqa: SLF001 - it offers no copy
-    return list(container) if isinstance(container, list) else dict(container)
+        return _limited, _limit
+    return (list, _list_again) if isinstance(container, list) else (dict, _fill_again)
 
 
-def _fill(container: Any, content: Any) -> None:
-    held: Any = container
-    if isinstance(container, WeakSet):
-        container.data = set() if content is None else content  # type: ignore[attr-defined] # as above
-    elif isinstance(container, LimitedSet):
-        held._data, held._heap = content or ({}, [])  # noqa: SLF001 - as above
-    elif isinstance(container, list):
-        container[:] = content or [0]
-    else:
-        container.clear()
-        container.update(content or {})
+def _references(container: Any) -> Any:
+    return container.data
+
+
+def _refer(container: Any, content: Any) -> None:
+    container.data = set() if content is None else content
+
+
+def _limited(container: Any) -> Any:
+    return container._data, container._heap  # noqa: SLF001 - it offers no copy
+
+
+def _limit(container: Any, content: Any) -> None:
+    container._data, container._heap = content or ({}, [])  # noqa: SLF001 - as above
+
+
+def _list_again(container: list[Any], content: Any) -> None:
+    container[:] = content or [0]
+
+
+def _fill_again(container: dict[Any, Any], content: Any) -> None:
+    container.clear()
+    if content:
+        container.update(content)
 
 
 class MainProcess:

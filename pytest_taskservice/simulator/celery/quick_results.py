@@ -3,19 +3,22 @@
 ``RedisBackend`` stays as it is, and so does all that it stores and publishes: the simulated server runs each
 command. Only the client that it is handed is another, for ``GET``, ``MGET``, ``DEL``, ``SET``, for ``SETEX``,
 ``SET``, ``ZRANGE`` and ``PUBLISH`` in a transaction, for following channels and for the scripts of chords.
-For all else it hands out redis-py's own.
+For all else it hands out redis-py's own. The task service's backend is handed the same.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Self
 
 from fakeredis._helpers import SimpleError
 from redis.exceptions import ResponseError
 
+from pytest_taskservice.simulator.celery.quick_lines import QuickScriptLine, ScriptLines
 from pytest_taskservice.simulator.celery.quick_scripts import known_script
 from pytest_taskservice.simulator.redis.line import Line
+from pytest_taskservice.simulator.redis.quick import SLOW
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["install_quick_results"]
 
 _backends: Any = import_module("celery.backends.redis")
+_storing: Any = import_module("taskservice.backends.storing")
 
 # What says where the server is and how long to wait for it; anything else may change what replies look like.
 _PLAIN = frozenset(
@@ -39,18 +43,21 @@ _PLAIN = frozenset(
 _MULTI = [b"MULTI"]
 _EXEC = [b"EXEC"]
 _CONFIRMATIONS = (b"subscribe", b"unsubscribe")
+_OF_RESULTS = {"ignore_subscribe_messages": True}
 
 
 def install_quick_results(patches: Patches, home: SimulatedRedis) -> None:
     """Hand ``RedisBackend`` other clients as long as ``patches`` last; kinds made from it keep theirs."""
     original = _backends.RedisBackend._create_client  # noqa: SLF001 - listed in seams
+    quick = {_backends.RedisBackend, _storing.OneTripRedisBackend}
 
     def create(backend: Any, **params: Any) -> Any:
-        if type(backend) is not _backends.RedisBackend or "host" not in params or params.keys() - _PLAIN:
+        if type(backend) not in quick or "host" not in params or params.keys() - _PLAIN:
             return original(backend, **params)
         return QuickClient(home, lambda: original(backend, **params), params)
 
     patches.set(_backends.RedisBackend, "_create_client", create)
+    patches.set(_storing, "ScriptLine", partial(_script_line, _storing.ScriptLine))
 
 
 class QuickClient:
@@ -97,13 +104,21 @@ class QuickClient:
         seconds = [] if ex is None else [b"EX", b"%d" % ex]
         return self._ask([b"SET", _bytes(key), _bytes(value), *seconds]) is not None
 
+    def eval(self, script: Any, numkeys: int, *words: Any) -> Any:
+        """EVAL."""
+        known = None if self.watched else known_script(script)
+        if known is None:
+            return self.plain.eval(script, numkeys, *words)
+        found = self.run(known, list(map(_bytes, words[:numkeys])), list(map(_bytes, words[numkeys:])))
+        return self.plain.eval(script, numkeys, *words) if found is SLOW else found
+
     def register_script(self, script: Any) -> Any:
         """Return a script that can be called: Celery's own run without an interpreter."""
         known = known_script(script)
         return self.plain.register_script(script) if known is None else QuickScript(self, known, script)
 
     def run(self, script: KnownScript, keys: list[bytes], arguments: list[bytes]) -> Any:
-        """Run one of Celery's scripts in one round trip."""
+        """Run a known script in one round trip; ``SLOW`` leaves it to the server."""
         home, line = self._home, self._line
         if home.closed or line.ended:
             return None
@@ -122,9 +137,9 @@ class QuickClient:
         """Return a transaction."""
         return QuickPipeline(self) if transaction else self.plain.pipeline(transaction, shard_hint)
 
-    def pubsub(self, **options: Any) -> QuickPubSub:
-        """Return something that follows channels."""
-        return QuickPubSub(self)
+    def pubsub(self, **options: Any) -> Any:
+        """Return something that follows channels; who wants to hear that he does gets redis-py's own."""
+        return QuickPubSub(self) if options == _OF_RESULTS else self.plain.pubsub(**options)
 
     def ask_many(self, requests: list[list[bytes]]) -> list[Any]:
         """Run requests in one round trip."""
@@ -170,6 +185,12 @@ class QuickScript:
             plain = self._client.plain
             return plain.register_script(self._text)(keys, args, plain if client is self._client else client)
         return self._client.run(self._known, list(map(_bytes, keys or ())), list(map(_bytes, args or ())))
+
+
+def _script_line(original: Any, client: Any, script: str) -> Any:
+    if isinstance(client, QuickClient) and known_script(script) is not None:
+        return QuickScriptLine(client, script)
+    return ScriptLines(partial(original, client, script))
 
 
 class QuickPipeline:

@@ -1,24 +1,32 @@
-"""The Lua scripts of Celery's chords, read by us: the same commands, in the same order.
+"""The Lua scripts of Celery's chords and of stored results, read by us: the same commands, in the same order.
 
 A script is known by its text. Any other runs in fakeredis, as the app's own scripts do.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from functools import lru_cache
 from hashlib import sha1
 from typing import TYPE_CHECKING, Any
+
+from fakeredis._helpers import SimpleError
+
+from pytest_taskservice.simulator.redis.quick import SLOW
 
 if TYPE_CHECKING:
     from pytest_taskservice.simulator.redis.line import Line
 
 __all__ = ["KnownScript", "known_script"]
 
+# ``SLOW`` is returned before anything has changed: what is stored is not what the script is for.
 KnownScript = Callable[["Line", list[bytes], list[bytes]], Any]
 
 
+@lru_cache
 def known_script(text: str | bytes) -> KnownScript | None:
-    """Return what does the same as a script; ``None`` if it is not one of Celery's."""
+    """Return what does the same as a script; ``None`` if it is one of somebody else's."""
     return _SCRIPTS.get(
         sha1(text if isinstance(text, bytes) else text.encode(), usedforsecurity=False).hexdigest()
     )
@@ -73,8 +81,36 @@ def _extend_claim(line: Line, keys: list[bytes], arguments: list[bytes]) -> Any:
     return 0
 
 
+# As the script looks for it.
+_STATUS = re.compile(rb'{"status": "([A-Z]+)"')
+
+
+def _write_results(line: Line, keys: list[bytes], arguments: list[bytes]) -> Any:
+    channel, seconds, kept, *values = arguments
+    call = line.call
+    try:
+        before = [call(b"GET", key) for key in keys]
+    except SimpleError:
+        return SLOW
+    found = [_STATUS.match(value) if value is not None else None for value in before]
+    unread = any(value and not status for value, status in zip(before, found, strict=True))
+    if unread or not seconds.isdigit() or len(set(keys)) < len(keys) or len(values) != len(keys):
+        return SLOW
+    life = [] if seconds == b"0" else [b"EX", seconds]
+    told = []
+    for key, value, status in zip(keys, values, found, strict=True):
+        if status is None or b"|%b|" % status[1] not in kept:
+            call(b"SET", key, value, *life)
+            call(b"PUBLISH", key, value)
+            told.append(value)
+    if channel and told:
+        call(b"PUBLISH", channel, b"[%b]" % b",".join(told))
+    return None
+
+
 _SCRIPTS: dict[str, KnownScript] = {
     "b8fc152c83a7e634103ccebd49dcd3146a8f4366": _part_return,
     "59d7aab41242d82196947ba8926cab712416da4f": _cleanup,
     "dc87180d6bcb7f73c7275eb0fe7a70baf0a8b7c7": _extend_claim,
+    "6e15e7795477d4a844b38666025ae985a9248236": _write_results,
 }

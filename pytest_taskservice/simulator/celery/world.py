@@ -23,6 +23,7 @@ from pytest_taskservice.simulator.celery.faults import Faults
 from pytest_taskservice.simulator.celery.listener import install_limits, install_listener
 from pytest_taskservice.simulator.celery.processes import ModuleState
 from pytest_taskservice.simulator.celery.quick_listening import LISTENING_SHORTCUTS
+from pytest_taskservice.simulator.celery.quick_making import MAKING_SHORTCUTS
 from pytest_taskservice.simulator.celery.quick_plain import PLAIN_SHORTCUTS, install_json
 from pytest_taskservice.simulator.celery.quick_sending import SENDING_SHORTCUTS
 from pytest_taskservice.simulator.celery.quick_starting import STARTING_SHORTCUTS
@@ -49,7 +50,13 @@ __all__ = ["DEFAULT_START", "CeleryWorld"]
 
 DEFAULT_START = datetime(2026, 1, 1, tzinfo=UTC)
 _READY_WITHIN = 60.0
-_SHORTCUTS = (*PLAIN_SHORTCUTS, *SENDING_SHORTCUTS, *LISTENING_SHORTCUTS, *STARTING_SHORTCUTS)
+_SHORTCUTS = (
+    *PLAIN_SHORTCUTS,
+    *MAKING_SHORTCUTS,
+    *SENDING_SHORTCUTS,
+    *LISTENING_SHORTCUTS,
+    *STARTING_SHORTCUTS,
+)
 _COLLECT_EVERY = 20_000
 _TOLD_SLEEPS = 10
 _SLEEP = 1e-5

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 import json
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from importlib import import_module
 from importlib.metadata import version
 from random import Random
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from celery import Celery, chain, chord, group
@@ -17,17 +18,22 @@ from celery.app import amqp
 from celery.utils.saferepr import saferepr
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kombu import Exchange, Queue
 from kombu.utils import json as kombu_json
 
 from pytest_taskservice.drivers.app_patch import AppPatch
 from pytest_taskservice.simulator.celery.broker import Broker
 from pytest_taskservice.simulator.celery.quick_listening import LISTENING_SHORTCUTS
+from pytest_taskservice.simulator.celery.quick_making import MAKING_SHORTCUTS
 from pytest_taskservice.simulator.celery.quick_plain import PLAIN_SHORTCUTS
+from pytest_taskservice.simulator.celery.quick_scripts import known_script
 from pytest_taskservice.simulator.celery.quick_sending import SENDING_SHORTCUTS
 from pytest_taskservice.simulator.celery.quick_starting import STARTING_SHORTCUTS
 from pytest_taskservice.simulator.celery.shortcuts import Shortcut, install_shortcuts, missing
 from pytest_taskservice.simulator.celery.world import CeleryWorld
 from pytest_taskservice.simulator.substitutes import Patches
+from taskservice import Settings, create_app
+from taskservice.backends.storing import WRITE
 
 app = Celery("shortcuts", broker="redis://localhost/0", backend="redis://localhost/0", set_as_current=False)
 app.conf.broker_connection_retry_on_startup = True
@@ -35,7 +41,13 @@ app.conf.broker_connection_retry_on_startup = True
 # Untyped in the stubs.
 redis_backend: Any = import_module("celery.backends.redis")
 
-SHORTCUTS = (*PLAIN_SHORTCUTS, *SENDING_SHORTCUTS, *LISTENING_SHORTCUTS, *STARTING_SHORTCUTS)
+SHORTCUTS = (
+    *PLAIN_SHORTCUTS,
+    *MAKING_SHORTCUTS,
+    *SENDING_SHORTCUTS,
+    *LISTENING_SHORTCUTS,
+    *STARTING_SHORTCUTS,
+)
 NEWEST = version("celery").startswith("5.7.")
 
 
@@ -203,21 +215,27 @@ def test_short_texts_are_celerys(value: Any, longest: int | None) -> None:
 class Script:
     """One of Celery's scripts on a server of its own, run by us and by an interpreter."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, *, evaluated: bool = False) -> None:
         self.client = client_of(app)
         self.text = text
+        self.evaluated = evaluated
 
     def __call__(self, keys: list[str], args: list[Any]) -> list[Any]:
         """Return what either says, and what it leaves behind."""
         found = []
         before = self.dump()
-        for run in (self.client.register_script(self.text), self.client.plain.register_script(self.text)):
+        for run in (self.runner(self.client), self.runner(self.client.plain)):
             self.client.plain.flushall()
             for key, (kind, value, life) in before.items():
                 self.restore(key, kind, value, life)
             reply = run(keys=keys, args=args)
             found.append((reply, {key: entry[:2] for key, entry in self.dump().items()}, self.lives()))
         return found
+
+    def runner(self, client: Any) -> Callable[..., Any]:
+        if not self.evaluated:
+            return cast("Callable[..., Any]", client.register_script(self.text))
+        return lambda keys, args: client.eval(self.text, len(keys), *keys, *args)
 
     def dump(self) -> dict[bytes, tuple[bytes, Any, int]]:
         plain = self.client.plain
@@ -275,6 +293,68 @@ def test_the_scripts_of_chords_do_what_their_text_says(seed: int) -> None:
                 steps.append(clean(["c", "j", "t", "s", "d"], claim))
             for ours, theirs in steps:
                 assert ours == theirs
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_the_script_of_stored_results_does_what_its_text_says(seed: int) -> None:
+    assert known_script(WRITE) is not None
+    draw = Random(seed)
+    stored = [f'{{"status": "{state}", "n": 1}}' for state in ("STARTED", "SUCCESS", "RETRY", "FAILURE")]
+    with opened(0, exact=False):
+        write = Script(WRITE, evaluated=True)
+        client = client_of(app).plain
+        heard = client.pubsub()
+        heard.psubscribe("*")
+        for _ in range(15):
+            # What is stored otherwise is left to the interpreter.
+            keys = draw.choices("abcd", k=draw.choice([1, 2, 3]))
+            client.set("a", draw.choice(['{"n": 1, "status": "SUCCESS"}', "", "no json", stored[1]]))
+            kept = draw.choice(["|SUCCESS|", "|SUCCESS|FAILURE|REVOKED|"])
+            values = draw.choices(stored, k=len(keys))
+            listen(heard)
+            ours, theirs = write(keys, [draw.choice(["", "all"]), draw.choice([0, 100]), kept, *values])
+            assert ours == theirs
+            told = listen(heard)
+            assert told[: len(told) // 2] == told[len(told) // 2 :]
+
+
+def listen(pubsub: Any) -> list[Any]:
+    found = []
+    while (message := pubsub.get_message(timeout=0)) is not None:
+        found.append((message["channel"], message["data"]))
+    return found
+
+
+@pytest.mark.parametrize("url", ["redis://localhost/0", "redis://localhost/0?protocol=3"])
+def test_results_stored_at_the_same_time_do_not_meet(url: str) -> None:
+    own = create_app(Settings(redis_url="redis://localhost/0"))
+    own.conf.update(result_backend=url, broker_connection_retry_on_startup=True)
+    own.task(name="shortcuts.wait")(wait)
+
+    for seed in range(8):
+        with AppPatch(own, {}).applied(), CeleryWorld(seed=seed) as world:
+            for _ in range(2):
+                world.start_worker(own, concurrency=4)
+            results = [own.send_task("shortcuts.wait", (number,)) for number in range(8)]
+            assert [result.get(timeout=30) for result in results] == list(range(8))
+
+
+def wait(number: int) -> int:
+    time.sleep(1 - time.monotonic() % 1)
+    return number
+
+
+@pytest.mark.parametrize(
+    "url", ["redis://:a%20b@host:7/3", "amqp://guest@localhost//", "redis://h/0?ssl_x=1"]
+)
+def test_connections_that_are_made_again_are_as_they_were(url: str) -> None:
+    found = []
+    for exact in (True, False, False):
+        with opened(0, exact=exact):
+            made = app.connection_for_write(url)
+            found.append((made.info(), made.as_uri(include_password=True), repr(Queue("q", Exchange("e")))))
+
+    assert found[0] == found[1] == found[2]
 
 
 def test_json_is_read_and_written_as_kombu_does() -> None:
