@@ -106,6 +106,8 @@ def merged(base: Table, change: Table) -> Table:
     for key, entry in change.entries.items():
         old, new = base.get(key), entry.value
         both = isinstance(old, Table) and isinstance(new, Table)
+        if both and isinstance(new, Table) and not new.entries:
+            raise wrong(new.mark, f"found an empty mapping, which changes nothing: {key} is merged")
         value = merged(old, new) if isinstance(old, Table) and isinstance(new, Table) else new
         entries[key] = replace(entry, value=value) if both else entry
     return replace(base, entries=entries)

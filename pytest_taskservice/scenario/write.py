@@ -72,6 +72,8 @@ def structured(scenario: Scenario) -> _Data:
         "seeds": list(scenario.seeds) or None,
     }
     worlds = {backend: _world(scenario, world) for backend, world in scenario.worlds.items()}
+    # A row of parameters may have said what is so anyway.
+    worlds = {backend: change for backend, change in worlds.items() if change}
     story = _Writer(whole=False).story(scenario)
     cleanup = story.pop("finally")
     return _said({**head, **story, "overrides": worlds or None, "finally": cleanup})

@@ -441,6 +441,10 @@ WRONG = {
         f"{GOOD}overrides: {{anyio: {{tasks: {{charge: {{runs_for: 1}}}}}}}}\n",
         "10:48: found 1 without a unit; runs_for is",
     ),
+    "an override that is merged and says nothing": (
+        f"{GOOD}overrides: {{anyio: {{tasks: {{charge: {{}}}}}}}}\n",
+        "10:37: found an empty mapping, which changes nothing: charge is merged",
+    ),
     "a skip without a reason": (
         f"{GOOD}overrides: {{anyio: {{skip: true}}}}\n",
         "10:27: found true; skip is a text",

@@ -82,6 +82,24 @@ def test_what_a_world_sets_back_to_a_default_is_said() -> None:
     assert again.worlds["celery"] == Skip(reason="it takes: too long")
 
 
+def test_a_world_that_a_row_makes_no_different_is_none() -> None:
+    text = """
+schema: 1
+name: slow
+parameters: [{time: 5s}, {time: 1s}]
+tasks: {work: {runs_for: 5s}}
+steps: [{launch: work, as: run}]
+expect: {eventually: [{within: 9s, of: run, status: SUCCESS}]}
+overrides: {anyio: {tasks: {work: {runs_for: "${time}"}}}}
+"""
+
+    same, other = load_text(text, "slow")
+    (same_again,), (other_again,) = load_text(write(same), "again"), load_text(write(other), "again")
+
+    assert (list(same_again.worlds), list(other_again.worlds)) == ([], ["anyio"])
+    assert unmarked(same_again.for_backend("anyio")).tasks == unmarked(same.for_backend("anyio")).tasks
+
+
 @pytest.mark.parametrize(
     "value",
     [
