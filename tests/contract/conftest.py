@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_taskservice.drivers.celery_sim import CelerySimDriver, SimulatorOptions
+from pytest_taskservice.fixtures import HARNESS, WORLD
 from pytest_taskservice.redis import RedisRequest, acquire
+from pytest_taskservice.worlds import worlds_of
 from taskservice import AnyIOBackend, CeleryBackend, Settings, TaskBackend, create_app
 from tests.contract.clusters import CLUSTERS, UNABLE, Clusters, require
 
@@ -18,9 +20,28 @@ if TYPE_CHECKING:
 
     from celery import Celery
 
+    from pytest_taskservice.drivers.base import StoryDriver
+
 SLOTS = 2
 LOOPS = ("asyncio", "trio")
 WORLDS = ("anyio", *CLUSTERS, "celery-sim", "eager")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Play a contract of stories in every chosen world."""
+    if "story_world" in metafunc.fixturenames:
+        options = metafunc.config.stash[HARNESS].options
+        worlds = [world for name in options.backends for world in worlds_of(name, options)]
+        metafunc.parametrize("story_world", worlds)
+
+
+@pytest.fixture
+def story_driver(request: pytest.FixtureRequest, story_world: str) -> Iterator[StoryDriver]:
+    """The driver of a world in which nothing has begun: a stage is set first, as scenarios do."""
+    driver = request.config.stash[HARNESS].driver(story_world)
+    request.node.stash[WORLD] = driver
+    yield driver  # type: ignore[misc] # every world's is one
+    driver.reset()
 
 
 @pytest.fixture(scope="session")

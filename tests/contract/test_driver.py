@@ -207,15 +207,13 @@ MARK = Mark(path="f.yaml", line=1, column=1)
 
 
 @pytest.fixture
-def staged(taskservice_driver: WorldDriver) -> Callable[[Stage], StoryDriver]:
+def staged(story_driver: StoryDriver) -> Callable[[Stage], StoryDriver]:
     """Have the driver set up a stage; a world that cannot is left by this."""
 
     def stage(wanted: Stage) -> StoryDriver:
-        driver: StoryDriver = taskservice_driver  # type: ignore[assignment] # every world's is one
-        driver.reset()
-        driver.set_stage(wanted)
-        driver.begin(app, {})
-        return driver
+        story_driver.set_stage(wanted)
+        story_driver.begin(app, {})
+        return story_driver
 
     return stage
 
@@ -265,8 +263,10 @@ def test_what_is_done_at_once_is_done_once(staged: Callable[[Stage], StoryDriver
     assert sorted(driver.outcome(run).result for run in runs) == [0, 1, 2, 3]
 
 
-def test_workers_of_a_stage_consume_its_queues(staged: Callable[[Stage], StoryDriver]) -> None:
-    driver = staged(Stage())
+def test_workers_of_a_stage_consume_its_queues(
+    story_driver: StoryDriver, staged: Callable[[Stage], StoryDriver]
+) -> None:
+    driver = story_driver
     if driver.cannot(Capability.WORKERS):
         pytest.skip(f"{driver.name} has no workers")
     driver = staged(Stage(workers=Workers(count=2, concurrency=1, queues=("celery", "elsewhere"))))
@@ -281,8 +281,10 @@ def test_workers_of_a_stage_consume_its_queues(staged: Callable[[Stage], StoryDr
     assert [sorted(event.detail["queues"]) for event in up] == [["celery", "elsewhere"]] * 2
 
 
-def test_the_beat_of_a_stage_sends_under_its_name(staged: Callable[[Stage], StoryDriver]) -> None:
-    driver = staged(Stage())
+def test_the_beat_of_a_stage_sends_under_its_name(
+    story_driver: StoryDriver, staged: Callable[[Stage], StoryDriver]
+) -> None:
+    driver = story_driver
     if driver.cannot(Capability.BEAT) or driver.cannot(Capability.CLOCK):
         pytest.skip(f"{driver.name} has no beat, or no time to wait for it")
     driver = staged(
@@ -298,9 +300,12 @@ def test_the_beat_of_a_stage_sends_under_its_name(staged: Callable[[Stage], Stor
     assert [driver.outcome(run).result for run in sent] == [3, 3]
 
 
-def test_a_fault_is_told_and_healed(staged: Callable[[Stage], StoryDriver]) -> None:
-    driver = staged(Stage())
+def test_a_fault_is_told_and_healed(
+    story_driver: StoryDriver, staged: Callable[[Stage], StoryDriver]
+) -> None:
+    driver = story_driver
     if driver.cannot(Capability.CONNECTION_FAULTS):
+        staged(Stage())
         with pytest.raises(CapabilityError):
             driver.faults()
         driver_refused(driver)
@@ -320,8 +325,10 @@ def test_a_fault_is_told_and_healed(staged: Callable[[Stage], StoryDriver]) -> N
     assert kinds == [EventKind.FAULT, EventKind.HEALED]
 
 
-def test_a_stage_is_forgotten_with_its_story(staged: Callable[[Stage], StoryDriver]) -> None:
-    driver = staged(Stage())
+def test_a_stage_is_forgotten_with_its_story(
+    story_driver: StoryDriver, staged: Callable[[Stage], StoryDriver]
+) -> None:
+    driver = story_driver
     if driver.cannot(Capability.WORKERS):
         pytest.skip(f"{driver.name} has no workers")
     staged(Stage(workers=Workers(count=3)))

@@ -56,30 +56,23 @@ SHORT = flow("short", WorkflowStep(kind="ask", text="quick!", seconds=1.0))
 
 
 @pytest.fixture
-def taskservice_app() -> Celery:
-    """The app of this module, instead of any named in the settings."""
-    return app
-
-
-@pytest.fixture
-def open_stage(taskservice_driver: StoryDriver) -> Callable[..., WorkflowControl]:
+def open_stage(story_driver: StoryDriver) -> Callable[..., WorkflowControl]:
     """Begins a story with these workflows and a configuration of one's own."""
 
     def begin(flows: list[Workflow] | None = None, **config: Any) -> WorkflowControl:
-        taskservice_driver.reset()
-        taskservice_driver.set_stage(
+        story_driver.set_stage(
             Stage(config=Config(**config), workflows={each.name: each for each in flows or FLOWS})
         )
-        taskservice_driver.begin(app, {})
-        return taskservice_driver.workflows()
+        story_driver.begin(app, {})
+        return story_driver.workflows()
 
     return begin
 
 
 @pytest.fixture
-def driver(taskservice_driver: StoryDriver) -> StoryDriver:
+def driver(story_driver: StoryDriver) -> StoryDriver:
     """The driver of the world that the test runs in."""
-    return taskservice_driver
+    return story_driver
 
 
 @pytest.fixture
