@@ -296,7 +296,7 @@ def test_the_beat_of_a_stage_sends_under_its_name(
 
     driver.clock().advance(minutes=2, seconds=30)
 
-    sent = {event.run for event in driver.log() if event.task == "often"}
+    sent = {event.run for event in driver.log() if event.detail.get("entry") == "often"}
     assert [driver.outcome(run).result for run in sent] == [3, 3]
 
 
