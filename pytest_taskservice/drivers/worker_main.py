@@ -1,7 +1,8 @@
 """The worker process: a real Celery worker of the user's own app, with the harness's agent in it.
 
-Started early as ``python -m pytest_taskservice.drivers.worker_main``, with ``story`` if it is to play in a
-scenario. It imports Celery while the test process is still collecting, then waits on stdin for one line, the :class:`WorkerSpec`.
+Started early as ``python -m pytest_taskservice.drivers.worker_main``, with ``story`` behind it if it is to
+play in a scenario. It imports Celery while the test process is still collecting, then waits on stdin for one
+line, the :class:`WorkerSpec`.
 """
 
 from __future__ import annotations
