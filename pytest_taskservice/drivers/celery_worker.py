@@ -193,7 +193,8 @@ class CeleryWorkerDriver:
         )
         for member in fleet.workers:
             self._up(member)
-        self._keep_spares(min(_SPARES, len(fleet.members)))
+        # Faults use some up, and the next story is to find one.
+        self._keep_spares(min(_SPARES, len(fleet.members) + bool(self._stage.faults)))
 
     def task_backend(self) -> TaskBackend:
         """Return a backend over the app, as a production service would have it."""
