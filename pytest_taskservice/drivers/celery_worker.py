@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -26,6 +27,7 @@ from pytest_taskservice.drivers.staging import rebound, with_settings
 from pytest_taskservice.drivers.together import at_once
 from pytest_taskservice.drivers.worker_faults import WorkerFaults
 from pytest_taskservice.drivers.worker_fleet import Fleet, Member
+from pytest_taskservice.drivers.worker_kept import KeptWorlds, World
 from pytest_taskservice.drivers.worker_place import Place, breakable, no_connection_faults, no_redis_faults
 from pytest_taskservice.drivers.worker_process import WorkerProcess
 from pytest_taskservice.drivers.worker_shape import make_specs, settings_in
@@ -54,6 +56,7 @@ _CLEAR = 2.0
 _PAUSE = 0.01
 _ACTS = 30.0
 _SPARES = 3
+_KEPT = 3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,7 +71,8 @@ class WorkerOptions:
 class CeleryWorkerDriver:
     """Worker processes for one app at a time, exchanged only when a test needs other ones.
 
-    A test that is no scenario has one worker. A scenario has those of its stage, and a Redis that may be
+    Of those that are exchanged a few are kept, each on keys of its own. A test that is no scenario has one
+    worker. A scenario has those of its stage, and a Redis that may be
     broken if it announces faults; what a fault has broken is thrown away after it.
     """
 
@@ -89,13 +93,14 @@ class CeleryWorkerDriver:
         self._stage: Stage | None = None
         self._calm = Place(server.url, prefix)
         self._rough: Place | None = None
+        self._kept = KeptWorlds()
         self._place = self._calm
         self._fleet: Fleet | None = None
         self._specs: tuple[WorkerSpec, ...] = ()
         self._faults: WorkerFaults | None = None
         self._app: Celery | None = None
         self._settings: Mapping[str, Any] = {}
-        self._patches: dict[tuple[str, str], AppPatch] = {}
+        self._patches: dict[tuple[str, str, str], AppPatch] = {}
         self._test = ExitStack()
         self._workflows: WorkflowControl | None = None
         self._told: list[Event] = []
@@ -148,11 +153,9 @@ class CeleryWorkerDriver:
             # Asked before the first patch: afterwards every app seems to be meant for Redis.
             self._exchanges = exchanges.known_types(app)
         settings = with_settings(self._stage, settings)
-        place = self._place_of(self._stage)
-        same = self._app is app and self._settings == settings and self._place is place
-        self._place = place
+        same = self._app is app and self._settings == settings and not self._specs_are_a_storys()
         self._app, self._settings = app, settings
-        if self._stage is not None or self._specs_are_a_storys() or not same or not self._ready(app):
+        if self._stage is not None or not same or not self._ready(app):
             self._serve(app, settings)
         self._enter(app, settings)
 
@@ -190,7 +193,8 @@ class CeleryWorkerDriver:
         )
         for member in fleet.workers:
             self._up(member)
-        self._keep_spares(min(_SPARES, len(fleet.members)))
+        # Faults use some up, and the next story is to find one.
+        self._keep_spares(min(_SPARES, len(fleet.members) + bool(self._stage.faults)))
 
     def task_backend(self) -> TaskBackend:
         """Return a backend over the app, as a production service would have it."""
@@ -359,18 +363,26 @@ class CeleryWorkerDriver:
         while self._spares:
             self._spares.pop().close()
         self._stop()
+        self._kept.close()
         self._leave_rough()
         self._calm.close()
 
     # Where messages go.
 
-    def _place_of(self, stage: Stage | None) -> Place:
-        """Return the session's Redis, or one for faults."""
-        if stage is None or not stage.faults & {*PROCESS_FAULTS, *CONNECTION_FAULTS}:
+    def _may_be_broken(self) -> bool:
+        return self._stage is not None and bool(self._stage.faults & {*PROCESS_FAULTS, *CONNECTION_FAULTS})
+
+    def _new_place(self) -> Place:
+        """Return where new workers are to be: on keys that no other worker listens to."""
+        if self._stage is None:
             return self._calm
-        if self._rough is None:
-            self._rough = breakable(self._server, self._calm.prefix, reaper=self._reaper)
-        return self._rough
+        if self._may_be_broken():
+            if self._rough is None:
+                self._rough = breakable(self._server, self._calm.prefix, reaper=self._reaper)
+            return self._rough
+        taken = {world.place.prefix for world in self._kept}
+        prefixes = (f"{self._calm.prefix}story{number}:" for number in itertools.count(1))
+        return Place(self._server.url, next(prefix for prefix in prefixes if prefix not in taken))
 
     def _leave_rough(self) -> None:
         place, self._rough = self._rough, None
@@ -384,7 +396,7 @@ class CeleryWorkerDriver:
         self._place = self._calm
 
     def _patch(self, app: Celery, settings: Mapping[str, Any]) -> AppPatch:
-        key = (self._place.url("test"), json.dumps(settings, sort_keys=True))
+        key = (self._place.url("test"), self._place.prefix, json.dumps(settings, sort_keys=True))
         if key not in self._patches:
             self._patches[key] = AppPatch(app, settings_in(self._place, app, settings, who="test"))
         return self._patches[key]
@@ -406,25 +418,22 @@ class CeleryWorkerDriver:
             return False
         if self._specs[0].databases != discovery.find_databases():
             return False
-        missing = app.tasks.keys() - fleet.tasks - self._never_known
-        return all(discovery.is_local(app.tasks[name]) for name in missing)
+        return self._knows_all(self._world(fleet), app)
 
     def _serve(self, app: Celery, settings: Mapping[str, Any]) -> None:
         """Have workers for ``app`` with ``settings``: those we have, or new ones."""
         started = time.perf_counter()
-        specs = make_specs(
-            app,
-            settings,
-            self._place,
-            stage=self._stage,
-            pool=self._options.pool,
-            concurrency=self._options.concurrency,
-            known=self._exchanges,
-        )
-        # A beat goes on from where it is: each story has one of its own.
-        if self._specs == specs and self._ready(app) and not any(spec.beat for spec in specs):
+        if self._fleet is not None:
+            # Also the one we have: it may be the one to be taken.
+            self._kept.put(self._world(self._fleet))
+        world = self._kept.take(lambda each: self._fits(each, app, settings))
+        if world is not None:
+            self._enter_world(world)
             return
-        self._stop()
+        self._fleet, self._specs, self._place = None, (), self._new_place()
+        self._kept.leave(self._place)
+        self._kept.shrink(_KEPT)
+        specs = self._specs_on(self._place, app, settings)
         if self._failed is not None and self._failed[0] == specs:
             raise WorkerStartError(f"as before, {self._failed[1]}")
         self._specs = specs
@@ -439,6 +448,41 @@ class CeleryWorkerDriver:
         self._started_in = time.perf_counter() - started
         # What a new worker has not found it never will; asking again would start one for every test.
         self._never_known = frozenset(app.tasks.keys() - self._fleet.tasks)
+
+    def _specs_on(self, place: Place, app: Celery, settings: Mapping[str, Any]) -> tuple[WorkerSpec, ...]:
+        return make_specs(
+            app,
+            settings,
+            place,
+            stage=self._stage,
+            pool=self._options.pool,
+            concurrency=self._options.concurrency,
+            known=self._exchanges,
+        )
+
+    def _world(self, fleet: Fleet) -> World:
+        return World(
+            specs=self._specs,
+            fleet=fleet,
+            place=self._place,
+            never_known=self._never_known,
+            owns_place=self._place not in (self._calm, self._rough),
+        )
+
+    def _fits(self, world: World, app: Celery, settings: Mapping[str, Any]) -> bool:
+        """Whether the workers of ``world`` are what this test needs."""
+        is_there = (world.place is self._rough) is self._may_be_broken() and world.is_whole
+        if not is_there or world.specs != self._specs_on(world.place, app, settings):
+            return False
+        return self._knows_all(world, app)
+
+    def _knows_all(self, world: World, app: Celery) -> bool:
+        missing = app.tasks.keys() - world.fleet.tasks - world.never_known
+        return all(discovery.is_local(app.tasks[name]) for name in missing)
+
+    def _enter_world(self, world: World) -> None:
+        self._specs, self._fleet, self._place = world.specs, world.fleet, world.place
+        self._never_known = world.never_known
 
     def _spare(self) -> WorkerProcess:
         if self._spares:

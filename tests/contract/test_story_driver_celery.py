@@ -136,6 +136,28 @@ def test_workers_are_kept_for_a_story_of_the_same_shape(begin: Callable[..., Cel
     assert [event.kind for event in driver.log()] == [EventKind.WORKER_UP] * 2
 
 
+def test_workers_are_kept_while_stories_of_other_shapes_have_theirs(
+    begin: Callable[..., CeleryWorkerDriver],
+) -> None:
+    def pids(**stage: Any) -> set[int]:
+        driver = begin(**stage)
+        run = driver.launch(call("add", 1, 2))
+        driver.settle(timeout=10)
+        assert driver.outcome(run).status == "SUCCESS"
+        found = {member.process.pid for member in driver._running().members if member.process}
+        driver.reset()
+        return found
+
+    hourly = Entry(name="hourly", mark=MARK, task="sum", every=3600.0)
+    ours = {"workers": Workers(count=1, concurrency=2)}
+    first = pids(**ours)
+    beaten = pids(**ours, beat={"hourly": hourly}, tasks={"sum": call("add", 1, 2)})
+    broken = pids(**ours, faults=frozenset({"kill"}))
+
+    assert pids(**ours) == first
+    assert not first & (beaten | broken)
+
+
 def test_workers_listen_to_the_queues_they_are_given_alone(
     begin: Callable[..., CeleryWorkerDriver],
 ) -> None:
