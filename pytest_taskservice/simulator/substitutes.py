@@ -190,6 +190,7 @@ class _Sites:
     def __init__(self) -> None:
         # Named, not looked for: who freezes time has other functions there just now.
         self._seen = {"time", "uuid"}
+        self._newest: tuple[int, str] | None = None
         self._found: list[tuple[dict[str, Any], str, Any]] = [
             (vars(uuid if original is _real_uuid4 else time), original.__name__, original)
             for original in _SUBSTITUTES
@@ -210,8 +211,10 @@ class _Sites:
 
     def _look(self) -> None:
         # Twice in every simulation, and nearly always in vain.
-        if self._seen.issuperset(sys.modules):
+        newest = len(sys.modules), next(reversed(sys.modules))
+        if newest == self._newest:
             return
+        self._newest = newest
         for key in sys.modules.keys() - self._seen:
             self._seen.add(key)
             module = sys.modules.get(key)

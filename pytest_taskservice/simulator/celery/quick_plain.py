@@ -1,4 +1,4 @@
-"""Shortcuts for what Celery asks all the time: settings, cached properties, JSON, short texts of values."""
+"""Shortcuts for what Celery does all the time: settings, cached properties, stacks, JSON, short texts."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib import import_module
 from typing import Any
+
+from celery.app.task import Context
 
 from pytest_taskservice.simulator.celery.shortcuts import Shortcut
 
@@ -106,6 +108,48 @@ def _cached(original: Any) -> Any:
     return get_cached
 
 
+def _push(_: Any) -> Any:
+    def push(stack: Any, obj: Any) -> Any:
+        local = stack._local  # noqa: SLF001 - the text of the original is known
+        storage, ident = local.__storage__, local.__ident_func__()
+        held = storage.setdefault(ident, {})
+        found = held.get("stack")
+        if found is None:
+            found = held["stack"] = []
+        found.append(obj)
+        return found
+
+    return push
+
+
+def _popped(_: Any) -> Any:
+    def pop(stack: Any) -> Any:
+        local = stack._local  # noqa: SLF001 - as above
+        storage, ident = local.__storage__, local.__ident_func__()
+        held = storage.get(ident)
+        found = held and held.get("stack")
+        if found is None:
+            return None
+        if len(found) == 1:
+            storage.pop(ident, None)
+            return found[-1]
+        return found.pop()
+
+    return pop
+
+
+_NO_HEADERS = frozenset({"lang", "task", "argsrepr", "kwargsrepr", "compression"})
+
+
+def _headers(_: Any) -> Any:
+    def _get_custom_headers(context: Any, *args: Any, **kwargs: Any) -> Any:
+        known = vars(Context)
+        given = dict(*args, **kwargs)
+        return {key: given[key] for key in given if key not in known and key not in _NO_HEADERS} or None
+
+    return _get_custom_headers
+
+
 def _short_text(original: Any) -> Any:
     def saferepr(o: Any, maxlen: Any = None, maxlevels: Any = 3, seen: Any = None) -> Any:
         if seen is None and _is_plain(o):
@@ -188,6 +232,21 @@ PLAIN_SHORTCUTS = (
     ),
     Shortcut(
         place="kombu.utils.objects:cached_property.__get__", make=_cached, texts=frozenset({"2a5348b9150f"})
+    ),
+    Shortcut(
+        place="celery.utils.threads:_LocalStack.push",
+        make=_push,
+        besides=("celery.utils.threads:Local.__getattr__", "celery.utils.threads:Local.__setattr__"),
+        texts=frozenset({"a9ecb6a5da15"}),
+    ),
+    Shortcut(
+        place="celery.utils.threads:_LocalStack.pop",
+        make=_popped,
+        besides=("celery.utils.threads:Local.__getattr__", "celery.utils.threads:Local.__release_local__"),
+        texts=frozenset({"3843b729ba46"}),
+    ),
+    Shortcut(
+        place="celery.app.task:Context._get_custom_headers", make=_headers, texts=frozenset({"a87e9958e6dd"})
     ),
     *(
         Shortcut(place=f"celery.{module}:saferepr", make=_short_text, samples=_TEXTS)

@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import gc
 import threading
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from functools import cache
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from pytest_taskservice.errors import SimulationError
 from pytest_taskservice.simulator.redis import async_clients, clients, sync_clients
@@ -34,6 +36,10 @@ ROUND_TRIP = (0.0001, 0.0005)
 """Virtual seconds between which a request and its reply take, however many commands it holds."""
 _HERE = frozenset({"", "localhost", "127.0.0.1", "::1", "0.0.0.0", "ip6-localhost"})  # noqa: S104 - an alias
 _MOMENT = 1e-9
+
+# Each new server asks which of all commands its default user may give.
+_rules: Any = import_module("fakeredis.model._acl")
+_OF_CATEGORY = "get_commands_by_category"
 
 Address = tuple[str, int]
 
@@ -60,6 +66,8 @@ class SimulatedRedis:
         sync_clients.install(self._sync, patches)
         async_clients.install(self._asyncio, patches)
         self.guard.install(patches)
+        if hasattr(_rules, _OF_CATEGORY):
+            patches.set(_rules, _OF_CATEGORY, _once(getattr(_rules, _OF_CATEGORY)))
         gc.callbacks.append(self._note_collection)
 
     def close(self) -> None:
@@ -124,6 +132,11 @@ class SimulatedRedis:
             self._collecting.add(threading.get_ident())
         else:
             self._collecting.discard(threading.get_ident())
+
+
+@cache
+def _once(original: Callable[[bytes], list[bytes]]) -> Callable[[bytes], list[bytes]]:
+    return cache(original)
 
 
 _checked = False
