@@ -1,8 +1,7 @@
 """Refunds, which a clerk has to allow: a workflow that the shop's Celery workers execute."""
 
-from taskservice import WorkflowContext, workflow
-
 from shop.db import connect
+from taskservice import WorkflowContext, workflow
 
 
 @workflow("shop.refund", deadlines={"input": 7 * 86_400})
