@@ -36,7 +36,7 @@ class UnknownNameError(HarnessError, ValueError):
 
         near = get_close_matches(self.found, self.known, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]!r}? " if near else ""
-        return f"unknown {self.kind} {self.found!r}; {hint}known: {', '.join(self.known)}"
+        return f"unknown {self.kind} {self.found!r}; {hint}known: {', '.join(self.known) or 'none'}"
 
 
 class RedisProviderError(HarnessError, ConnectionError):
@@ -48,18 +48,19 @@ class AppNotFoundError(HarnessError, ImportError):
 
 
 class TaskImportError(HarnessError, ImportError):
-    """The module of a task that is named by its dotted path cannot be imported."""
+    """The module of a task or workflow that is named by its dotted path cannot be imported."""
 
-    def __init__(self, task: str, module: str, error: BaseException) -> None:
-        super().__init__(task, module, error)
+    def __init__(self, task: str, module: str, error: BaseException, kind: str = "task") -> None:
+        super().__init__(task, module, error, kind)
         self.task = task
         self.module = module
         self.error = error
+        self.kind = kind
 
     def __str__(self) -> str:
         lines = str(self.error).strip().splitlines()
         found = f"{type(self.error).__name__}: {lines[0] if lines else ''}".removesuffix(": ")
-        return f"cannot import {self.module!r} for the task {self.task!r}: {found}{self._place()}"
+        return f"cannot import {self.module!r} for the {self.kind} {self.task!r}: {found}{self._place()}"
 
     def _place(self) -> str:
         """Return the user's own line where it happened, if that is known."""

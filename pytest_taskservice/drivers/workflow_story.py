@@ -13,7 +13,7 @@ from pytest_taskservice.drivers.workflow_synthetic import (
     arguments_of,
     synthetic_workflow,
 )
-from pytest_taskservice.errors import HarnessError, UnknownNameError
+from pytest_taskservice.errors import HarnessError, TaskImportError, UnknownNameError
 from pytest_taskservice.history import EventKind
 from taskservice.workflow.definitions import (
     DeadlineOptions,
@@ -93,7 +93,7 @@ def find_workflow(place: str) -> WorkflowDefinition:
         return default_workflows.get(place)
 
     module, _, attribute = place.rpartition(".")
-    found = getattr(_imported(module), attribute, None) if module else None
+    found = getattr(_imported(module, place), attribute, None) if module else None
     if isinstance(found, WorkflowDefinition):
         return found
     raise UnknownNameError("workflow", place, tuple(_places()))
@@ -135,16 +135,16 @@ def _limits(config: Config | None) -> DeadlineOptions:
     return cast("DeadlineOptions", {name: seconds for name, seconds in found.items() if seconds is not None})
 
 
-def _imported(name: str) -> ModuleType | None:
+def _imported(module: str, place: str) -> ModuleType | None:
     """Return the module; ``None`` if there is none. What it raises itself is told."""
     try:
-        return import_module(name)
+        return import_module(module)
     except ModuleNotFoundError as error:
-        if error.name is not None and f"{name}.".startswith(f"{error.name}."):
+        if error.name is not None and f"{module}.".startswith(f"{error.name}."):
             return None
-        raise HarnessError(f"importing {name!r} raised {type(error).__name__}: {error}") from error
-    except Exception as error:
-        raise HarnessError(f"importing {name!r} raised {type(error).__name__}: {error}") from error
+        raise TaskImportError(place, module, error, "workflow") from error
+    except (Exception, SystemExit) as error:
+        raise TaskImportError(place, module, error, "workflow") from error
 
 
 def _places() -> Iterator[str]:

@@ -35,7 +35,7 @@ def test_a_module_that_cannot_be_imported_says_why(
     (tmp_path / "broken_flows.py").write_text(line + "\n", encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
 
-    with pytest.raises(HarnessError, match=r"importing 'broken_flows' raised \w+: "):
+    with pytest.raises(HarnessError, match=r"cannot import 'broken_flows' for the workflow .*: \w+: "):
         find_workflow("broken_flows.refund")
 
 
