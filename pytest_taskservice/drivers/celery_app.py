@@ -16,7 +16,7 @@ from pytest_taskservice.history import Event, EventKind
 if TYPE_CHECKING:
     from celery import Celery
 
-__all__ = ["event_from", "find_task", "guarded", "now", "outcome_of", "required", "send"]
+__all__ = ["event_from", "find_task", "guarded", "now", "outcome_of", "required", "send", "without_workers"]
 
 
 def find_task(app: Celery, name: str) -> Any:
@@ -109,6 +109,34 @@ def guarded(
     finally:
         tasks.apply_async = apply
         app.__dict__.pop("send_task", None)
+
+
+@contextmanager
+def without_workers(app: Celery, *, on_control: Callable[[str], None]) -> Iterator[None]:
+    """Ask ``on_control`` before each remote command of ``app``, a revoke of an eager result included."""
+    from celery.result import EagerResult
+
+    eager: Any = EagerResult
+    control: Any = app.control
+    broadcast, revoke = control.broadcast, eager.revoke
+
+    @wraps(broadcast)
+    def guarded_broadcast(command: str, *args: Any, **options: Any) -> Any:
+        on_control(command)
+        return broadcast(command, *args, **options)
+
+    @wraps(revoke)
+    def guarded_revoke(result: Any, *args: Any, **options: Any) -> Any:
+        on_control("revoke")
+        return revoke(result, *args, **options)
+
+    control.broadcast = guarded_broadcast
+    eager.revoke = guarded_revoke
+    try:
+        yield
+    finally:
+        del control.broadcast
+        eager.revoke = revoke
 
 
 def outcome_of(app: Celery, run_id: str) -> Outcome:

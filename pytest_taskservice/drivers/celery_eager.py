@@ -100,6 +100,7 @@ class CeleryEagerDriver:
             "task_store_eager_result": True,
         }
         self._test.enter_context(AppPatch(app, changes | dict(settings)).applied())
+        self._allow_joins()
         self._store_results(app)
         self._guard(app)
         self._listen(app)
@@ -208,10 +209,16 @@ class CeleryEagerDriver:
         """Restore the app."""
         self._test.close()
 
-    def _refuse(self, capability: Capability) -> NoReturn:
-        error = CapabilityError(self.name, capability, _CANNOT[capability])
+    def _refuse(self, capability: Capability, *, word: str = "") -> NoReturn:
+        error = CapabilityError(self.name, word or capability, _CANNOT[capability])
         self.refused.append(error)
         raise error
+
+    def _allow_joins(self) -> None:
+        # Eager tasks of several threads may leave it set for the whole process, as Celery 5.7 does.
+        from celery import _state
+
+        _state._set_task_join_will_block(False)  # noqa: SLF001 - Celery has no public name for it
 
     def _store_results(self, app: Celery) -> None:
         # A task copies this setting when it is bound, which may have been before.
@@ -233,7 +240,13 @@ class CeleryEagerDriver:
             # Eager mode has no say in send_task(name): the message would wait for ever.
             self._refuse(Capability.CELERY_MESSAGES)
 
+        def refuse_command(command: str) -> None:
+            if command == "revoke":
+                self._refuse(Capability.REVOKE)
+            self._refuse(Capability.WORKERS, word="remote control")
+
         self._test.enter_context(celery_app.guarded(app, on_apply=check, on_send=refuse))
+        self._test.enter_context(celery_app.without_workers(app, on_control=refuse_command))
 
     def _listen(self, app: Celery) -> None:
         from celery import signals

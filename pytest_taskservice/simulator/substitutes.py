@@ -135,8 +135,8 @@ _ORIGINALS = {stand_in: original for original, stand_in in _SUBSTITUTES.items()}
 
 
 def substitute(original: Any) -> Any:
-    """Return what stands for ``original`` in a simulation."""
-    return _SUBSTITUTES[original]
+    """Return what stands for ``original`` in a simulation; a stand-in stands for itself."""
+    return _SUBSTITUTES[_ORIGINALS.get(original, original)]
 
 
 class Patches:
@@ -165,7 +165,9 @@ class Patches:
 
     def default(self, function: Any, original: Any, value: Any) -> None:
         """Replace ``original`` among the defaults of ``function``, where it must be."""
-        before = function.__defaults__ or ()
+        # Who was first imported while a simulation was open has bound a stand-in for ever.
+        before = tuple(_ORIGINALS.get(found, found) for found in function.__defaults__ or ())
+        original = _ORIGINALS.get(original, original)
         if original not in before:
             raise SimulationError(f"{function.__qualname__}: no default {original!r} any more")
         function.__defaults__ = tuple(value if found is original else found for found in before)

@@ -221,6 +221,14 @@ def test_a_world_that_cannot_show_what_a_test_asks_for_skips_it_with_the_reason(
             app.send_task("shopx.tasks.add", (2, 3)).get(timeout=5)
 
         @pytest.mark.taskservice(backend="celery-eager")
+        def test_revoked_after_it_has_ended(taskservice_app):
+            assert add.delay(2, 3).revoke() is None
+
+        @pytest.mark.taskservice(backend="celery-eager")
+        def test_nobody_answers(taskservice_app):
+            assert not app.control.inspect().registered()
+
+        @pytest.mark.taskservice(backend="celery-eager")
         def test_what_it_can(taskservice_app):
             assert add.delay(2, 3).get(timeout=5) == 5
         """
@@ -228,9 +236,11 @@ def test_a_world_that_cannot_show_what_a_test_asks_for_skips_it_with_the_reason(
 
     result = downstream.run("-rs", "--taskservice-backend=celery-eager,anyio")
 
-    result.assert_outcomes(passed=1, skipped=5)
+    result.assert_outcomes(passed=1, skipped=7)
     result.stdout.fnmatch_lines_random(
         [
+            "SKIPPED*celery-eager cannot: revoke*",
+            "SKIPPED*celery-eager cannot: remote control*there is no worker*",
             "SKIPPED*anyio cannot: celery messages*",
             "SKIPPED*celery-eager cannot: eta*",
             "SKIPPED*celery-eager cannot: time limits*",
@@ -264,3 +274,21 @@ def test_a_soft_limit_that_no_thread_can_be_given_skips_however_it_is_launched(
 
     result.assert_outcomes(skipped=3 * 2)
     result.stdout.fnmatch_lines("SKIPPED*anyio cannot: time limits*")
+
+
+def test_a_test_that_forbids_waiting_does_not_forbid_it_to_the_next(downstream: Downstream) -> None:
+    # So do eager tasks in several threads: Celery keeps for the process whether a task runs.
+    downstream.write(
+        test_shopx="""
+        from celery import _state
+        from shopx.tasks import add
+
+        def test_leaves_it(taskservice_app):
+            _state._set_task_join_will_block(True)
+
+        def test_waits(taskservice_app):
+            assert add.delay(2, 3).get(timeout=5) == 5
+        """
+    )
+
+    downstream.run("--taskservice-backend=celery-eager").assert_outcomes(passed=2)

@@ -7,6 +7,7 @@ import gc
 import random
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -147,3 +148,43 @@ def test_a_result_that_outlives_its_simulation_asks_no_real_server(monkeypatch: 
     gc.collect()
 
     assert asked == []
+
+
+_IMPORTED_MEANWHILE = """
+import time
+
+from pytest_taskservice.simulator.loops.world import open_stage
+
+with open_stage():
+    import celery.app.trace as trace
+    import pytest_taskservice.simulator.celery.seams
+
+from celery import Celery
+
+from pytest_taskservice.drivers.celery_sim import CelerySimDriver, SimulatorOptions
+
+app = Celery("late", broker="redis://nowhere.invalid", backend="redis://nowhere.invalid")
+
+
+@app.task
+def nap():
+    time.sleep(60)
+    return "rested"
+
+
+driver = CelerySimDriver(options=SimulatorOptions())
+driver.begin(app, {})
+assert nap.delay().get() == "rested"
+[ended] = [event for event in driver.log() if event.kind == "succeeded"]
+assert 60 < ended.detail["runtime"] < 61, ended
+driver.reset()
+assert time.monotonic in trace.build_tracer.__defaults__
+"""
+
+
+def test_celery_may_be_imported_first_while_time_is_virtual() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _IMPORTED_MEANWHILE], capture_output=True, text=True, timeout=120, check=False
+    )
+
+    assert done.returncode == 0, done.stderr
