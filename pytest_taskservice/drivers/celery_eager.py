@@ -218,7 +218,8 @@ class CeleryEagerDriver:
         # Eager tasks of several threads may leave it set for the whole process, as Celery 5.7 does.
         from celery import _state
 
-        _state._set_task_join_will_block(False)  # noqa: SLF001 - Celery has no public name for it
+        state: Any = _state
+        state._set_task_join_will_block(False)  # noqa: SLF001 - Celery has no public name for it
 
     def _store_results(self, app: Celery) -> None:
         # A task copies this setting when it is bound, which may have been before.
