@@ -19,6 +19,9 @@ __all__ = ["QuickScriptLine", "ScriptLines"]
 class QuickScriptLine:
     """Runs a script that is known, without redis-py."""
 
+    busy = False
+    """Whether somebody waits on it: each call is one's own."""
+
     def __init__(self, client: QuickClient, script: str) -> None:
         self._client = client
         self._script = script
@@ -30,6 +33,9 @@ class QuickScriptLine:
 
 class ScriptLines:
     """As many ``ScriptLine`` as there are who run the script at once."""
+
+    busy = False
+    """Whether there is none that is free: one is made then."""
 
     def __init__(self, make: Callable[[], Any]) -> None:
         self._make = make
