@@ -13,6 +13,7 @@ from pytest_taskservice.history import EventKind, EventLog
 from pytest_taskservice.scenario.expectations import check, check_sometimes
 from pytest_taskservice.scenario.horizon import firm_horizon, longest, looks, open_claims
 from pytest_taskservice.scenario.invariants import ONE_FINAL_STATE, check_invariants
+from pytest_taskservice.scenario.model import FINAL_STATUSES
 from pytest_taskservice.scenario.nemesis import draws
 from pytest_taskservice.scenario.pace import REAL_TIME, Clock, Pace
 from pytest_taskservice.scenario.performance import Performance
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["REAL_TIME", "Clock", "Verdict", "WorkerSpan", "run"]
 
 _PATIENCE = 10.0
+_LAST_LOOKS = 3
 # What Redis transports wait before they give a message to somebody else, unless told.
 _REDELIVERY = 3600.0
 
@@ -130,7 +132,7 @@ class _Play:
         self._await_open_claims()
         self._performance.read_clients()
         self._look()
-        record = self._record()
+        record = self._last_record()
         broken = check_invariants(record, mark=scenario.mark, unchecked=scenario.unchecked)
         # The runs themselves say it better than the wait for them.
         told = any(found.invariant == ONE_FINAL_STATE for found in broken)
@@ -182,6 +184,17 @@ class _Play:
             return over or not check(claims, self._record())
 
         self._pace.wait_for(settled, until=until)
+
+    def _last_record(self) -> Record:
+        """Return what is known in the end; what the beat has sent meanwhile ends first."""
+        record = self._record()
+        for _ in range(_LAST_LOOKS):
+            sent = [run for name in record.entries for run in runs_of(name, record)]
+            if all(record.endings[run].status in FINAL_STATUSES for run in sent):
+                break
+            self._settle(_PATIENCE, self._scenario.mark)
+            record = self._record()
+        return record
 
     def _record(self) -> Record:
         made = self._performance
