@@ -87,6 +87,10 @@ def load_app(spec: WorkerSpec) -> Celery:
     app.backend_cls = None
     learn(app, modules=spec.modules, classes=spec.classes, carried=spec.carried)
     _register_ours(app)
+    if spec.takes_safely:
+        from taskservice.worker.taking import install_taking
+
+        install_taking(app)
     if spec.workflows:
         from pytest_taskservice.drivers.workflow_worker import install
 

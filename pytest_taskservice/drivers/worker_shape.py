@@ -21,6 +21,7 @@ from pytest_taskservice.drivers.worker_fleet import BEAT
 from pytest_taskservice.drivers.worker_spec import WorkerSpec
 from pytest_taskservice.drivers.workflow_celery import called_modules
 from pytest_taskservice.scenario.behaviour import SYNTHETIC
+from taskservice.worker.taking import is_taking_installed
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -88,6 +89,7 @@ def make_specs(  # noqa: PLR0913 - all that a process can be told of
             name: value for name, value in os.environ.items() if not name.startswith(_NOT_PASSED_ON)
         },
         story=stage is not None,
+        takes_safely=is_taking_installed(app),
         # Also where a story has none: the next one may, and takes the same workers.
         workflows=stage is not None,
     )

@@ -27,7 +27,8 @@ class WorkerSpec:
     ``modules`` hold tasks and are imported in order. ``databases`` are the names that Django's test
     databases have, by alias, and ``exchanges`` the types of the app's exchanges, by name. ``agent`` is the
     descriptor of a socket that the process has inherited. ``workflows`` has the worker execute and sweep
-    workflow runs.
+    workflow runs. ``takes_safely`` has it take messages as a worker of the task service
+    does, for an app that no module holds: the others say so themselves.
 
     The rest is for apps that a test makes (see :mod:`pytest_taskservice.compat`), in the words of
     :mod:`pytest_taskservice.drivers.portable`: what such an app and its worker are built with (no ``queues``
@@ -57,6 +58,7 @@ class WorkerSpec:
     app_options: Mapping[str, Any] = field(default_factory=dict)
     worker_options: Mapping[str, Any] = field(default_factory=dict)
     workflows: bool = False
+    takes_safely: bool = False
     loglevel: str = "INFO"
     classes: tuple[str, ...] = ()
     carried: tuple[Mapping[str, Any], ...] = ()

@@ -41,7 +41,7 @@ from taskservice.worker.acknowledging import Acknowledger
 if TYPE_CHECKING:
     from celery import Celery
 
-__all__ = ["install_taking", "take_safely"]
+__all__ = ["install_taking", "is_taking_installed", "take_safely"]
 
 logger = logging.getLogger(__name__)
 
@@ -89,6 +89,11 @@ _POLLER_SEAMS: Final = ("_client_registered",)
 def install_taking(app: Celery) -> None:
     """Have workers of ``app`` take from Redis safely; a second call does nothing."""
     app.steps["consumer"].add(_TakeSafely)
+
+
+def is_taking_installed(app: Celery) -> bool:
+    """Return whether workers of ``app`` take from Redis safely."""
+    return _TakeSafely in app.steps["consumer"]
 
 
 class _TakeSafely(bootsteps.StartStopStep):

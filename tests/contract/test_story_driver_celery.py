@@ -394,6 +394,21 @@ def test_a_lost_child_is_told_by_its_worker(begin: Callable[..., CeleryWorkerDri
     assert not told(driver, EventKind.WORKER_GONE)
 
 
+def test_lost_children_are_noticed_at_once(begin: Callable[..., CeleryWorkerDriver]) -> None:
+    """Celery looks at once, at times a moment too early, and then again five seconds later."""
+    driver = begin(workers=Workers(count=1, concurrency=2), faults=frozenset({"lose_child"}))
+    driver.faults().inject(FaultCall(kind="lose_child", when="running", into=0.1, task="slow", times=None))
+    runs = []
+    for _ in range(4):
+        runs.append(driver.launch(slow(9.0)))
+        driver.settle(timeout=20)
+
+    lost = {event.detail["run"]: event.at for event in told(driver, EventKind.FAULT)}
+    told_at = {event.run: event.at for event in driver.log() if event.kind == "failed"}
+    assert sorted(lost) == sorted(told_at) == sorted(runs)
+    assert max(told_at[run] - lost[run] for run in runs) < 2.5
+
+
 def test_slowness_is_within_the_time_limit_of_a_body(begin: Callable[..., CeleryWorkerDriver]) -> None:
     driver = begin(faults=frozenset({"slow"}))
     fault = driver.faults().inject(FaultCall(kind="slow", by=0.4))
