@@ -175,6 +175,24 @@ def test_the_page_names_every_file() -> None:
     assert [name for path in FILES if (name := str(path.relative_to(ROOT))) not in page] == []
 
 
+def test_the_story_of_the_readme_holds() -> None:
+    (scenario,) = load_text(example_in(ROOT / "README.md"), "README.md")
+
+    assert [told(played(scenario, seed)) for seed in range(3)] == [[], [], []]
+
+
+def test_the_story_of_the_shops_readme_is_in_its_file() -> None:
+    shop = ROOT / "examples" / "shop"
+    lines = (shop / "scenarios" / "refunds.scenario.yaml").read_text().splitlines()
+
+    assert [line for line in example_in(shop / "README.md").splitlines() if line not in lines] == []
+
+
+def example_in(page: Path) -> str:
+    (text,) = re.findall(r"```yaml\n(.*?)```", page.read_text(), re.DOTALL)
+    return str(text)
+
+
 def test_the_check_passes() -> None:
     checked = CliRunner().invoke(scenario_command, ["check", str(ROOT / "scenarios")])
 
