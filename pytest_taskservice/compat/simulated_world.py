@@ -7,9 +7,11 @@ from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from pytest_taskservice.compat.forked import Forked, install_forks
 from pytest_taskservice.drivers.app_patch import AppPatch
 from pytest_taskservice.simulator.celery.world import CeleryWorld
 from pytest_taskservice.simulator.core.simulation import Budget
+from pytest_taskservice.simulator.substitutes import Patches
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -25,6 +27,7 @@ _OF_PROCESSES = ("logfile", "pidfile", "statedb", "autoscale", "pool_cls", "with
                  "without_heartbeat")  # fmt: skip
 
 
+_PREFORK = "prefork"
 _AGE = timedelta(minutes=1)
 
 
@@ -39,6 +42,8 @@ class SimulatedCompatWorker:
         self.hostname = request.hostname
         self.request = request
         self.current: SimulatedWorker | None = None
+        self.forked = Forked() if request.pool == _PREFORK else None
+        """What its children know, if it has any."""
         self.seen = False
         """Whether an earlier test had it already."""
 
@@ -50,8 +55,13 @@ class SimulatedCompatWorker:
 
     def reload(self, modules: Any = None, reload: bool = False, reloader: Any = None) -> None:
         """Have the worker know the tasks that the app has by now."""
-        if self.current is not None:
-            self.current.reload(modules, reload, reloader)
+        if self.current is None:
+            return
+        self.current.reload(modules, reload, reloader)
+        if self.forked is not None:
+            # The pool is a new one.
+            self.forked = Forked()
+            self.forked.begin(self.current.process, ())
 
     def ensure_started(self) -> None:
         """Return at once: a message starts it."""
@@ -114,6 +124,9 @@ class SimulatedWorld:
             seed=options.seed, place=name, start=options.start, budget=Budget(events=options.events)
         )
         self._stack.enter_context(world)
+        patches = Patches()
+        self._stack.callback(patches.undo)
+        install_forks(patches)
         self._world = world
         # Suites that know a real worker do not expect a test to begin on the stroke of a second.
         world.simulation.spend(world.simulation.random.between("boot", world.latency.boot))
@@ -163,11 +176,14 @@ class SimulatedWorld:
     def _begin(self, worker: SimulatedCompatWorker, world: CeleryWorld) -> None:
         request = worker.request
         options = {name: value for name, value in request.options.items() if name not in _OF_PROCESSES}
+        before = Forked.now()
         # First of all: starting it sends messages too.
         worker.current = made = world.new_worker(
             worker.app, hostname=request.hostname, concurrency=request.concurrency or 1, **options
         )
         world.wait_ready(made)
+        if worker.forked is not None:
+            worker.forked.begin(made.process, before)
         if worker.seen:
             # Its fixture has had it for some tests.
             aged: Any = made

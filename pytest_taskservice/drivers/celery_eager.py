@@ -9,6 +9,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from pytest_taskservice.drivers import celery_app
@@ -216,9 +217,7 @@ class CeleryEagerDriver:
 
     def _allow_joins(self) -> None:
         # Eager tasks of several threads may leave it set for the whole process, as Celery 5.7 does.
-        from celery import _state
-
-        state: Any = _state
+        state: Any = import_module("celery._state")
         state._set_task_join_will_block(False)  # noqa: SLF001 - Celery has no public name for it
 
     def _store_results(self, app: Celery) -> None:
