@@ -163,7 +163,10 @@ def _moves(events: list[Event]) -> Iterator[_Finding]:
             move = f"{event.kind} (attempt {event.attempt}) in {status}"
             yield STATE_MACHINE, f"{move} (attempt {attempts})", event.at
             return
-        status, attempts = after, max(attempts, event.attempt)
+        status = after
+        # The message of a later attempt may be told of before this one begins: two processes tell.
+        if event.kind is EventKind.STARTED:
+            attempts = max(attempts, event.attempt)
         end = event if status in FINAL_STATUSES else None
 
 
