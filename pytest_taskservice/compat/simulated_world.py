@@ -55,12 +55,13 @@ class SimulatedCompatWorker:
 
     def reload(self, modules: Any = None, reload: bool = False, reloader: Any = None) -> None:
         """Have the worker know the tasks that the app has by now."""
+        if self.forked is not None:
+            # The pool is a new one.
+            self.forked = Forked()
         if self.current is None:
             return
         self.current.reload(modules, reload, reloader)
         if self.forked is not None:
-            # The pool is a new one.
-            self.forked = Forked()
             self.forked.begin(self.current.process, ())
 
     def ensure_started(self) -> None:

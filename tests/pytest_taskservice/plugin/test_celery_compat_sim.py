@@ -163,3 +163,57 @@ def test_a_suite_runs_unchanged(downstream: Downstream) -> None:
     result.stdout.fnmatch_lines(
         ["taskservice: Celery's fixtures in the world celery-sim: 12 simulations, seed 5"]
     )
+
+
+FORKED = """
+import pytest
+from celery import signals
+from kombu.serialization import registry
+
+from shopx.shared import add
+
+HEARD = []
+
+
+@signals.task_prerun.connect
+def before_the_pool(sender=None, **_):
+    HEARD.append("module")
+
+
+@pytest.mark.parametrize("reloads", [False, True])
+def test_what_is_connected_later(celery_session_app, celery_session_worker, reloads):
+    celery_session_app.set_current()
+    HEARD.clear()
+
+    def prerun(sender=None, **_):
+        HEARD.append("body")
+
+    def received(sender=None, **_):
+        HEARD.append("main process")
+
+    signals.task_prerun.connect(prerun)
+    signals.task_received.connect(received)
+    if reloads:
+        celery_session_worker.reload()
+
+    assert add.delay(1, 1).get(timeout=10) == 2
+    assert HEARD == ["main process", "module"] + ["body"] * reloads
+
+
+def test_a_serializer_that_is_registered_later(celery_session_app, celery_session_worker):
+    celery_session_app.set_current()
+    celery_session_app.conf.accept_content = ["json", "late"]
+    registry.register("late", repr, eval, "application/x-late")
+
+    result = add.apply_async((1, 1), serializer="late")
+
+    with pytest.raises(Exception, match="unpack"):
+        result.get(timeout=10)
+"""
+
+
+def test_children_of_a_prefork_pool_know_what_there_was_when_they_were_forked(downstream: Downstream) -> None:
+    downstream.ini()
+    downstream.write(conftest=CONFTEST, shopx__shared=SHARED, test_forked=FORKED)
+
+    downstream.run("--taskservice-backend=celery-sim").assert_outcomes(passed=3)

@@ -1,0 +1,179 @@
+"""Projects of strangers, as they are found: a base class of their own, hooks, locks, routes, and unittest."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.pytest_taskservice.plugin.conftest import Downstream
+
+pytestmark = pytest.mark.internals
+
+TASKS = """
+from celery import Task, shared_task
+from celery.exceptions import Ignore, Reject
+
+from shopx.celery import app
+
+
+class Told(Task):
+    abstract = True
+
+    def on_failure(self, exc, task_id, args, kwargs, einfo):
+        self.told("failure", str(exc))
+
+    def on_retry(self, exc, task_id, args, kwargs, einfo):
+        self.told("retry", str(exc))
+
+    def after_return(self, status, retval, task_id, args, kwargs, einfo):
+        self.told("after", status)
+
+    def told(self, *words):
+        from pathlib import Path
+
+        with Path("told.txt").open("a") as file:
+            file.write(" ".join(words) + ";")
+
+
+@app.task(base=Told, bind=True, autoretry_for=(OSError,), retry_backoff=1, retry_jitter=False, max_retries=2)
+def upload(self, failures):
+    if self.request.retries < failures:
+        raise OSError("disk full")
+    return self.request.retries
+
+
+class Multiply(Told):
+    name = "multiply"
+
+    def run(self, x, y=2):
+        return x * y
+
+
+multiply = app.register_task(Multiply())
+
+
+@app.task(bind=True)
+def introspect(self, *args, **kwargs):
+    request = self.request
+    return [request.id, request.root_id, request.task, request.args, request.kwargs, request.is_eager]
+
+
+@app.task(bind=True)
+def ignored(self):
+    self.update_state(state="PAUSED", meta={"page": 3})
+    raise Ignore()
+
+
+@shared_task
+def add(x, y):
+    return x + y
+
+
+@shared_task
+def total(numbers):
+    return sum(numbers)
+
+
+@shared_task
+def mail():
+    return "sent"
+
+
+@shared_task
+def fail(text):
+    raise ValueError(text)
+
+
+@shared_task
+def told_of(request, exc, traceback):
+    Told().told("errback", str(exc))
+"""
+
+TESTS = """
+import asyncio
+import unittest
+from pathlib import Path
+
+import pytest
+from celery import chord, group
+from celery.exceptions import TimeoutError
+
+from shopx.celery import app
+from shopx.tasks import add, fail, ignored, introspect, mail, told_of, total, upload
+
+
+@pytest.fixture(autouse=True)
+def told(taskservice_app):
+    file = Path("told.txt")
+    file.write_text("")
+    return file
+
+
+def test_hooks_of_the_base_class(told):
+    assert upload.delay(1).get(timeout=20) == 1
+    assert told.read_text().startswith("retry disk full;")
+
+
+def test_a_class_by_name():
+    assert app.send_task("multiply", (3,), {"y": 5}).get(timeout=10) == 15
+
+
+def test_introspection():
+    result = introspect.apply_async((1,), {"a": 2})
+    assert result.get(timeout=10) == [
+        result.id, result.id, "shopx.tasks.introspect", [1], {"a": 2}, False,
+    ]
+
+
+def test_ignored():
+    result = ignored.delay()
+    with pytest.raises(TimeoutError):
+        result.get(timeout=0.5)
+    assert (result.state, result.info) == ("PAUSED", {"page": 3})
+
+
+def test_an_errback(told):
+    result = fail.apply_async(("no",), link_error=told_of.s())
+    with pytest.raises(ValueError, match="no"):
+        result.get(timeout=10)
+
+
+def test_canvases():
+    chords = group(chord([add.s(n, n) for n in range(3)], total.s()) for _ in range(2))
+    assert chords().get(timeout=20) == [6, 6]
+    assert add.chunks(zip(range(4), range(4)), 2)().get(timeout=10) == [[0, 2], [4, 6]]
+    assert add.starmap([(1, 1), (2, 2)]).delay().get(timeout=10) == [2, 4]
+
+
+def test_a_route():
+    assert mail.delay().get(timeout=10) == "sent"
+
+
+def test_asyncio_waits_in_a_thread():
+    async def wait():
+        return await asyncio.to_thread(add.delay(3, 4).get, timeout=10)
+
+    assert asyncio.run(wait()) == 7
+
+
+class TestOfUnittest(unittest.TestCase):
+    def setUp(self):
+        self.result = add.delay(1, 2)
+
+    def test_result(self):
+        self.assertEqual(self.result.get(timeout=10), 3)
+
+    def test_failure(self):
+        with self.assertRaises(ValueError):
+            fail.delay("no").get(timeout=10)
+"""
+
+
+@pytest.mark.parametrize("world", ["celery", "celery-sim"])
+def test_a_project_runs_unedited(downstream: Downstream, world: str) -> None:
+    downstream.ini(taskservice_app="shopx.celery:app")
+    downstream.write(shopx__tasks=TASKS, test_shop=TESTS)
+
+    downstream.run(f"--taskservice-backend={world}").assert_outcomes(passed=10)
