@@ -148,7 +148,8 @@ def _was_left_out(run: str, events: list[Event], record: Record) -> bool:
 
 
 def _moves(events: list[Event]) -> Iterator[_Finding]:
-    status, attempts = "PENDING", 1
+    # The message of a later attempt may be told of before an earlier one begins: two processes tell.
+    status, begun, told = "PENDING", 1, 1
     end: Event | None = None
     for event in events:
         if end is not None:
@@ -159,14 +160,12 @@ def _moves(events: list[Event]) -> Iterator[_Finding]:
             continue
 
         after = _next(status, event)
-        if after not in _MOVES[status] or _repeats(event, status, attempts):
+        if after not in _MOVES[status] or _repeats(event, status, begun, told):
             move = f"{event.kind} (attempt {event.attempt}) in {status}"
-            yield STATE_MACHINE, f"{move} (attempt {attempts})", event.at
+            yield STATE_MACHINE, f"{move} (attempt {begun})", event.at
             return
-        status = after
-        # The message of a later attempt may be told of before this one begins: two processes tell.
-        if event.kind is EventKind.STARTED:
-            attempts = max(attempts, event.attempt)
+        status, told = after, max(told, event.attempt)
+        begun = event.attempt if event.kind is EventKind.STARTED else begun
         end = event if status in FINAL_STATUSES else None
 
 
@@ -187,7 +186,7 @@ def _next(status: str, event: Event) -> str:
     return status if goes_back(event) else _ENDINGS.get(event.kind, status)
 
 
-def _repeats(event: Event, status: str, attempts: int) -> bool:
+def _repeats(event: Event, status: str, begun: int, told: int) -> bool:
     """Tell whether an attempt begins, or ends in a retry, out of turn."""
     if event.kind is EventKind.RETRIED:
         return status == "RETRY"
@@ -196,8 +195,8 @@ def _repeats(event: Event, status: str, attempts: int) -> bool:
         return False
 
     # The same attempt may start again: its message was delivered again.
-    turns = {attempts, attempts + 1} if status == "RETRY" else {attempts}
-    return event.attempt not in turns
+    last = max(told, begun + 1) if status == "RETRY" else told
+    return not begun <= event.attempt <= last
 
 
 def _distinct_ends(events: list[Event]) -> list[str]:
