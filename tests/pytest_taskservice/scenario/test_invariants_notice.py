@@ -155,7 +155,11 @@ BROKEN: list[tuple[Callable[[Patch], None], str, set[str]]] = [
     (an_end_is_told_twice, "a run returns its result[number-42]", {"one_final_state", "final_is_final"}),
     (nobody_tells_of_sending, "a run returns its result[number-42]", {"nothing_unsent"}),
     (results_are_stored_wrongly, "a user answers", {"one_truth"}),
-    (stops_are_not_heard, "stopped while it waits for its user[waits_for_its_user-1500ms]", {"run eventually"}),
+    (
+        stops_are_not_heard,
+        "stopped while it waits for its user[waits_for_its_user-1500ms]",
+        {"run eventually"},
+    ),
     (an_event_is_dropped, "a client is cut off and comes back", {"one_truth"}),
     (an_end_is_told_of_a_workflow_twice, "a user answers", {"final_is_final"}),
     (no_run_is_said_to_go_on, "a user answers", {"state_machine"}),
