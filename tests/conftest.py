@@ -2,7 +2,7 @@
 
 Thorough ones say little about a Python version, and run on one. What is no internal one says little about a
 minor of Celery, and runs with the newest only. A test that is marked as an internal one by hand is no
-thorough one, wherever it stands.
+thorough one, wherever it stands. Lengthy ones are beyond the ten minutes of CI; ``scripts/test`` runs them.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 # Each starts, stops and kills workers of its own, or pytest in processes of its own.
 FOLDERS = frozenset({"plugin"})
@@ -28,6 +28,16 @@ MODULES = frozenset(
         "test_stories.py",
         "test_traces.py",
         "test_workflow_workers.py",
+    }
+)
+# What they play, shorter ones play too: the engine's, the drivers' and the reports' own, and the library.
+LENGTHY = frozenset(
+    {
+        "test_collected.py",
+        "test_explorations.py",
+        "test_load_command.py",
+        "test_reports.py",
+        "test_story_driver_celery.py",
     }
 )
 WORLDS = frozenset({"celery-rabbitmq", "celery-solo", "celery-threads"})
@@ -70,6 +80,8 @@ def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
         given = (
             item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
         )
+        if item.path.name in LENGTHY or _is_lengthy(item, given):
+            item.add_marker("lengthy")
         ours = item.path.name in MODULES or item.path.parent.name in FOLDERS
         by_hand = item.get_closest_marker("internals") is not None
         if not by_hand and (ours or given.get("world") in WORLDS):
@@ -79,6 +91,10 @@ def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
         again = given.get("world") == "celery-sim" and item.path.name not in SIMULATED
         if not by_hand and item.path.name in INTERNALS and not elsewhere and not again:
             item.add_marker("internals")
+
+
+def _is_lengthy(item: pytest.Item, given: Mapping[str, object]) -> bool:
+    return item.path.name == "test_workflow_control.py" and given.get("story_world") == "celery"
 
 
 @pytest.fixture

@@ -136,7 +136,11 @@ class CelerySimDriver:
             world.before_send, world.route = self._before_send, self._route
             self._test = _Test(world=world, app=app, settings=settings, loops=loops, stack=stack.pop_all())
         if stage is not None:
-            self._set_up(stage)
+            try:
+                self._set_up(stage)
+            except BaseException:
+                self.reset()
+                raise
 
     def workflows(self) -> WorkflowControl:
         """Return control over workflow runs on the simulated workers."""

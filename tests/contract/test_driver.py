@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from celery import Celery
+from celery import Celery, bootsteps
 
 from pytest_taskservice.drivers.base import (
     Capability,
@@ -345,3 +345,26 @@ def driver_refused(driver: StoryDriver) -> None:
     """See that the refusal is kept, and keep it from the plugin: it would skip this test."""
     assert len(driver.refused) == 1
     driver.refused.clear()
+
+
+def test_a_stage_that_cannot_be_set_leaves_the_world_to_the_next(
+    story_driver: StoryDriver, staged: Callable[[Stage], StoryDriver]
+) -> None:
+    if story_driver.name != "celery-sim":
+        pytest.skip("another world's workers are no part of this process")
+
+    class Refusing(bootsteps.Step):
+        def __init__(self, parent: object, **_: object) -> None:
+            raise LookupError("no worker today")
+
+    app.steps["worker"].add(Refusing)
+    try:
+        with pytest.raises(LookupError):
+            staged(Stage(workers=Workers()))
+    finally:
+        app.steps["worker"].remove(Refusing)
+
+    staged(Stage())
+    run = story_driver.launch(call("add", 1, 2))
+    story_driver.settle(timeout=10)
+    assert story_driver.outcome(run).result == 3
