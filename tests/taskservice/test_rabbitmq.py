@@ -106,6 +106,10 @@ async def test_the_run_of_a_killed_worker_is_back_at_once(
     worker = start()
     handle = await backend.launch_task(worker_tasks.wait_for, [str(diary), str(gate)])
     await until_started(handle)
+    with anyio.fail_after(WAIT):
+        # It is told that it started before its body begins.
+        while not diary.exists() or not diary.read_text():
+            await anyio.sleep(0.01)
 
     worker.kill()
     gate.touch()
