@@ -108,7 +108,7 @@ async def test_the_run_of_a_killed_worker_is_back_at_once(
     await until_started(handle)
     with anyio.fail_after(WAIT):
         # It is told that it started before its body begins.
-        while not diary.exists() or not diary.read_text():
+        while not diary.exists() or not diary.read_text():  # noqa: ASYNC110 - a file tells nobody
             await anyio.sleep(0.01)
 
     worker.kill()
