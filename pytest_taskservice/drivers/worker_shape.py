@@ -18,8 +18,7 @@ from pytest_taskservice.drivers.base import Capability, CapabilityError, Stage, 
 from pytest_taskservice.drivers.canvases import sending_options
 from pytest_taskservice.drivers.celery_app import find_task
 from pytest_taskservice.drivers.worker_fleet import BEAT
-from pytest_taskservice.drivers.worker_spec import WorkerSpec
-from pytest_taskservice.drivers.workflow_celery import called_modules
+from pytest_taskservice.drivers.worker_spec import ModuleSource, WorkerSpec
 from pytest_taskservice.scenario.behaviour import SYNTHETIC
 from taskservice.worker.taking import is_taking_installed
 
@@ -74,7 +73,7 @@ def make_specs(  # noqa: PLR0913 - all that a process can be told of
         # A worker knows the task that plays behaviours; the app does or does not by now.
         modules=(
             *(each for each in discovery.find_modules(app) if each.name != synthetic.__name__),
-            *called_modules(stage),
+            *_workflow_modules(stage),
         ),
         queues=(workers.queues if workers else ()) or discovery.find_queues(app),
         pool=(workers.pool if workers else None) or pool,
@@ -98,6 +97,16 @@ def make_specs(  # noqa: PLR0913 - all that a process can be told of
     if stage and stage.beat:
         specs.append(replace(_named(base, BEAT, place, app, settings), beat=_schedule(app, stage)))
     return tuple(specs)
+
+
+def _workflow_modules(stage: Stage | None) -> tuple[ModuleSource, ...]:
+    if stage is None or not any(each.call for each in stage.workflows.values()):
+        return ()
+
+    # With it come the runtime's settings and client, which take a third of a second to import.
+    from pytest_taskservice.drivers.workflow_celery import called_modules
+
+    return called_modules(stage)
 
 
 def _named(base: WorkerSpec, name: str, place: Place, app: Celery, settings: Mapping[str, Any]) -> WorkerSpec:

@@ -36,9 +36,9 @@ _AGAIN = 0.2
 """Seconds after which a Redis that is away is asked again."""
 
 
-def called_modules(stage: Stage | None) -> tuple[ModuleSource, ...]:
+def called_modules(stage: Stage) -> tuple[ModuleSource, ...]:
     """Return the modules of the app's own workflows that ``stage`` names: a worker has to import them."""
-    calls = () if stage is None else [each.call for each in stage.workflows.values() if each.call]
+    calls = [each.call for each in stage.workflows.values() if each.call]
     names = dict.fromkeys(find_workflow(place).func.__module__ for place in calls)
     return tuple(ModuleSource(name=name, file=getattr(sys.modules[name], "__file__", None)) for name in names)
 

@@ -60,7 +60,7 @@ def test_a_silent_broker_is_given_up_within_the_bound(silent_port: int) -> None:
     selection = select_backend(settings_for(silent_port), probe=AvailabilityProbe())
 
     assert selection.fell_back
-    assert time.monotonic() - start < 3  # loading Celery included
+    assert time.monotonic() - start < 10
 
 
 def test_auto_wants_a_worker_too(redis_process: RedisProcess) -> None:

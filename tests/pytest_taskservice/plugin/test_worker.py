@@ -312,7 +312,7 @@ def test_a_result_that_never_comes_does_not_hold_up_the_end(downstream: Downstre
     result = downstream.run(CELERY)
 
     result.assert_outcomes(failed=1)
-    assert result.duration < 8
+    assert result.duration < 30
     result.stderr.no_fnmatch_line("*Exception ignored*")
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 from click.testing import CliRunner
 
-from pytest_taskservice.scenario import load
+from pytest_taskservice.scenario.load import load
 from pytest_taskservice.scenario.schema import PUBLISHED
 from taskservice.cli import cli, plugged
 

@@ -11,10 +11,11 @@ import pytest
 from pytest_taskservice.drivers.base import Capability, CapabilityError, Outcome, TaskCall
 from pytest_taskservice.errors import HarnessTimeoutError
 from pytest_taskservice.history import Event, EventKind, EventLog
-from pytest_taskservice.scenario import REAL_TIME, Clock, Scenario, Skip, load, run
 from pytest_taskservice.scenario.behaviour import Behaviour
+from pytest_taskservice.scenario.engine import REAL_TIME, Clock, run
 from pytest_taskservice.scenario.invariants import ONE_FINAL_STATE
-from pytest_taskservice.scenario.load import load_text
+from pytest_taskservice.scenario.load import load, load_text
+from pytest_taskservice.scenario.model import Scenario, Skip
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

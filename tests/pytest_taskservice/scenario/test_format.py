@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_taskservice.errors import ScenarioError
-from pytest_taskservice.scenario import acts, load
+from pytest_taskservice.scenario import acts
 from pytest_taskservice.scenario.acts import FaultCall
-from pytest_taskservice.scenario.load import load_text
+from pytest_taskservice.scenario.load import load, load_text
 from pytest_taskservice.scenario.model import (
     Canvas,
     Config,

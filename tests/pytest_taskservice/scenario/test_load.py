@@ -9,10 +9,9 @@ import pytest
 import yaml
 
 from pytest_taskservice.errors import ScenarioError
-from pytest_taskservice.scenario import load
 from pytest_taskservice.scenario.acts import Launch, Revoke, Wait
 from pytest_taskservice.scenario.behaviour import Behaviour, Retry
-from pytest_taskservice.scenario.load import load_text
+from pytest_taskservice.scenario.load import load, load_text
 from pytest_taskservice.scenario.model import Property, Skip
 
 if TYPE_CHECKING:

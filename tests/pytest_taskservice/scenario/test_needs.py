@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_taskservice.scenario import needs, story_length
 from pytest_taskservice.scenario.behaviour import Behaviour, Retry
 from pytest_taskservice.scenario.load import load_text
 from pytest_taskservice.scenario.model import Config
-from pytest_taskservice.scenario.story import behaviour_length
+from pytest_taskservice.scenario.needs import needs
+from pytest_taskservice.scenario.story import behaviour_length, story_length
 
 
 def scenario_of(tasks: str, *steps: str, config: str = "{}") -> str:
