@@ -7,12 +7,13 @@ thorough one, wherever it stands. Lengthy ones are beyond the ten minutes of CI;
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import re
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
 # Each starts, stops and kills workers of its own, or pytest in processes of its own.
 FOLDERS = frozenset({"plugin"})
@@ -38,6 +39,20 @@ LENGTHY = frozenset(
         "test_load_command.py",
         "test_reports.py",
         "test_story_driver_celery.py",
+    }
+)
+# More than half a minute each.
+LONG = frozenset(
+    {
+        "test_chaos.py",
+        "test_load_command.py",
+        "test_nothing_lost.py",
+        "test_recovery.py",
+        "test_reports.py",
+        "test_seeds.py",
+        "test_stopping.py",
+        "test_story_driver_celery.py",
+        "test_worker.py",
     }
 )
 WORLDS = frozenset({"celery-rabbitmq", "celery-solo", "celery-threads"})
@@ -69,13 +84,15 @@ INTERNALS = frozenset(
         "test_task_backend.py",
     }
 )
+_PLAYED = re.compile(r"(tests/contract)/.*\[(?:.*-)?(celery(?:-(?:threads|solo|rabbitmq|sim|eager))?)\b.*]")
+
 # Of what is Celery's in the simulator, these play all that reaches into it; the others say it once more.
 SIMULATED = frozenset({"test_driver.py", "test_task_backend.py"})
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
-    """Mark them."""
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark them, and begin with what takes long: four processes share them by group, and end together."""
     for item in items:
         given = (
             item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
@@ -91,6 +108,27 @@ def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
         again = given.get("world") == "celery-sim" and item.path.name not in SIMULATED
         if not by_hand and item.path.name in INTERNALS and not elsewhere and not again:
             item.add_marker("internals")
+    items.sort(key=_rank)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object:
+    """Share tests by module; of the contracts, all that one world plays, for whose workers it is the same."""
+    from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped] # xdist has no types
+
+    class ByWorld(LoadScopeScheduling):  # type: ignore[misc] # as above
+        def _split_scope(self, nodeid: str) -> str:
+            # Workers cost also while nothing runs: so each of these is there once, in one process.
+            shared = _PLAYED.match(nodeid)
+            return f"{shared[1]}:{shared[2]}" if shared else nodeid.partition("::")[0]
+
+    return ByWorld(config, log)
+
+
+def _rank(item: pytest.Item) -> int:
+    if item.path.name in LONG:
+        return 0
+    return 1 if item.path.parent.name == "contract" else 2 + (item.path.parent.name not in FOLDERS)
 
 
 def _is_lengthy(item: pytest.Item, given: Mapping[str, object]) -> bool:

@@ -6,6 +6,7 @@ import logging
 import os
 import threading
 from contextlib import suppress
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from time import time
 from typing import TYPE_CHECKING, Any
@@ -171,6 +172,7 @@ def _snapshot() -> list[Any]:
     return []
 
 
+@cache
 def _version() -> str:
     try:
         return version("taskservice")

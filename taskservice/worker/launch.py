@@ -47,6 +47,8 @@ def run_worker(  # noqa: PLR0913 - all optional, all by name
     # Of two workers with one name RabbitMQ refuses the second, and their heartbeats are one.
     name = f"taskservice-{os.getpid()}@%h"
     argv = ["worker", "--pool", pool, "--loglevel", loglevel, "--hostname", name]
+    # What workers would tell each other by it our heartbeats tell; with n of them each hears n a second.
+    argv += ["--without-gossip"]
     consumed = _consumed(given, own_app=app is None, queues=queues)
     if consumed:
         argv += ["--queues", ",".join(consumed)]

@@ -44,17 +44,17 @@ def story_driver(request: pytest.FixtureRequest, story_world: str) -> Iterator[S
     driver.reset()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def backend_redis_url() -> Iterator[str]:
-    """A Redis server of our own, gone after the session."""
+    """A Redis server of our own, gone after the contracts."""
     server = acquire(RedisRequest())
     yield server.url
     server.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def clusters(backend_redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clusters]:
-    """The workers of all worlds, each from its first use to the end of the session."""
+    """The workers of all worlds, each from its first use to the end of the contracts: idle, they cost too."""
     found = Clusters(backend_redis_url, tmp_path_factory.mktemp("workers"))
     yield found
     found.close()

@@ -99,7 +99,7 @@ async def _wait_beside(home: SimulatedRedis, line: Line, seconds: float | None) 
             continue
         ends = [instant for instant in (end, line.deadline) if instant is not None]
         left = min(ends) - now if ends else None
-        busy = _busy(loop)
+        busy = _busy(home, loop)
         begin = loop.time()
         await asyncio.sleep(_PACE if busy else 0)
         step = loop.time() - begin if busy else left
@@ -108,13 +108,9 @@ async def _wait_beside(home: SimulatedRedis, line: Line, seconds: float | None) 
     return True
 
 
-def _busy(loop: Any) -> bool:
+def _busy(home: SimulatedRedis, loop: Any) -> bool:
     """Return whether a loop has anything else to wait for, as far as it can be seen."""
-    return (
-        threading.active_count() > 1
-        or bool(getattr(loop, "_ready", ()))
-        or bool(getattr(loop, "_scheduled", ()))
-    )
+    return home.has_threads() or bool(getattr(loop, "_ready", ())) or bool(getattr(loop, "_scheduled", ()))
 
 
 def _virtual(home: SimulatedRedis, loop: asyncio.AbstractEventLoop) -> bool:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
 import pytest
 import redis.asyncio
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 
 from pytest_taskservice.simulator.core.simulation import Simulation
 
@@ -88,6 +91,24 @@ def test_loops_of_two_tasks_take_turns_on_one_thread(simulation: Simulation) -> 
     assert sorted(got) == [(b"a", b"b"), (b"b", b"a")]
 
 
+def test_a_thread_from_before_does_not_hold_a_wait_to_real_time(open_simulation: Open) -> None:
+    over = threading.Event()
+    stranger = threading.Thread(target=over.wait, daemon=True)
+    stranger.start()
+
+    async def main() -> Any:
+        async with client(socket_timeout=None) as ours:
+            return await ours.blpop("jobs", timeout=86_400)
+
+    try:
+        with open_simulation() as simulation:
+            assert asyncio.run(main()) is None
+            assert simulation.elapsed == pytest.approx(86_400, abs=1)
+    finally:
+        over.set()
+        stranger.join()
+
+
 def test_messages_come_in_virtual_time(simulation: Simulation) -> None:
     async def main() -> list[Any]:
         async with client() as ours, ours.pubsub(ignore_subscribe_messages=True) as listening:
@@ -126,7 +147,7 @@ def test_a_client_does_not_outlive_its_loop(simulation: Simulation) -> None:
 
 
 def test_a_client_from_before_serves_in_the_simulation_and_after_it(open_simulation: Open) -> None:
-    ours = client(port=1)
+    ours = client(port=1, retry=Retry(NoBackoff(), 0))
 
     async def ask() -> Any:
         return await ours.set("a", 1)

@@ -1,0 +1,1 @@
+"""Contracts, each played by all its implementations."""
