@@ -31,13 +31,18 @@ MODULES = frozenset(
         "test_workflow_workers.py",
     }
 )
-# What they play, shorter ones play too: the engine's, the drivers' and the reports' own, and the library.
+# CI has no time for them: what takes longest, and for most of it others play the same, shorter.
 LENGTHY = frozenset(
     {
+        "test_canary.py",
+        "test_celery_compat.py",
         "test_collected.py",
+        "test_dead_letters_worker.py",
         "test_explorations.py",
         "test_load_command.py",
+        "test_machine.py",
         "test_reports.py",
+        "test_stopping.py",
         "test_story_driver_celery.py",
     }
 )

@@ -145,9 +145,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def _is_repetition(item: pytest.Item) -> bool:
     given = item.callspec.params if hasattr(item, "callspec") else {}
     world, loop = _world(item), given.get("anyio_backend")
-    # A simulation runs beside the client's loop, in its thread: both loops for the first of the suites.
-    simulated = world == "celery-sim" and item.path.name != "test_task_backend.py"
-    return loop == "trio" and (simulated or world in CLUSTERS.keys() - {"celery"})
+    # What is not in the client's loop knows nothing of it: both loops for the first of the suites.
+    beside = world in ("celery", "celery-sim", "eager") and item.path.name != "test_task_backend.py"
+    return loop == "trio" and (beside or world in CLUSTERS.keys() - {"celery"})
 
 
 def _world(item: pytest.Item) -> str:
