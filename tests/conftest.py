@@ -41,6 +41,7 @@ LENGTHY = frozenset(
         "test_explorations.py",
         "test_load_command.py",
         "test_machine.py",
+        "test_redis.py",
         "test_reports.py",
         "test_stopping.py",
         "test_story_driver_celery.py",

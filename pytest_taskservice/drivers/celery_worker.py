@@ -195,6 +195,9 @@ class CeleryWorkerDriver:
             self._up(member)
         # Faults use some up, and the next story is to find one.
         self._keep_spares(min(_SPARES, len(fleet.members) + bool(self._stage.faults)))
+        if self._stage.workflows:
+            # What runs need is there before the story's clock begins.
+            self.workflows()
 
     def task_backend(self) -> TaskBackend:
         """Return a backend over the app, as a production service would have it."""

@@ -112,9 +112,9 @@ def test_no_wait_blocks_another_user(locusts: Locusts, tmp_path: Path) -> None:
     )  # fmt: skip
 
     account = locusts.account()
-    assert account["ends"]["taken"] == 1
+    assert 1 <= account["ends"]["taken"] <= 4
     assert account["ends"]["done"] > 30
-    assert account["ends"]["done"] + 1 <= account["arrivals"]
+    assert account["ends"]["done"] + account["ends"]["taken"] <= account["arrivals"]
     assert "load.noop" in out
 
 
