@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ScenarioFile", "ScenarioItem"]
 
+_FIXTURES: pytest.StashKey[Any] = pytest.StashKey()
 # So much of real time a world without a clock of its own may take for one story.
 _PATIENCE = 30.0
 
@@ -79,8 +80,7 @@ class ScenarioItem(pytest.Item):
         self._wrong: TaskImportError | UnknownNameError | None = None
         self._seed = 0
         # As doctest items do: an item without a function may use fixtures too.
-        manager = self.session._fixturemanager  # noqa: SLF001 - pytest has no public way
-        self._fixtureinfo = manager.getfixtureinfo(node=self, func=None, cls=None)
+        self._fixtureinfo = _fixtures(self)
         self.fixturenames = self._fixtureinfo.names_closure
         self.funcargs: dict[str, object] = {}
         for tag in scenario.tags:
@@ -177,6 +177,16 @@ class ScenarioItem(pytest.Item):
         named = error.task if isinstance(error, TaskImportError) else error.found
         marks = (task.mark for task in self._scenario.tasks.values() if task.call == named)
         return next(marks, self._scenario.mark)
+
+
+def _fixtures(item: ScenarioItem) -> Any:
+    """Return which fixtures an item uses: all of a file are below the same conftests."""
+    file: Any = item.parent
+    found = file.stash.get(_FIXTURES, None)
+    if found is None:
+        manager = item.session._fixturemanager  # noqa: SLF001 - pytest has no public way
+        found = file.stash[_FIXTURES] = manager.getfixtureinfo(node=item, func=None, cls=None)
+    return found
 
 
 def _clock_of(driver: WorldDriver) -> Clock:

@@ -106,12 +106,12 @@ def forgotten(ctx: WorkflowContext, folder: str) -> None:
     ctx.step(note, folder, "after")
 
 
-@workflow("flows.queued", deadlines={"busy": 0.5})
+@workflow("flows.queued", deadlines={"busy": 2})
 def queued(ctx: WorkflowContext, folder: str) -> None:
     ctx.step(note, folder, "too late")
 
 
-@workflow("flows.asking", deadlines={"busy": 0.5})
+@workflow("flows.asking", deadlines={"busy": 2})
 def asking(ctx: WorkflowContext, folder: str) -> None:
     if ctx.ask("go on?"):
         ctx.step(note, folder, "too late")
