@@ -34,15 +34,20 @@ MODULES = frozenset(
 # CI has no time for them: what takes longest, and for most of it others play the same, shorter.
 LENGTHY = frozenset(
     {
+        "test_app.py",
         "test_canary.py",
         "test_celery_compat.py",
+        "test_chaos.py",
+        "test_clock.py",
         "test_collected.py",
         "test_dead_letters_worker.py",
         "test_explorations.py",
         "test_load_command.py",
         "test_machine.py",
         "test_redis.py",
+        "test_redis_scheduler.py",
         "test_reports.py",
+        "test_seeds.py",
         "test_stopping.py",
         "test_story_driver_celery.py",
     }
