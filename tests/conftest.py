@@ -41,6 +41,7 @@ LENGTHY = frozenset(
         "test_clock.py",
         "test_collected.py",
         "test_dead_letters_worker.py",
+        "test_exchanges.py",
         "test_explorations.py",
         "test_load_command.py",
         "test_machine.py",
@@ -48,8 +49,11 @@ LENGTHY = frozenset(
         "test_redis_scheduler.py",
         "test_reports.py",
         "test_seeds.py",
+        "test_simulated.py",
+        "test_slow_start.py",
         "test_stopping.py",
         "test_story_driver_celery.py",
+        "test_worlds.py",
     }
 )
 # More than half a minute each.

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
     from pytest_taskservice.scenario.nodes import Entry
 
-__all__ = ["BROKERS", "CONFIG", "celery_settings", "read_config"]
+__all__ = ["BROKERS", "CONFIG", "DURATIONS", "celery_settings", "read_config"]
 
-_TIMES = (
+DURATIONS = (
     "task_soft_time_limit",
     "task_time_limit",
     "busy_after",
@@ -26,7 +26,7 @@ _TIMES = (
     "stale_after",
     "data_ttl",
 )
-CONFIG = (*_TIMES, "start", "broker", "celery")
+CONFIG = (*DURATIONS, "start", "broker", "celery")
 BROKERS = ("redis", "amqp")
 
 _FIRST_YEAR, _LAST_YEAR = 2000, 2099
@@ -67,7 +67,7 @@ def read_config(node: Node | None) -> Config:
     table = fields.table(node, "config")
     fields.known_keys(table, "config", CONFIG)
     said: dict[str, Any] = {
-        key: fields.some_time(given, key) for key in _TIMES if (given := table.get(key)) is not None
+        key: fields.some_time(given, key) for key in DURATIONS if (given := table.get(key)) is not None
     }
     if (start := table.get("start")) is not None:
         said["start"] = _instant(start)

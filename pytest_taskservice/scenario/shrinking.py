@@ -15,6 +15,7 @@ from pytest_taskservice.errors import ScenarioError
 from pytest_taskservice.scenario.load import load_text
 from pytest_taskservice.scenario.smaller import PASSES, TIMES, needed_by, without_unused
 from pytest_taskservice.scenario.write import write
+from pytest_taskservice.simulator.shrinking import NOT_REPLAYED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -70,10 +71,7 @@ class ShrunkStory:
 
     def __str__(self) -> str:
         if not self.replayed:
-            return (
-                "the same seed did not bring the same again: something is not drawn from it, or was left by "
-                "the run before; see --taskservice-check-determinism"
-            )
+            return NOT_REPLAYED
         left = len(self.scenario.steps)
         return f"shrunk in {self.plays} plays to {left} of {self.steps} step{'s' * (self.steps > 1)}"
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pytest_taskservice.scenario import acts
+from pytest_taskservice.scenario.config import DURATIONS
 from pytest_taskservice.scenario.model import Config, Property, Scenario, Skip, Task, Workers
 from pytest_taskservice.scenario.spell import spell, spell_duration
 
@@ -21,14 +22,6 @@ __all__ = ["structured", "write"]
 
 _Data = dict[str, Any]
 _INSTANTS = {Property.EVENTUALLY: "within", Property.AT: "time"}
-_DURATIONS = (
-    "task_soft_time_limit",
-    "task_time_limit",
-    "busy_after",
-    "input_timeout",
-    "stale_after",
-    "data_ttl",
-)
 _OF_ONE: tuple[tuple[type[acts.Step], str, str], ...] = (
     (acts.Continue, "continue", "run"),
     (acts.Stop, "stop", "run"),
@@ -122,7 +115,7 @@ class _Writer:
         return {key: value for key, value in said.items() if value != defaults.get(key, said)}
 
     def _config(self, config: Config) -> _Data:
-        durations = {name: _duration(getattr(config, name)) for name in _DURATIONS}
+        durations = {name: _duration(getattr(config, name)) for name in DURATIONS}
         texts = {name: getattr(config, name, "") or None for name in _PLAIN_SETTINGS}
         return _said({**durations, **texts, "celery": dict(config.celery) or None})
 

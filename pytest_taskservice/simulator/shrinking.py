@@ -14,7 +14,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pytest_taskservice.simulator.story import Story
 
-__all__ = ["Again", "Failure", "Shrunk", "failure_of", "shrink"]
+__all__ = ["NOT_REPLAYED", "Again", "Failure", "Shrunk", "failure_of", "shrink"]
+
+NOT_REPLAYED = (
+    "the same seed did not bring the same again: something is not drawn from it, or was left by the run "
+    "before; see --taskservice-check-determinism"
+)
 
 Again = Callable[[int], "Story | None"]
 """Runs once more, calm after so many draws; returns what happened if the same failure came of it."""
@@ -49,10 +54,7 @@ class Shrunk:
 
     def __str__(self) -> str:
         if not self.replayed:
-            return (
-                "the same seed did not bring the same again: something is not drawn from it, or was left by "
-                "the run before; see --taskservice-check-determinism"
-            )
+            return NOT_REPLAYED
         if not self.draws:
             return f"shrunk in {self.runs} runs: no chance is needed, all takes its shortest time"
         return (
