@@ -195,8 +195,10 @@ class CeleryWorkerDriver:
             self._up(member)
         # Faults use some up, and the next story is to find one.
         self._keep_spares(min(_SPARES, len(fleet.members) + bool(self._stage.faults)))
+        # What the first launch needs is there before the story's clock begins.
+        with app.producer_or_acquire() as producer:
+            _ = producer.channel
         if self._stage.workflows:
-            # What runs need is there before the story's clock begins.
             self.workflows()
 
     def task_backend(self) -> TaskBackend:

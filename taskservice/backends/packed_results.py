@@ -102,7 +102,7 @@ class ResultBuffer:
             encoded = ""
         if not 0 < len(encoded) <= self._longest:
             return self._store_result(task_id, result, state, request=request)
-        self._pending[task_id] = StoredResult(run_id=task_id, state=state, encoded=encoded, firm=True)
+        self._pending[task_id] = StoredResult(run_id=task_id, state=state, encoded=encoded)
         return value
 
     def _store(
@@ -131,7 +131,7 @@ class ResultBuffer:
             self._template = success_template(backend, request, meta, encoded)
         if len(encoded) > self._longest:  # Celery's own error tells of it
             return self._store_alone(task_id, result, state, traceback, request=request)
-        self._pending[task_id] = StoredResult(run_id=task_id, state=state, encoded=encoded, firm=True)
+        self._pending[task_id] = StoredResult(run_id=task_id, state=state, encoded=encoded)
         if at_once:
             self.flush()
         return result

@@ -91,12 +91,11 @@ _INSTANCE_SEAMS: Final = ("expires", "serializer", *_SINCE_5_7)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StoredResult:
-    """A result as Celery encodes it; ``firm`` says that a retry is not to be written over any end."""
+    """A result as Celery encodes it."""
 
     run_id: str
     state: str
     encoded: str | bytes
-    firm: bool = False
 
 
 def require_storing(backend: Any) -> None:
@@ -127,7 +126,9 @@ def seconds_to_live(backend: Any, state: str) -> int:
 
 
 def write_results(backend: Any, results: Sequence[StoredResult], *, channel: str | bytes = "") -> None:
-    """Write and publish results, each unless its run succeeded already, and all together on ``channel``.
+    """Write and publish results, and all together on ``channel``.
+
+    Over a success nothing is written, and over no end that a run is to be retried.
 
     One round trip for those that are kept alike; ``redis.exceptions.ResponseError`` where there are no
     scripts.
@@ -148,7 +149,8 @@ def _alike(backend: Any, results: Sequence[StoredResult]) -> Iterable[list[Store
 
 
 def _how_kept(backend: Any, result: StoredResult) -> tuple[int, str]:
-    kept = _KEPT_BY_RETRY if result.firm and result.state == states.RETRY else _KEPT
+    # The attempt that follows may have ended before this one could say so.
+    kept = _KEPT_BY_RETRY if result.state == states.RETRY else _KEPT
     return seconds_to_live(backend, result.state), kept
 
 

@@ -48,6 +48,19 @@ def stored_by(backend: Any, state: str, value: object) -> tuple[str, int]:
     return kept(backend, "a")
 
 
+@pytest.mark.parametrize("end", ["SUCCESS", "FAILURE", "REVOKED"])
+def test_an_attempt_that_says_late_that_it_is_retried_is_not_written_over_the_end(
+    redis_process: RedisProcess, end: str
+) -> None:
+    backend: Any = app_on(redis_process).backend
+    backend.client.flushall()
+
+    backend.store_result("a", 1 if end == "SUCCESS" else ValueError("no"), end, request=Context(REQUEST))
+    backend.store_result("a", ValueError("again"), "RETRY", request=Context(REQUEST))
+
+    assert backend.get_state("a") == end
+
+
 @pytest.mark.parametrize(
     ("state", "value"),
     [
