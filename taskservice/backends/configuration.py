@@ -89,6 +89,8 @@ def _broker_options(settings: Settings) -> dict[str, Any]:
         options["unacked_restore_interval"] = min(RESTORE_SECONDS, visible)
         # kombu's own is 10: a look every 100 seconds.
         options["unacked_restore_throttle"] = 1
+        # Who is killed while it looks holds the lock so long, and nobody else looks: five minutes in kombu.
+        options["unacked_mutex_expire"] = RESTORE_SECONDS
         options["socket_keepalive"] = True
     return options
 

@@ -58,6 +58,7 @@ def test_settings_become_celerys() -> None:
         "global_keyprefix": "p:",
         "unacked_restore_interval": 10,
         "unacked_restore_throttle": 1,
+        "unacked_mutex_expire": 10,
         "socket_keepalive": True,
     }
     assert conf.result_backend_transport_options == {"visibility_timeout": 300, "global_keyprefix": "p:"}
