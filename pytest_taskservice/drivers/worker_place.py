@@ -12,8 +12,9 @@ from urllib.parse import urlsplit, urlunsplit
 
 from pytest_taskservice.drivers import keys
 from pytest_taskservice.drivers.base import Outcome
-from pytest_taskservice.faults.proxy import LOOPBACK, Proxy
+from pytest_taskservice.faults.proxy import Proxy
 from pytest_taskservice.faults.redis import MortalRedis
+from taskservice.programs import LOOPBACK
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

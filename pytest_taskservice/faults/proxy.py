@@ -18,10 +18,10 @@ from fnmatch import fnmatchcase
 from typing import Any, TypeVar
 
 from pytest_taskservice.errors import HarnessTimeoutError
+from taskservice.programs import LOOPBACK
 
 __all__ = ["Proxy", "Toxic"]
 
-LOOPBACK = "127.0.0.1"
 _CHUNK = 1 << 16
 _QUEUED = 64
 _CALL = 5.0

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from pytest_taskservice.errors import RedisProviderError
 from pytest_taskservice.faults import processes
 from pytest_taskservice.redis.process import embedded_binary, server_binary, spawn, stop, wait_until_ready
-from pytest_taskservice.redis.wire import free_port
+from taskservice.programs import free_port
 
 if TYPE_CHECKING:
     from pytest_taskservice.reaper import Reaper

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 from pytest_taskservice.errors import RedisProviderError
 from pytest_taskservice.reaper import Reaper, process_identity
 from pytest_taskservice.redis.base import RedisRequest, RedisServer
-from pytest_taskservice.redis.wire import LOOPBACK, version_text, wait_ready
+from pytest_taskservice.redis.wire import version_text, wait_ready
+from taskservice.programs import LOOPBACK
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

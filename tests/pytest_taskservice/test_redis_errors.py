@@ -18,7 +18,7 @@ from fakeredis._socket import FakeSocket
 from pytest_taskservice.errors import RedisProviderError, UnknownNameError
 from pytest_taskservice.redis import RedisRequest, RedisServer, acquire, process
 from pytest_taskservice.redis.mended import check_seams
-from pytest_taskservice.redis.wire import free_port
+from taskservice.programs import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
