@@ -98,7 +98,7 @@ def _ends() -> Iterator[dict[str, Any]]:
     yield {"kind": "ignore"}
     yield {"kind": "reject", "requeue": False}
     yield {"kind": "reject", "requeue": True}
-    yield {"kind": "retry", "times": 1, "countdown": 0.05, "then": {"kind": "return"}}
+    yield {"kind": "retry", "times": 1, "countdown": truth_tasks.LATER, "then": {"kind": "return"}}
     yield {"kind": "retry", "times": 3, "then": {"kind": "return", "value": "decimal"}}
     yield {"kind": "retry", "times": 9, "error": "value", "then": {}}
     yield {"kind": "retry", "times": 9, "most": 1, "then": {}}

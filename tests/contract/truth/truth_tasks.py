@@ -21,6 +21,10 @@ app.conf.update(result_extended=True, broker_transport_options={"visibility_time
 task: Any = app.task
 
 JOURNAL = "truth:journal"
+# Sooner, on a busy machine, a run may end in another process before the attempt before it has stored RETRY,
+# which Celery then writes over its end.
+LATER = 0.3
+"""Seconds to the next attempt."""
 
 ODD: dict[str, Any] = {
     "none": None,
@@ -136,7 +140,7 @@ def _raise(task: Any, given: tuple[Any, ...], does: dict[str, Any]) -> Any:
 def _retry(task: Any, given: tuple[Any, ...], does: dict[str, Any]) -> Any:
     if task.request.retries >= does["times"]:
         return act_again(task, given, does["then"])
-    options: dict[str, Any] = {"countdown": does.get("countdown", 0.05), "max_retries": does.get("most", 3)}
+    options: dict[str, Any] = {"countdown": does.get("countdown", LATER), "max_retries": does.get("most", 3)}
     if does.get("error"):
         options["exc"] = ERRORS[does["error"]]()
     if does.get("anew"):
@@ -242,8 +246,7 @@ def quiet(self: Any, *given: Any, does: dict[str, Any]) -> Any:
     autoretry_for=(ValueError,),
     dont_autoretry_for=(UnicodeError,),
     max_retries=2,
-    # With none at all, on a worker the run may end in another process before the first has stored RETRY.
-    default_retry_delay=cast("Any", 0.05),
+    default_retry_delay=cast("Any", LATER),
 )
 def auto(self: Any, *given: Any, does: dict[str, Any]) -> Any:
     return act(self, given, does)
