@@ -11,7 +11,7 @@ __all__ = ["EVERY", "add", "app", "total"]
 EVERY: Final = 300.0
 """Seconds between two runs of its schedule."""
 
-app = Celery("benchmarks.sums", broker="redis://", backend="redis://", set_as_current=False)
+app = Celery("benchmarks.sums", broker="redis://localhost", backend="redis://localhost", set_as_current=False)
 app.conf.beat_schedule = {"tick": {"task": "benchmarks.sums.add", "schedule": EVERY, "args": (1, 1)}}
 
 

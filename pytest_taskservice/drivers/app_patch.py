@@ -67,6 +67,7 @@ class AppPatch:
             "backend_cls": None,
         }
         self._cached: dict[str, Any] = {}
+        self._observers: list[Any] = []
 
     @contextmanager
     def applied(self, *, as_current: bool = True) -> Iterator[None]:
@@ -123,6 +124,12 @@ class AppPatch:
                 app.__dict__[name] = self._cached.pop(name)
             if theirs is not None:
                 self._cached[name] = theirs
+        # What an AMQP of ours asked the configuration to tell it, which would otherwise keep it for good.
+        conf: Any = app.conf
+        observers: list[Any] = conf._observers  # noqa: SLF001 - nothing else takes an observer away
+        mine, gone = self._observers, self._cached.get("amqp")
+        self._observers = [each for each in observers if gone and getattr(each, "__self__", None) is gone]
+        observers[:] = [each for each in observers if each not in self._observers] + mine
 
 
 def override(conf: Any, settings: Mapping[str, Any]) -> None:

@@ -85,7 +85,13 @@ def _sleep(seconds: float, /) -> None:
 
 def _monotonic() -> float:
     simulation = _open
-    return _real_monotonic() if simulation is None or _caller_is_real() else simulation.monotonic()
+    if simulation is None:
+        return _real_monotonic()
+    # As _caller_is_real() finds out; this is asked at every turn.
+    real = _exempt.get(sys._getframe(1).f_globals.get("__name__", ""))  # noqa: SLF001 - as below
+    if real is None:
+        real = _caller_is_real()
+    return _real_monotonic() if real else simulation.monotonic()
 
 
 def _perf_counter() -> float:
@@ -143,25 +149,25 @@ class Patches:
     """Changes to objects, undone in reverse."""
 
     def __init__(self) -> None:
-        self._undo: list[Callable[[], Any]] = []
+        self._undo: list[tuple[Callable[..., Any], tuple[Any, ...]]] = []
 
     def set(self, owner: Any, name: str, value: Any) -> None:
         """Set an attribute that must be there."""
-        if not hasattr(owner, name):
+        before = owner.__dict__.get(name, _ABSENT)
+        if before is not _ABSENT:
+            self._undo.append((setattr, (owner, name, before)))
+        elif hasattr(owner, name):
+            self._undo.append((delattr, (owner, name)))
+        else:
             raise SimulationError(f"{owner!r} has no {name!r}: this version is not one the simulator knows")
-        before = vars(owner).get(name, _ABSENT)
         setattr(owner, name, value)
-        self._undo.append(
-            (lambda: delattr(owner, name)) if before is _ABSENT else (lambda: setattr(owner, name, before))
-        )
 
     def item(self, owner: dict[Any, Any], key: Any, value: Any) -> None:
         """Set a key of a dict."""
         before = owner.get(key, _ABSENT)
+        undo = (owner.pop, (key, None)) if before is _ABSENT else (owner.__setitem__, (key, before))
+        self._undo.append(undo)
         owner[key] = value
-        self._undo.append(
-            (lambda: owner.pop(key, None)) if before is _ABSENT else (lambda: owner.__setitem__(key, before))
-        )
 
     def default(self, function: Any, original: Any, value: Any) -> None:
         """Replace ``original`` among the defaults of ``function``, where it must be."""
@@ -171,16 +177,18 @@ class Patches:
         if original not in before:
             raise SimulationError(f"{function.__qualname__}: no default {original!r} any more")
         function.__defaults__ = tuple(value if found is original else found for found in before)
-        self._undo.append(lambda: setattr(function, "__defaults__", before))
+        self._undo.append((setattr, (function, "__defaults__", before)))
 
-    def on_undo(self, action: Callable[[], Any]) -> None:
+    def on_undo(self, action: Callable[..., Any], *args: Any) -> None:
         """Do something more on leaving."""
-        self._undo.append(action)
+        self._undo.append((action, args))
 
     def undo(self) -> None:
         """Put everything back."""
-        while self._undo:
-            self._undo.pop()()
+        changes = self._undo
+        while changes:
+            action, args = changes.pop()
+            action(*args)
 
 
 _ABSENT = object()

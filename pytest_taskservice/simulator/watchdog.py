@@ -8,6 +8,7 @@ reach the main thread only: in any other a body may block for ever.
 from __future__ import annotations
 
 import _thread
+import os
 import signal
 import sys
 import threading
@@ -40,50 +41,95 @@ def watched(simulation: Simulation, seconds: float) -> Iterator[None]:
     if threading.get_ident() != _main:
         yield
         return
-    watchdog = _Watchdog(simulation, seconds)
-    before = signal.signal(_SIGNAL, watchdog.interrupt)
-    # Not threading's: who counts threads looks for those that could end a wait.
-    _thread.start_new_thread(watchdog.watch, ())
+    watched = _Watched(simulation, seconds)
+    before = signal.signal(_SIGNAL, watched.interrupt)
+    _watchdog.look_after(watched)
     try:
         yield
     finally:
-        watchdog.over.release()
-        # The thread signals only while it holds this, and not once it is over.
-        with watchdog.aiming:
-            watchdog.ended = True
+        _watchdog.leave()
         signal.signal(_SIGNAL, before)
 
 
 class _Watchdog:
-    def __init__(self, simulation: Simulation, seconds: float) -> None:
-        self.ended = False
-        self.over = _thread.allocate_lock()
-        self.over.acquire()
-        self.aiming = _thread.allocate_lock()
-        self._simulation = simulation
-        self._seconds = seconds
+    """The thread that looks. Starting one is dear: it waits a while for the next simulation."""
 
-    def watch(self) -> None:
-        """Run in a thread until it is over."""
-        simulation, looks, event = self._simulation, 0, -1
-        while not self.over.acquire(timeout=self._seconds / _LOOKS):
-            looks = looks + 1 if simulation.busy and simulation.events == event else 0
-            event = simulation.events
-            if looks >= _LOOKS:
-                looks = 0
-                with self.aiming:
-                    if not self.ended:
-                        signal.pthread_kill(_main or 0, _SIGNAL)
+    def __init__(self) -> None:
+        self._watched: _Watched | None = None
+        # The thread ends, aims and signals only while it holds this.
+        self._changing = _thread.allocate_lock()
+        self._bell = _thread.allocate_lock()
+        self._bell.acquire()
+        self._lives = False
+        self._seconds = 0.0
+
+    def look_after(self, watched: _Watched) -> None:
+        with self._changing:
+            sooner = watched.seconds < self._seconds
+            self._watched, self._seconds = watched, watched.seconds
+            if not self._lives:
+                self._lives = True
+                # Not threading's: who counts threads looks for those that could end a wait.
+                _thread.start_new_thread(self._watch, ())
+            elif sooner and self._bell.locked():
+                self._bell.release()
+
+    def leave(self) -> None:
+        with self._changing:
+            self._watched = None
+
+    def _watch(self) -> None:
+        looks = _Looks()
+        while True:
+            rung = self._bell.acquire(timeout=self._seconds / _LOOKS)
+            with self._changing:
+                if self._watched is None and looks.at is None and not rung:
+                    # Nothing was there, now and a look ago.
+                    self._lives = False
+                    return
+                if looks.enough(None if rung else self._watched):
+                    signal.pthread_kill(_main or 0, _SIGNAL)
+
+
+class _Looks:
+    """How often the same event was seen at work. It keeps nothing of what it looks at."""
+
+    def __init__(self) -> None:
+        self.at: object = None
+        """What stands for the simulation that was looked at last."""
+        self._event = -1
+        self._count = 0
+
+    def enough(self, watched: _Watched | None) -> bool:
+        """Look once more; return whether the event has taken too long."""
+        if watched is None:
+            self.at = None
+            return False
+        simulation = watched.simulation
+        same = self.at is watched.token and simulation.busy and simulation.events == self._event
+        self.at, self._event = watched.token, simulation.events
+        self._count = self._count + 1 if same else 0
+        if self._count < _LOOKS:
+            return False
+        self._count = 0
+        return True
+
+
+class _Watched:
+    def __init__(self, simulation: Simulation, seconds: float) -> None:
+        self.simulation = simulation
+        self.seconds = seconds
+        self.token = object()
 
     def interrupt(self, number: int, frame: FrameType | None) -> None:
         """End what runs, in the owner's thread."""
-        simulation, fiber = self._simulation, current_fiber()
+        simulation, fiber = self.simulation, current_fiber()
         if fiber is None or not simulation.busy or _is_debugged(frame):
             return
         job: Any = getattr(fiber.process, "job", None)
         who = "an event" if job is None else f"task {job.name}[{job.id}]"
         simulation.failure = SimulationBlockedError(
-            who, self._seconds, _place(frame), simulation.waiting_for()
+            who, self.seconds, _place(frame), simulation.waiting_for()
         )
         # Nothing that the body catches: it ends here, and the test's own wait raises the failure.
         raise GreenletExit
@@ -95,6 +141,15 @@ def _is_debugged(frame: FrameType | None) -> bool:
             return True
         frame = frame.f_back
     return False
+
+
+def _forked() -> None:
+    global _watchdog  # noqa: PLW0603 - the thread has stayed behind
+    _watchdog = _Watchdog()
+
+
+_watchdog = _Watchdog()
+os.register_at_fork(after_in_child=_forked)
 
 
 def _place(frame: FrameType | None) -> str:

@@ -298,14 +298,20 @@ def install_process_state(patches: Patches) -> None:
     # A pool that was built in this process may have left it set.
     set_real(False)
     patches.on_undo(lambda: set_real(blocks_before))
+    for module in _JOINING:
+        for attribute, value in (("task_join_will_block", get), ("_set_task_join_will_block", put)):
+            if hasattr(module, attribute):
+                patches.set(module, attribute, value)
+
+
+# Where these are bound by name, too.
+_JOINING = tuple(
+    import_module(name)
     for name in (
         "celery._state",
         "celery.result",
         "celery.backends.redis",
         "celery.backends.rpc",
         "celery.worker.components",
-    ):
-        module = import_module(name)
-        for attribute, value in (("task_join_will_block", get), ("_set_task_join_will_block", put)):
-            if hasattr(module, attribute):
-                patches.set(module, attribute, value)
+    )
+)

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import sys
+from importlib import import_module
+from queue import LifoQueue
 from typing import Any
 
+from kombu import Connection
+from kombu.utils.functional import lazy
 from vine import promise
 
 from pytest_taskservice.simulator.celery.shortcuts import Shortcut
+
+# Untyped in the stubs.
+_entities: Any = import_module("kombu.entity")
+Exchange, Queue = _entities.Exchange, _entities.Queue
+_promise_channel: Any = import_module("kombu.utils.functional").ChannelPromise
 
 __all__ = ["MAKING_SHORTCUTS"]
 
@@ -51,6 +60,100 @@ def _made(_: Any) -> Any:
     return make
 
 
+def _copied(original: Any) -> Any:
+    # By class: its attributes and what converts them, and those that an entity has for want of a value.
+    attributes = {kind: (kind.attrs, _bare(kind)) for kind in (Exchange, Queue)}
+
+    def __copy__(entity: Any) -> Any:  # noqa: N807 - what it stands for
+        kind: Any = type(entity)
+        known = attributes.get(kind)
+        if known is None:
+            return original(entity)
+        own = entity.__dict__
+        copy = kind.__new__(kind)
+        made = copy.__dict__
+        made.update(known[1])
+        for name, convert in known[0]:
+            value = own.get(name)
+            if value is None:
+                continue
+            if convert is not None and type(value) not in _CONVERTED.get(convert, _MODE):
+                # Somebody has set it since.
+                return original(entity)
+            made[name] = value
+        if kind is Queue and not _finished(copy):
+            return original(entity)
+        return copy
+
+    return __copy__
+
+
+def _finished(queue: Any) -> bool:
+    """Do what ``Queue.__init__`` does with its attributes; return whether they are what it knows."""
+    if not isinstance(queue.exchange, (Exchange, type(None))):
+        return False
+    made = queue.__dict__
+    made["bindings"] = bindings = set(made["bindings"] or ())
+    made["on_declared"] = None
+    if bindings:
+        made["exchange"] = None
+    if queue.exclusive:
+        made["auto_delete"] = True
+    return True
+
+
+_CONVERTED: dict[Any, frozenset[type]] = {
+    bool: frozenset({bool}), int: frozenset({int}), float: frozenset({float}), list: frozenset({set}),
+}  # fmt: skip
+_MODE = frozenset({int})
+
+
+def _bare(kind: Any) -> dict[str, None]:
+    return {name: None for name, _ in kind.attrs if not hasattr(kind, name)}
+
+
+def _revived(original: Any) -> Any:
+    def revive(producer: Any, channel: Any) -> None:
+        exchange = producer.exchange
+        if type(exchange) is not Exchange or not exchange._is_bound or not isinstance(channel, Connection):  # noqa: SLF001 - the text of the original is known
+            original(producer, channel)
+            return
+        # The exchange is the producer's own copy already.
+        producer.__connection__ = channel
+        producer._channel = exchange._channel = _promise_channel(lambda: channel.default_channel)  # noqa: SLF001 - as above
+
+    return revive
+
+
+def _stocked(original: Any) -> Any:
+    def setup(pool: Any) -> None:
+        taken = len(pool._resource.queue) + len(pool._dirty)  # noqa: SLF001 - as above
+        if pool.limit and not _put_in(pool, [lazy(pool.new) for _ in range(pool.limit - taken)]):
+            original(pool)
+
+    return setup
+
+
+def _stocked_anew(original: Any) -> Any:
+    def setup(pool: Any) -> None:
+        if pool.limit and not _put_in(pool, [pool.new() for _ in range(pool.limit)]):
+            original(pool)
+
+    return setup
+
+
+def _put_in(pool: Any, fresh: list[Any]) -> bool:
+    """Put resources into ``pool``; return whether its queue takes any number at once."""
+    resources = pool._resource  # noqa: SLF001 - as above
+    if type(resources) is not LifoQueue or resources.maxsize > 0:
+        return False
+    with resources.mutex:
+        resources.queue.extend(fresh)
+        resources.unfinished_tasks += len(fresh)
+        resources.not_empty.notify(len(fresh))
+    return True
+
+
 def _symbol(original: Any) -> Any:
     def symbol_by_name(name: Any, *args: Any, **kwargs: Any) -> Any:
         if not isinstance(name, str):
@@ -85,6 +188,25 @@ def _parsed(original: Any) -> Any:
 
 
 MAKING_SHORTCUTS = (
+    # Before the shortcut for Object.__init__, whose text it knows.
+    Shortcut(
+        place="kombu.abstract:Object.__copy__",
+        make=_copied,
+        besides=(
+            "kombu.abstract:Object.__init__",
+            "kombu.entity:Exchange.__init__",
+            "kombu.entity:Queue.__init__",
+        ),
+        texts=frozenset({"11f35c69cf13"}),
+    ),
+    Shortcut(
+        place="kombu.messaging:Producer.revive",
+        make=_revived,
+        besides=("kombu.abstract:MaybeChannelBound.maybe_bind", "kombu.abstract:MaybeChannelBound.bind"),
+        texts=frozenset({"ca81069c3a18"}),
+    ),
+    Shortcut(place="kombu.connection:ConnectionPool.setup", make=_stocked, texts=frozenset({"04e6fbda92bf"})),
+    Shortcut(place="kombu.pools:ProducerPool.setup", make=_stocked_anew, texts=frozenset({"b14f5c6c7361"})),
     Shortcut(
         place="celery.app.base:Celery.either",
         make=_either,

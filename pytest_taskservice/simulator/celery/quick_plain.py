@@ -15,6 +15,7 @@ from pytest_taskservice.simulator.celery.shortcuts import Shortcut
 __all__ = ["PLAIN_SHORTCUTS", "install_json"]
 
 _kombu_json: Any = import_module("kombu.utils.json")
+_encoding: Any = import_module("json.encoder")
 
 _NUMBERS = frozenset({int, float, bool, type(None)})
 _LONGEST = 200
@@ -267,24 +268,45 @@ def install_json(patches: Any) -> None:
 
 def _loader() -> Callable[..., Any]:
     hook = _kombu_json.object_hook
-    decode = json.JSONDecoder(object_hook=hook).decode
+    decoder: Any = json.JSONDecoder(object_hook=hook)
+    decode, scan = decoder.decode, decoder.scan_once
 
     def loads(text: Any, **options: Any) -> Any:
         plain = type(text) is str and len(options) == 1 and options.get("object_hook") is hook
-        if plain and not text.startswith(_BYTE_ORDER_MARK):
-            return decode(text)
-        return json.loads(text, **options)
+        if not plain or text.startswith(_BYTE_ORDER_MARK):
+            return json.loads(text, **options)
+        if text[:1] in _OPENING:
+            # Nothing before it, and mostly nothing behind it, that is to be skipped.
+            found, end = scan(text, 0)
+            if end == len(text):
+                return found
+        return decode(text)
 
     return loads
 
 
 def _dumper() -> Callable[..., Any]:
     kind = _kombu_json.JSONEncoder
-    encode = kind().encode
+    encoder = kind()
+    under_way: dict[int, Any] = {}
+    quick = _encoding.c_make_encoder and _encoding.c_make_encoder(
+        under_way, encoder.default, _encoding.encode_basestring_ascii, None, encoder.key_separator,
+        encoder.item_separator, encoder.sort_keys, encoder.skipkeys, encoder.allow_nan,
+    )  # fmt: skip
 
     def dumps(value: Any, *, cls: Any, **options: Any) -> str:
-        if cls is kind and not options:
-            return str(encode(value))
-        return json.dumps(value, cls=cls, **options)
+        if cls is not kind or options:
+            return json.dumps(value, cls=cls, **options)
+        if quick is None or under_way or type(value) not in _CONTAINERS:
+            return str(encoder.encode(value))
+        try:
+            return "".join(quick(value, 0))
+        finally:
+            # What failed has left what it was in.
+            under_way.clear()
 
     return dumps
+
+
+_OPENING = frozenset({"{", "[", '"'})
+_CONTAINERS = frozenset({dict, list, tuple})

@@ -43,8 +43,11 @@ def install_shortcuts(patches: Patches, shortcuts: Iterable[Shortcut]) -> None:
     """Take the shortcuts that are known to lead to the same place."""
     for shortcut in shortcuts:
         owner, name = _owner(shortcut.place)
-        original = None if owner is None else vars(owner).get(name)
-        quick = None if original is None else _stand_in(shortcut, original)
+        original = None if owner is None else owner.__dict__.get(name)
+        if original is None or original in _ours:
+            continue
+        key = shortcut, original
+        quick = _stand_ins[key] if key in _stand_ins else _stand_in(shortcut, original)
         if quick is not None:
             patches.set(owner, name, quick)
 

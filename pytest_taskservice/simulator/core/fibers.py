@@ -124,6 +124,13 @@ class Fibers:
 
     def perform(self, due: Due) -> None:
         """Run one event, until it is over or waits."""
+        # An event that runs is over for the agenda: what it wakes may cancel it, and it would be counted
+        # twice.
+        action, due.action = due.action, None
+        if getattr(action, "__func__", None) is _resume:
+            # It has a stack already, the one that it goes on with.
+            action(*due.args)  # type: ignore[misc] # it has a __func__
+            return
         idle = self.idle
         fiber = idle.pop() if idle else Fiber(self)
         # Bodies see the context of whoever runs the simulation, as a call would.
@@ -131,9 +138,6 @@ class Fibers:
         here = getcurrent()
         if fiber.parent is not here:
             fiber.parent = here
-        # An event that runs is over for the agenda: what it wakes may cancel it, and it would be counted
-        # twice.
-        action, due.action = due.action, None
         fiber.switch(action, due.args)
 
     def abandon(self, fiber: Fiber) -> None:
@@ -152,6 +156,7 @@ class Fibers:
         self.idle.clear()
 
 
+_resume = Fiber.resume
 _ABSENT = object()
 _LAST_WORDS = 100
 

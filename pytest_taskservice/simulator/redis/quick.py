@@ -12,12 +12,14 @@ Leans on fakeredis's ``Database``: ``_dict`` of ``Item``, ``_watches``, ``_chang
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from fakeredis._core._database import Database, Item
 from fakeredis._helpers import OK, SimpleString, compile_pattern
+from fakeredis.model import ExpiringMembersSet, ZSet
 
 from pytest_taskservice.errors import SimulationError
 
@@ -94,7 +96,12 @@ def _set(line: Line, arguments: list[bytes]) -> Any:
     if count == 2:
         _put(line, arguments[0], arguments[1], None)
         return OK
-    if count != 4:
+    if count == 5 and arguments[2].upper() == b"NX":
+        item = _item(line, arguments[0])
+        if item is not None:
+            return SLOW
+        arguments = [*arguments[:2], *arguments[3:]]
+    elif count != 4:
         return SLOW
     unit = arguments[2].upper()
     if unit not in _UNITS:
@@ -178,6 +185,65 @@ def _incrby(line: Line, arguments: list[bytes]) -> Any:
     return _add(line, arguments[0], amount) if amount else SLOW
 
 
+def _sismember(line: Line, arguments: list[bytes]) -> Any:
+    if len(arguments) != 2:
+        return SLOW
+    found = _collection(line, arguments[0], ExpiringMembersSet)
+    return found if found is SLOW else int(found is not None and arguments[1] in found)
+
+
+def _sadd(line: Line, arguments: list[bytes]) -> Any:
+    if len(arguments) != 2:
+        return SLOW
+    key, member = arguments
+    found = _collection(line, key, ExpiringMembersSet)
+    if found is SLOW:
+        return SLOW
+    if found is None:
+        found = line._db._dict.setdefault(key, Item(ExpiringMembersSet())).value
+    before = len(found)
+    found.update((member,))
+    _touched(line._db, key)
+    return len(found) - before
+
+
+def _zadd(line: Line, arguments: list[bytes]) -> Any:
+    if len(arguments) != 3 or not _SCORE.fullmatch(arguments[1]):
+        return SLOW
+    key, score, member = arguments
+    found = _collection(line, key, ZSet)
+    if found is SLOW:
+        return SLOW
+    if found is None:
+        found = line._db._dict.setdefault(key, Item(ZSet())).value
+    before = len(found)
+    if found.add(member, float(score)):
+        _touched(line._db, key)
+    return len(found) - before
+
+
+def _zcount(line: Line, arguments: list[bytes]) -> Any:
+    if len(arguments) != 3 or arguments[1:] != _ALL_SCORES:
+        return SLOW
+    found = _collection(line, arguments[0], ZSet)
+    return found if found is SLOW else 0 if found is None else len(found)
+
+
+def _zrange(line: Line, arguments: list[bytes]) -> Any:
+    if len(arguments) != 3 or arguments[1:] != _ALL_RANKS:
+        return SLOW
+    found = _collection(line, arguments[0], ZSet)
+    return found if found is SLOW else [] if found is None else list(found)
+
+
+def _collection(line: Line, key: bytes, kind: type) -> Any:
+    """Return what is stored if it is of a ``kind``, ``None`` without it; ``SLOW`` for anything else."""
+    item = _item(line, key)
+    if item is None or item is SLOW:
+        return item
+    return item.value if type(item.value) is kind else SLOW
+
+
 def _publish(line: Line, arguments: list[bytes]) -> Any:
     if len(arguments) != 2:
         return SLOW
@@ -210,6 +276,9 @@ def _ping(line: Line, arguments: list[bytes]) -> Any:
 
 
 _UNITS = frozenset((b"EX", b"PX"))
+_SCORE = re.compile(rb"[1-9]\d{0,14}|0")
+_ALL_SCORES = [b"-inf", b"+inf"]
+_ALL_RANKS = [b"0", b"-1"]
 _PONG = SimpleString(b"PONG")
 
 QUICK: dict[str, Callable[[Line, list[bytes]], Any]] = {
@@ -223,9 +292,14 @@ QUICK: dict[str, Callable[[Line, list[bytes]], Any]] = {
     "multi": _multi,
     "ping": _ping,
     "publish": _publish,
+    "sadd": _sadd,
     "set": _set,
     "setex": _setex,
+    "sismember": _sismember,
     "unlink": _delete,
+    "zadd": _zadd,
+    "zcount": _zcount,
+    "zrange": _zrange,
 }
 
 

@@ -127,8 +127,10 @@ class Store(FakeServer):
     def enter(self) -> None:
         """Begin a command: no other thread is in here, and no finalizer of the garbage collector comes in."""
         self.lock.acquire()
-        self._resume_collecting.append(gc.isenabled())
-        gc.disable()
+        collects = gc.isenabled()
+        self._resume_collecting.append(collects)
+        if collects:
+            gc.disable()
         if self.closed_sockets:
             self._forget_closed()
 

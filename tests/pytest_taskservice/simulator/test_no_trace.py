@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 import uuid
+import weakref
 from importlib import import_module
 from types import BuiltinFunctionType, FunctionType
 from typing import Any
@@ -188,3 +189,18 @@ def test_celery_may_be_imported_first_while_time_is_virtual() -> None:
     )
 
     assert done.returncode == 0, done.stderr
+
+
+def test_nothing_of_a_simulation_outlives_it() -> None:
+    driver = CelerySimDriver(options=SimulatorOptions())
+    driver.begin(app, {})
+    try:
+        work.delay("well").get(timeout=7200)
+        kept = [weakref.ref(each) for each in (app.amqp, driver.world, driver.world.simulation)]
+    finally:
+        driver.close()
+
+    del driver
+    gc.collect()
+
+    assert [each() for each in kept] == [None, None, None]

@@ -18,7 +18,7 @@ from celery.app import amqp
 from celery.utils.saferepr import saferepr
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kombu import Exchange, Queue
+from kombu import Exchange, Queue, binding
 from kombu.utils import json as kombu_json
 
 from pytest_taskservice.drivers.app_patch import AppPatch
@@ -357,6 +357,90 @@ def test_connections_that_are_made_again_are_as_they_were(url: str) -> None:
     assert found[0] == found[1] == found[2]
 
 
+EXCHANGES = st.builds(
+    Exchange,
+    st.sampled_from(["", "e"]),
+    st.sampled_from(["", "topic"]),
+    durable=st.sampled_from([None, True, False]),
+    delivery_mode=st.sampled_from([None, 1, 2, "transient"]),
+    arguments=st.sampled_from([None, {}, {"a": 1}]),
+    no_declare=st.sampled_from([None, True]),
+)
+QUEUES = st.builds(
+    Queue,
+    st.sampled_from(["", "q"]),
+    st.none() | st.just("named") | EXCHANGES,
+    st.sampled_from(["", "key"]),
+    bindings=st.sampled_from([None, [binding(Exchange("b"))]]),
+    on_declared=st.sampled_from([None, print]),
+    exclusive=st.sampled_from([None, True]),
+    auto_delete=st.sampled_from([None, False]),
+    no_ack=st.sampled_from([None, True]),
+    expires=st.sampled_from([None, 3, 2.5]),
+    max_priority=st.sampled_from([None, 9]),
+    queue_arguments=st.sampled_from([None, {"x": 1}]),
+    alias=st.sampled_from([None, "other"]),
+)
+LATER = st.sampled_from(
+    [
+        {},
+        {"durable": 1},
+        {"auto_delete": None},
+        {"expires": 5},
+        {"delivery_mode": "persistent"},
+        {"exchange": None},
+    ]
+)
+
+
+@settings(max_examples=200, deadline=None, database=None, derandomize=True)
+@given(entity=EXCHANGES | QUEUES, later=LATER)
+def test_entities_are_copied_as_kombu_does(entity: Any, later: dict[str, Any]) -> None:
+    vars(entity).update(later)
+    (copied,) = [one for one in MAKING_SHORTCUTS if one.place.endswith("__copy__")]
+    quick = copied.make(type(entity).__copy__)
+
+    assert held(quick(entity)) == held(copy.copy(entity))
+
+
+def held(entity: Any) -> dict[str, Any]:
+    """Return all that is asked of an entity, with its type: ``1`` is not ``True``."""
+    asked = (
+        [name for name, _ in entity.attrs] + ["is_bound"] + ["on_declared"] * hasattr(entity, "on_declared")
+    )
+    return {name: (type(getattr(entity, name)), repr(getattr(entity, name))) for name in asked}
+
+
+def test_what_holds_itself_cannot_be_written_and_leaves_nothing_behind() -> None:
+    ring: list[Any] = []
+    ring.append(ring)
+    outer = {"ring": ring}
+
+    with opened(0, exact=False):
+        for _ in range(2):
+            with pytest.raises(ValueError, match="Circular"):
+                kombu_json.dumps(outer)
+            ring.clear()
+            assert kombu_json.dumps(outer) == '{"ring": []}'
+            ring.append(ring)
+
+
+class Nested:
+    """Writes itself by writing what holds it."""
+
+    def __init__(self, parts: list[Any]) -> None:
+        self.parts = parts
+
+    def __json__(self) -> str:
+        return kombu_json.dumps(self.parts)
+
+
+def test_what_is_written_may_write_for_itself() -> None:
+    parts = [1, 2]
+    with opened(0, exact=False):
+        assert kombu_json.dumps([parts, Nested(parts)]) == '[[1, 2], "[1, 2]"]'
+
+
 def test_json_is_read_and_written_as_kombu_does() -> None:
     value = {"a": [1, 2.5, None, True, "ä"], "raw": b"\x00\xff"}
     with opened(0, exact=True):
@@ -364,5 +448,8 @@ def test_json_is_read_and_written_as_kombu_does() -> None:
     with opened(0, exact=False):
         assert kombu_json.dumps(value) == text
         assert kombu_json.loads(text) == value
+        assert kombu_json.loads(f" {text}\n") == value
+        with pytest.raises(json.JSONDecodeError, match="Extra data"):
+            kombu_json.loads(text + "]")
         with pytest.raises(json.JSONDecodeError, match="BOM"):
             kombu_json.loads("\ufeff{}")

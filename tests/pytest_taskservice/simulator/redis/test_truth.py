@@ -21,12 +21,14 @@ VALUES = st.sampled_from(
     [b"", b"0", b"7", b"-3", b"+1", b"007", b" 1", b"9223372036854775807", b"text", b"\x00\xff"]
 )
 TIMES = st.sampled_from([b"100", b"1000", b"0", b"-1", b"x", b""])
+SCORES = st.sampled_from([b"0", b"3", b"12", b"-1", b"1.5", b"07", b"inf", b"nan", b"x", b"NX", b""])
 OPTIONS = st.sampled_from(
     [
         (),
         (b"EX", b"100"),
         (b"px", b"90000"),
         (b"NX",),
+        (b"NX", b"EX", b"70"),
         (b"XX", b"EX", b"50"),
         (b"GET",),
         (b"EX",),
@@ -52,7 +54,27 @@ PLAIN = st.one_of(
     st.tuples(st.just(b"PUBLISH"), KEYS, VALUES),
     st.tuples(st.just(b"NONSENSE"), KEYS),
 )
-SCRIPTS = st.lists(st.one_of(PLAIN, st.lists(PLAIN, max_size=4)), max_size=12)
+MEMBERS = st.sampled_from([b"m", b"n", b""])
+PLACES = st.sampled_from([b"a", b"b"])
+COLLECTIONS = st.one_of(
+    st.tuples(st.sampled_from([b"SADD", b"SISMEMBER", b"SREM"]), PLACES, MEMBERS),
+    st.tuples(st.just(b"SADD"), PLACES, MEMBERS, MEMBERS),
+    st.tuples(st.just(b"ZADD"), PLACES, SCORES, MEMBERS),
+    st.tuples(st.just(b"ZADD"), st.just(b"a"), SCORES, MEMBERS),
+    st.tuples(st.just(b"ZRANGE"), st.just(b"a"), st.just(b"0"), st.just(b"-1")),
+    st.tuples(st.just(b"ZREM"), PLACES, MEMBERS),
+    st.tuples(st.just(b"ZSCORE"), PLACES, MEMBERS),
+    st.tuples(st.just(b"ZCOUNT"), PLACES, st.sampled_from([b"-inf", b"1"]), st.sampled_from([b"+inf", b"7"])),
+    st.tuples(
+        st.just(b"ZRANGE"), PLACES, st.sampled_from([b"0", b"1"]), st.sampled_from([b"-1", b"1", b"x"])
+    ),
+    st.tuples(st.sampled_from([b"SCARD", b"ZCARD", b"ZADD", b"ZRANGE", b"SADD", b"DEL", b"TTL"]), PLACES),
+    st.tuples(st.just(b"EXPIRE"), PLACES, TIMES),
+    st.tuples(st.just(b"SET"), PLACES, MEMBERS, st.just(b"nx"), st.just(b"EX"), TIMES),
+)
+SCRIPTS = st.sampled_from([PLAIN, COLLECTIONS]).flatmap(
+    lambda commands: st.lists(st.one_of(commands, st.lists(commands, max_size=4)), max_size=16)
+)
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +113,7 @@ def without_wording(reply: Any) -> Any:
 
 
 @settings(
-    max_examples=150, deadline=None, suppress_health_check=list(HealthCheck), database=None, derandomize=True
+    max_examples=250, deadline=None, suppress_health_check=list(HealthCheck), database=None, derandomize=True
 )
 @given(script=SCRIPTS, protocol=st.sampled_from([2, 3]))
 def test_quick_and_slow_and_real_servers_answer_alike(
