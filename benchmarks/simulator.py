@@ -27,8 +27,8 @@ from benchmarks.sums import EVERY, add, app, total
 from pytest_taskservice.drivers.celery_eager import CeleryEagerDriver
 from pytest_taskservice.drivers.celery_sim import CelerySimDriver, SimulatorOptions
 from pytest_taskservice.drivers.celery_worker import CeleryWorkerDriver, WorkerOptions
-from pytest_taskservice.reaper import shared_reaper
 from pytest_taskservice.redis import RedisRequest, acquire
+from taskservice.reaper import shared_reaper
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -44,8 +44,8 @@ class HarnessSession:
     def redis(self) -> RedisServer:
         """Return the session's Redis, started on first use."""
         if self._server is None:
-            from pytest_taskservice.reaper import shared_reaper
             from pytest_taskservice.redis import RedisRequest, acquire
+            from taskservice.reaper import shared_reaper
 
             request = RedisRequest(choice=self.options.redis, image=self.options.redis_image)
             self._server = acquire(request, reaper=shared_reaper())
@@ -108,7 +108,7 @@ class HarnessSession:
         """Take our keys off a server that goes on without us."""
         from redis.exceptions import RedisError
 
-        from pytest_taskservice.reaper import delete_keys
+        from taskservice.reaper import delete_keys
 
         with suppress(ConnectionError, RedisError):
             delete_keys(server.url, self.namespace)
@@ -151,7 +151,7 @@ class HarnessSession:
             CeleryWorkerDriver,
             WorkerOptions,
         )
-        from pytest_taskservice.reaper import shared_reaper
+        from taskservice.reaper import shared_reaper
 
         server = self.redis()
         return CeleryWorkerDriver(

@@ -16,7 +16,7 @@ from pytest_taskservice.compat.window import StateWindows
 from pytest_taskservice.drivers import exchanges, redirects
 from pytest_taskservice.drivers.app_patch import AppPatch, pools_of
 from pytest_taskservice.drivers.worker_process import WorkerProcess
-from pytest_taskservice.reaper import shared_reaper
+from taskservice.reaper import shared_reaper
 
 if TYPE_CHECKING:
     from celery import Celery

@@ -40,10 +40,10 @@ if TYPE_CHECKING:
 
     from pytest_taskservice.clock import Clock
     from pytest_taskservice.drivers.worker_spec import WorkerSpec
-    from pytest_taskservice.reaper import Reaper
     from pytest_taskservice.redis import RedisServer
     from taskservice import BlockingTaskService
     from taskservice.backends.base import TaskBackend
+    from taskservice.reaper import Reaper
 
 __all__ = ["CeleryWorkerDriver", "WorkerOptions"]
 

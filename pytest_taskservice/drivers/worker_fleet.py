@@ -19,7 +19,7 @@ from pytest_taskservice.faults import processes
 if TYPE_CHECKING:
     from pytest_taskservice.drivers.worker_process import WorkerProcess
     from pytest_taskservice.drivers.worker_spec import WorkerSpec
-    from pytest_taskservice.reaper import Reaper
+    from taskservice.reaper import Reaper
 
 __all__ = ["BEAT", "Fleet", "Look", "Member"]
 

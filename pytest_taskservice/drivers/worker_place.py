@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     import redis
     from celery import Celery
 
-    from pytest_taskservice.reaper import Reaper
     from pytest_taskservice.redis import RedisServer
+    from taskservice.reaper import Reaper
 
 __all__ = ["Place", "breakable", "no_connection_faults", "no_redis_faults"]
 

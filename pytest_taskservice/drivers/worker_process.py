@@ -22,7 +22,7 @@ from pytest_taskservice.errors import HarnessTimeoutError, WorkerStartError
 
 if TYPE_CHECKING:
     from pytest_taskservice.drivers.worker_spec import WorkerSpec
-    from pytest_taskservice.reaper import Reaper
+    from taskservice.reaper import Reaper
 
 __all__ = ["WorkerProcess"]
 

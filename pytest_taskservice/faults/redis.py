@@ -14,7 +14,7 @@ from pytest_taskservice.redis.process import embedded_binary, server_binary, spa
 from taskservice.programs import free_port
 
 if TYPE_CHECKING:
-    from pytest_taskservice.reaper import Reaper
+    from taskservice.reaper import Reaper
 
 __all__ = ["MortalRedis"]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from pytest_taskservice.errors import RedisProviderError, UnknownNameError
-from pytest_taskservice.reaper import Reaper, shared_reaper
 from pytest_taskservice.redis import container, fake, process, url
 from pytest_taskservice.redis.base import PROVIDERS, RedisRequest, RedisServer
+from taskservice.reaper import Reaper, shared_reaper
 
 __all__ = ["acquire"]
 

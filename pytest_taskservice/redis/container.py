@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_taskservice.errors import RedisProviderError
-from pytest_taskservice.reaper import Reaper, process_identity
 from pytest_taskservice.redis.base import RedisRequest, RedisServer
 from pytest_taskservice.redis.wire import version_text, wait_ready
 from taskservice.programs import LOOPBACK
+from taskservice.reaper import Reaper, process_identity
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from pytest_taskservice.errors import RedisProviderError
-from pytest_taskservice.reaper import delete_keys
 from pytest_taskservice.redis.url import shown
 from pytest_taskservice.redis.wire import call
+from taskservice.reaper import delete_keys
 
 if TYPE_CHECKING:
     from pytest_taskservice.redis.base import RedisServer

@@ -19,7 +19,7 @@ from pytest_taskservice.redis.wire import POLL_SECONDS, server_info, version_tex
 from taskservice.programs import BINARIES, LOOPBACK, binary_in_wheel, binary_on_path, free_port
 
 if TYPE_CHECKING:
-    from pytest_taskservice.reaper import Reaper
+    from taskservice.reaper import Reaper
 
 __all__ = [
     "embedded_binary",

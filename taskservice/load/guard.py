@@ -1,9 +1,4 @@
-"""Child processes that never outlive us, ``kill -9`` included.
-
-A helper sits at the other end of a pipe, is told of every process group and folder, and when the pipe ends
-kills and deletes what is left. This file is also the helper's program: it imports the standard library
-alone.
-"""
+"""Child processes that never outlive us, ``kill -9`` included."""
 
 from __future__ import annotations
 
@@ -12,11 +7,12 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final, Self
+
+from taskservice.reaper import Reaper, Release
 
 __all__ = ["Children"]
 
@@ -28,30 +24,22 @@ class Children:
     """Starts programs, each in a session and with a log of its own, and ends them, last first."""
 
     def __init__(self) -> None:
-        self._running: list[subprocess.Popen[bytes]] = []
+        self._running: list[tuple[subprocess.Popen[bytes], Release]] = []
         self._logs: dict[int, Path] = {}
+        self._reaper = Reaper()
 
     def __enter__(self) -> Self:
-        # Nobody's terminal: its Ctrl-C is for us, who end things in their order.
-        self._guard = subprocess.Popen(
-            [sys.executable, "-I", "-S", str(Path(__file__).absolute())],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            bufsize=0,
-            start_new_session=True,
-        )
         self.folder = Path(tempfile.mkdtemp(prefix="taskservice-load-"))
-        self._tell(f"path {self.folder}")
+        self._forget_folder = self._reaper.watch_path(self.folder)
         return self
 
     def __exit__(self, *_: object) -> None:
-        for process in reversed(self._running):
-            self._end(process)
+        for process, forget in reversed(self._running):
+            _end(process)
+            forget()
         shutil.rmtree(self.folder, ignore_errors=True)
-        assert self._guard.stdin is not None
-        self._guard.stdin.close()
-        self._guard.wait(STOP_SECONDS)
+        self._forget_folder()
+        self._reaper.close()
 
     def start(
         self,
@@ -73,8 +61,7 @@ class Children:
                 pass_fds=pass_fds,
                 start_new_session=True,
             )
-        self._tell(f"group {process.pid}")
-        self._running.append(process)
+        self._running.append((process, self._reaper.watch_group(process.pid)))
         self._logs[process.pid] = log
         return process
 
@@ -83,44 +70,12 @@ class Children:
         lines = self._logs[process.pid].read_text("utf-8", "replace").strip().splitlines()
         return "\n".join(lines[-LOG_LINES:]) or "(it said nothing)"
 
-    def _end(self, process: subprocess.Popen[bytes]) -> None:
-        process.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(STOP_SECONDS)
-        # What is left of it: children of its own included.
-        _kill(process.pid)
-        process.wait()
-        self._tell(f"ended {process.pid}")
 
-    def _tell(self, line: str) -> None:
-        assert self._guard.stdin is not None
-        with contextlib.suppress(OSError):
-            self._guard.stdin.write(line.encode() + b"\n")
-
-
-def _kill(group: int) -> None:
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(STOP_SECONDS)
+    # What is left of it: children of its own included.
     with contextlib.suppress(OSError):
-        os.killpg(group, signal.SIGKILL)
-
-
-def _watch() -> None:
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
-    groups: dict[str, None] = {}
-    paths: list[str] = []
-    for line in sys.stdin:
-        word, _, rest = line.rstrip("\n").partition(" ")
-        if word == "group":
-            groups[rest] = None
-        elif word == "ended":
-            groups.pop(rest, None)
-        else:
-            paths.append(rest)
-    for group in reversed(groups):
-        _kill(int(group))
-    for path in paths:
-        shutil.rmtree(path, ignore_errors=True)
-
-
-if __name__ == "__main__":
-    _watch()
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()

@@ -21,11 +21,11 @@ import redis
 from testcontainers.core.config import testcontainers_config
 
 from pytest_taskservice.errors import RedisProviderError
-from pytest_taskservice.reaper import process_identity
 from pytest_taskservice.redis import RedisRequest, RedisServer, acquire
 from pytest_taskservice.redis.container import LABEL
 from pytest_taskservice.redis.namespace import clear_keys, flush
 from taskservice.programs import BINARIES
+from taskservice.reaper import process_identity
 
 IMAGE = os.environ.get("TASKSERVICE_TEST_REDIS_IMAGE", "redis:7-local")
 PROVIDERS = ("url", "server", "embedded", "container", "fake")

@@ -18,8 +18,8 @@ from kombu.asynchronous.timer import Timer
 
 from pytest_taskservice.drivers.celery_sim import CelerySimDriver, SimulatorOptions
 from pytest_taskservice.drivers.celery_worker import CeleryWorkerDriver, WorkerOptions
-from pytest_taskservice.reaper import shared_reaper
 from pytest_taskservice.redis import RedisRequest, acquire
+from taskservice.reaper import shared_reaper
 from tests.contract.truth import truth_tasks
 from tests.contract.truth.truth_drawn import EXPIRES, drawn_trees, lasting, single
 from tests.contract.truth.truth_worlds import Seen, differences, play

@@ -13,11 +13,11 @@ from pytest_taskservice.drivers.celery_worker import CeleryWorkerDriver, WorkerO
 from pytest_taskservice.drivers.synthetic import SYNTHETIC, register
 from pytest_taskservice.errors import FaultError, HarnessTimeoutError
 from pytest_taskservice.history import Event, EventKind
-from pytest_taskservice.reaper import shared_reaper
 from pytest_taskservice.redis import RedisRequest, acquire
 from pytest_taskservice.scenario.acts import CONNECTION_FAULTS, FaultCall, Mark
 from pytest_taskservice.scenario.behaviour import Behaviour
 from pytest_taskservice.scenario.model import Config, Entry, Workers
+from taskservice.reaper import shared_reaper
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

@@ -11,7 +11,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from pytest_taskservice.faults.redis import MortalRedis
-from pytest_taskservice.reaper import shared_reaper
+from taskservice.reaper import shared_reaper
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -16,8 +16,8 @@ from uuid import uuid4
 
 import pytest
 
-from pytest_taskservice.reaper import Reaper
 from pytest_taskservice.redis import RedisRequest, acquire
+from taskservice.reaper import Reaper
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

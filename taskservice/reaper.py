@@ -1,9 +1,9 @@
-"""Cleanup that survives ``kill -9``: a helper process undoes what a killed test run left behind.
+"""Cleanup that survives ``kill -9``: a helper process undoes what a killed run left behind.
 
 The helper sits at the other end of a pipe and is told what exists: process groups, paths,
 containers, keys in a Redis. Whatever is still registered when the pipe ends, or when the helper
 gets another parent, is undone. The parent poll is needed beside the end of the pipe: forked
-children of pytest may hold the pipe open.
+children may hold the pipe open.
 
 This file is also the helper's program. It runs without site-packages, so only the standard library
 is imported here; ``redis`` is found through the parent's import path, at the moment a key must go.
@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-__all__ = ["Reaper", "delete_keys", "process_identity", "shared_reaper"]
+__all__ = ["Reaper", "Release", "delete_keys", "process_identity", "shared_reaper"]
 
 POLL_SECONDS = 0.25
 UNDO_SECONDS = 1.5  # with the poll and a margin this stays within the promised two seconds
@@ -38,6 +38,7 @@ EXIT_SECONDS = 2.5
 SCAN_COUNT = 500
 
 Release = Callable[[], None]
+"""Says that a thing is gone by itself."""
 
 logger = logging.getLogger(__name__)
 
@@ -109,7 +110,7 @@ class Reaper:
                 assert self._helper.stdin is not None
                 self._helper.stdin.write(line)
             except (OSError, ValueError) as error:  # broken pipe, or closed by another thread
-                # Cleanup after a kill is a safety net: a test run must not fail because it tore.
+                # Cleanup after a kill is a safety net: a run must not fail because it tore.
                 logger.warning("the cleanup helper is gone: %s", error)
                 self.close()
 

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 import pytest
 import redis
 
-from pytest_taskservice.reaper import Reaper, process_identity, shared_reaper
 from pytest_taskservice.redis import RedisRequest, acquire
+from taskservice.reaper import Reaper, process_identity, shared_reaper
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -26,7 +26,7 @@ PROMISED = 2.0
 # A run that registers one of each, releases a second of each, and then waits to be killed.
 PROGRAM = """
 import json, os, subprocess, sys, time
-from pytest_taskservice.reaper import shared_reaper
+from taskservice.reaper import shared_reaper
 
 url, base, forked = sys.argv[1], sys.argv[2], sys.argv[3] == "forked"
 reaper = shared_reaper()
