@@ -29,6 +29,7 @@ from pytest_taskservice.compat.fixtures import (
     use_celery_app_trap,
 )
 from pytest_taskservice.compat.session import CompatSession
+from pytest_taskservice.compat.stand_ins import StandIns
 from pytest_taskservice.fixtures import HARNESS
 
 __all__ = [
@@ -49,6 +50,19 @@ __all__ = [
 ]
 
 _MARKER = "celery(**overrides): override the Celery configuration of a test's app"
+_stand_ins = StandIns({name: globals()[name] for name in __all__})
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_plugin_registered(plugin: object) -> None:
+    """Before a conftest.py's fixtures are read, ours stand for those that it has from Celery."""
+    _stand_ins.replace_in(plugin)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection() -> None:
+    """Test modules may import Celery's fixtures too."""
+    _stand_ins.replace_in_theirs()
 
 
 @pytest.hookimpl(trylast=True)
@@ -62,6 +76,7 @@ def pytest_configure(config: pytest.Config) -> None:
     session = CompatSession(harness)
     config.stash[COMPAT] = session
     config.add_cleanup(session.close)
+    config.add_cleanup(_stand_ins.undo)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -380,6 +380,36 @@ def test_the_app_is_celerys_and_the_worker_ours(celery_app, celery_worker):
     assert pid.delay().get(timeout=15) == celery_worker.pid != os.getpid()
 """
 
+UNEDITED = """
+import pytest
+
+{line}
+
+
+@pytest.fixture(scope="session")
+def celery_config():
+    return {"broker_url": "pyamqp://nowhere.invalid", "result_backend": "redis://nowhere.invalid"}
+
+
+@pytest.fixture
+def app(celery_app):
+    return celery_app
+"""
+
+UNEDITED_TESTS = """
+def test_an_app_without_a_worker_reaches_the_broker(app):
+    app.send_task("nobody.knows", retry=False)
+
+    with app.connection_for_read() as connection:
+        assert connection.default_channel.queue_declare("celery", passive=True).message_count == 1
+
+
+def test_its_result_backend_is_there(app):
+    app.backend.store_result("one", 1, "SUCCESS")
+
+    assert app.AsyncResult("one").get(timeout=5) == 1
+"""
+
 
 @pytest.fixture
 def suite(downstream: Downstream) -> Downstream:
@@ -404,6 +434,35 @@ def test_a_suite_with_workers_of_single_tests_runs_unchanged(suite: Downstream) 
     suite.write(test_single=SINGLE)
 
     suite.run().assert_outcomes(passed=8)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "from celery.contrib.pytest import celery_app, celery_session_app",
+        'pytest_plugins = ("celery.contrib.pytest",)',
+        "import celery.contrib.pytest",
+    ],
+)
+@pytest.mark.parametrize("world", ["celery", "celery-sim"])
+def test_a_suite_that_names_celerys_own_module_needs_no_change(
+    downstream: Downstream, line: str, world: str
+) -> None:
+    downstream.ini()
+    downstream.write(conftest=UNEDITED.replace("{line}", line), test_unedited=UNEDITED_TESTS)
+
+    result = downstream.run("-p", COMPAT, f"--taskservice-backend={world}")
+
+    result.assert_outcomes(passed=2)
+    result.stdout.fnmatch_lines([f"taskservice: Celery's fixtures in the world {world}: *"])
+
+
+def test_a_test_module_may_import_celerys_fixtures(downstream: Downstream) -> None:
+    downstream.ini()
+    first = "from celery.contrib.pytest import celery_app  # noqa: F401"
+    downstream.write(conftest=UNEDITED.replace("{line}", ""), test_unedited=first + UNEDITED_TESTS)
+
+    downstream.run("-p", COMPAT, "--taskservice-backend=celery").assert_outcomes(passed=2)
 
 
 def test_trouble_is_explained(downstream: Downstream) -> None:
