@@ -89,7 +89,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> Generator[None, Any, Any]:
     """The world is told of a test before any of its fixtures is built."""
-    item.config.stash[COMPAT].begin_test(item.nodeid)
+    asks = "celery_compat_world" in getattr(item, "fixturenames", ())
+    item.config.stash[COMPAT].begin_test(item.nodeid, asks=asks)
     return (yield)
 
 

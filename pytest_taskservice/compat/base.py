@@ -48,8 +48,9 @@ class CompatWorker(Protocol):
 class CompatWorld(Protocol):
     """One world for a session of tests that use Celery's fixtures.
 
-    ``begin_test`` and ``end_test`` stand around the whole of every test, the set-up and teardown of its
-    fixtures included. Apps and workers of session fixtures are opened within the first test that needs
+    ``begin_test`` and ``end_test`` stand around the whole of every test that has to do with this world, the
+    set-up and teardown of its fixtures included: one that asks for it, or finds something open. A test that
+    comes to it unforeseen is begun where it does. Apps and workers of session fixtures are opened within the first test that needs
     them and closed after the last: a world that starts anew for every test re-opens, in ``begin_test``,
     what is still open.
     """
@@ -67,6 +68,9 @@ class CompatWorld(Protocol):
 
         Raise ``RuntimeError``, as Celery does, if they do not end within ``shutdown_timeout``.
         """
+
+    def lasting(self) -> bool:
+        """Return whether an app or a worker is open that every test may use."""
 
     def begin_test(self, name: str) -> None:
         """Make ready for the test ``name``."""

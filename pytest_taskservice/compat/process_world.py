@@ -106,6 +106,10 @@ class ProcessWorld:
         self._forget(worker)
         worker.stop()
 
+    def lasting(self) -> bool:
+        """Return whether an app or a worker is open."""
+        return bool(self._opened)
+
     def begin_test(self, name: str) -> None:
         """Replace a worker that the test before has killed, and note where each one's log stands."""
         for worker in self._workers:

@@ -38,6 +38,8 @@ class CompatSession:
         self._apps: list[Celery] = []
         self.used: dict[str, str] = {}
         self._test: str | None = None
+        self._begun = False
+        """Whether the world in use knows of the test."""
         self._uninstall: Callable[[], None] | None = None
 
     def refusal(self) -> str | None:
@@ -50,23 +52,26 @@ class CompatSession:
         if self._current is None or self._current.name != name:
             self.leave()
             self._current = open_compat_world(name, self._harness)
-            if self._test is not None:
-                self._current.begin_test(self._test)
+        if self._test is not None and not self._begun:
+            self._begun = True
+            self._current.begin_test(self._test)
         return self._current
 
-    def begin_test(self, name: str) -> None:
-        """Have every worker that this test starts be one of ours."""
+    def begin_test(self, name: str, *, asks: bool) -> None:
+        """Have every worker that this test starts be one of ours; ``asks`` says that it has such fixtures."""
         self._test = name
         if self.worlds and self._uninstall is None:
             self._uninstall = self._install()
-        if self._current is not None:
-            self._current.begin_test(name)
+        # What has nothing to do with Celery is left in real time, whatever the test before it had.
+        if self._current is not None and (asks or self._current.lasting()):
+            self.world()
 
     def end_test(self) -> None:
         """Forget the test."""
         self._test = None
-        if self._current is not None:
+        if self._begun and self._current is not None:
             self._current.end_test()
+        self._begun = False
 
     def report(self) -> dict[str, str]:
         """Return what the world in use knows of the test."""
@@ -92,6 +97,7 @@ class CompatSession:
             self.used[self._current.name] = self._current.describe()
             self._current.close()
             self._current = None
+            self._begun = False
 
     def close(self) -> None:
         """Close the world, and give Celery its workers back."""

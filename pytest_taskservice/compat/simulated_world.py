@@ -116,6 +116,10 @@ class SimulatedWorld:
             )
         world.stop(current)
 
+    def lasting(self) -> bool:
+        """Return whether an app or a worker is open."""
+        return bool(self._patches or self._workers)
+
     def begin_test(self, name: str) -> None:
         """Open a simulation for the test."""
         self.end_test()

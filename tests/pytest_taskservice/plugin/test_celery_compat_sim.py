@@ -217,3 +217,59 @@ def test_children_of_a_prefork_pool_know_what_there_was_when_they_were_forked(do
     downstream.write(conftest=CONFTEST, shopx__shared=SHARED, test_forked=FORKED)
 
     downstream.run("--taskservice-backend=celery-sim").assert_outcomes(passed=3)
+
+ALONE = """
+import http.server
+import threading
+import time
+import urllib.request
+
+
+def test_celery(celery_app, celery_worker):
+    @celery_app.task
+    def one():
+        return 1
+
+    celery_worker.reload()
+    assert one.delay().get(timeout=5) == 1
+
+
+def test_a_server_of_its_own():
+    server = http.server.HTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler)
+    threading.Thread(target=server.handle_request, daemon=True).start()
+    with server:
+        try:
+            urllib.request.urlopen(f"http://127.0.0.1:{server.server_port}/")
+        except urllib.error.HTTPError as error:
+            assert error.code == 501
+
+
+def test_the_time_is_real():
+    before = time.perf_counter()
+    time.sleep(0.05)
+    assert time.perf_counter() - before >= 0.05
+    assert time.sleep.__module__ == "time"
+
+
+def test_celery_unforeseen(request):
+    time.sleep(0.01)
+    app = request.getfixturevalue("celery_app")
+    worker = request.getfixturevalue("celery_worker")
+
+    @app.task
+    def nap():
+        time.sleep(600)
+
+    worker.reload()
+    nap.delay().get(timeout=700)
+"""
+
+
+def test_what_does_not_ask_for_celery_is_in_no_simulation(downstream: Downstream) -> None:
+    downstream.ini()
+    downstream.write(test_alone=ALONE)
+
+    result = downstream.run("-p", "pytest_taskservice.celery_compat", "--taskservice-backend=celery-sim")
+
+    result.assert_outcomes(passed=4)
+    result.stdout.fnmatch_lines(["*in the world celery-sim: 2 simulations, seed 0"])
