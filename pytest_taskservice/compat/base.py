@@ -50,9 +50,9 @@ class CompatWorld(Protocol):
 
     ``begin_test`` and ``end_test`` stand around the whole of every test that has to do with this world, the
     set-up and teardown of its fixtures included: one that asks for it, or finds something open. A test that
-    comes to it unforeseen is begun where it does. Apps and workers of session fixtures are opened within the first test that needs
-    them and closed after the last: a world that starts anew for every test re-opens, in ``begin_test``,
-    what is still open.
+    comes to it unforeseen is begun where it does. Apps and workers of session fixtures are opened within the
+    first test that needs them and closed after the last: a world that starts anew for every test re-opens,
+    in ``begin_test``, what is still open.
     """
 
     name: str

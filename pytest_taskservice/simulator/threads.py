@@ -138,6 +138,10 @@ class Threads:
         """Return whether any thread waits."""
         return bool(self._waiters)
 
+    def waiting_threads(self) -> set[int]:
+        """Return which threads wait."""
+        return {waiter.thread for waiter in list(self._waiters)}
+
     def next_deadline(self) -> float | None:
         """Return the earliest deadline of those who wait."""
         return min((waiter.deadline for waiter in self._waiters if waiter.deadline is not None), default=None)
@@ -161,7 +165,7 @@ class Threads:
 
     def let_work(self, is_due: Callable[[], bool]) -> bool:
         """Wait for threads that tasks wait for; return whether something ``is_due`` before time goes on."""
-        return self.errands.let_work(is_due, lambda: {waiter.thread for waiter in list(self._waiters)})
+        return self.errands.let_work(is_due, self.waiting_threads)
 
     def let_run(self) -> bool:
         """Wait a moment for other threads; return whether it may have helped."""

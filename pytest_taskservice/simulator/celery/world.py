@@ -32,6 +32,7 @@ from pytest_taskservice.simulator.celery.seams import install_seams
 from pytest_taskservice.simulator.celery.shortcuts import install_shortcuts
 from pytest_taskservice.simulator.celery.traps import ignore, no_time
 from pytest_taskservice.simulator.celery.worker import SimulatedWorker
+from pytest_taskservice.simulator.companions import Companions
 from pytest_taskservice.simulator.core.fibers import current_fiber
 from pytest_taskservice.simulator.core.simulation import Budget, Simulation
 from pytest_taskservice.simulator.loops.fiber_loop import install_fiber_loops
@@ -300,11 +301,14 @@ class CeleryWorld:
         stack.callback(gc.set_threshold, *gc.get_threshold())
         # Celery makes many objects that live for one message: the default looks at them every few tasks.
         gc.set_threshold(_COLLECT_EVERY, *gc.get_threshold()[1:])
-        stack.enter_context(replaced(simulation))
+        companions = Companions(simulation)
+        stack.enter_context(replaced(companions))
         patches = Patches()
         stack.callback(patches.undo)
+        companions.install(patches)
         self.threads = Threads(simulation)
         simulation.outsiders = self.threads
+        companions.waiting = self.threads.waiting_threads
         self.threads.install(patches)
         install_seams(patches, simulation, self.record.of_request)
         signals.task_received.connect(self.record.received, weak=False)

@@ -1,0 +1,131 @@
+"""What a test has started beside its simulation, threads and processes: they get real time while it sleeps.
+
+A test that looks again and again whether one of them is done, and sleeps in between, would else be through
+all its virtual patience before that one has begun. A thread that is blocked, or that waits in the simulation,
+has nothing to do; a process is given as long as the test sleeps.
+
+Replaces ``subprocess.Popen.__init__`` and ``poll``, to know of processes. Leans on ``sys._current_frames``.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
+
+from pytest_taskservice.simulator.core.fibers import current_fiber
+from pytest_taskservice.simulator.substitutes import real_sleep
+
+if TYPE_CHECKING:
+    from pytest_taskservice.simulator.core.simulation import Simulation
+    from pytest_taskservice.simulator.substitutes import Patches
+
+__all__ = ["Companions"]
+
+_TICK = 0.0005
+_LOOKS = 4
+"""How often in a row a thread is found in the same place if it is blocked there."""
+_PATIENCE = 10.0
+"""Real seconds of a simulation that threads get; some work for ever."""
+_LONGEST = 1.0
+"""Real seconds of one sleep that processes get."""
+_PATIENCE_WITH_PROCESSES = 60.0
+
+_now = time.monotonic
+_init: Any = subprocess.Popen.__init__
+_poll: Any = subprocess.Popen.poll
+
+
+class Companions:
+    """Stands for the simulation wherever its owner sleeps; implements ``Sleeper``."""
+
+    def __init__(self, simulation: Simulation) -> None:
+        self.random = simulation.random
+        self.monotonic = simulation.monotonic
+        self._simulation = simulation
+        self._owner = threading.get_ident()
+        self._strangers = {thread.ident for thread in threading.enumerate()}
+        self._processes: WeakSet[Any] = WeakSet()
+        self._places: dict[int, Any] = {}
+        self._patience = _PATIENCE
+        self._patience_with_processes = _PATIENCE_WITH_PROCESSES
+        self.waiting: Callable[[], set[int]] = set
+        """Returns the threads that wait in the simulation."""
+
+    def install(self, patches: Patches) -> None:
+        """Hear of processes until ``patches`` are undone."""
+        companions = self
+
+        def init(process: Any, *args: Any, **options: Any) -> None:
+            _init(process, *args, **options)
+            companions._processes.add(process)
+
+        def poll(process: Any) -> Any:
+            code = _poll(process)
+            if code is None:
+                # One from before the simulation, whose end is waited for now.
+                companions._processes.add(process)
+            return code
+
+        patches.set(subprocess.Popen, "__init__", init)
+        patches.set(subprocess.Popen, "poll", poll)
+
+    def sleep(self, seconds: float) -> None:
+        """Sleep in the simulation, after giving real time to whoever needs it."""
+        if current_fiber() is None and threading.get_ident() == self._owner:
+            if threading.active_count() > 1:
+                self._let_threads_work()
+            if self._processes:
+                self._let_processes_work(seconds)
+        self._simulation.sleep(seconds)
+
+    def _let_processes_work(self, seconds: float) -> None:
+        if self._patience_with_processes <= 0:
+            return
+        if not any(_runs(process) for process in list(self._processes)):
+            self._processes.clear()
+            return
+        moment = min(seconds, _LONGEST)
+        self._patience_with_processes -= moment
+        real_sleep(moment)
+
+    def _let_threads_work(self) -> None:
+        """Wait until each of the test's threads has ended, waits in the simulation or stands still."""
+        looks = 0
+        while looks < _LOOKS and self._patience > 0:
+            places = self._look()
+            if not places:
+                return
+            looks = looks + 1 if places == self._places else 0
+            self._places = places
+            before = _now()
+            real_sleep(_TICK)
+            self._patience -= _now() - before if looks == 0 else 0
+
+    def _look(self) -> dict[int, Any]:
+        """Return where each thread is that is not known to wait."""
+        mine = {thread.ident for thread in threading.enumerate()} - self._strangers - self.waiting()
+        mine.discard(self._owner)
+        frames = sys._current_frames() if mine else {}  # noqa: SLF001 - listed above
+        return {ident: _place(frames[ident]) for ident in mine if ident is not None and ident in frames}
+
+
+def _runs(process: Any) -> bool:
+    if process.returncode is not None:
+        return False
+    if not hasattr(os, "waitid"):
+        return _poll(process) is None
+    try:
+        # Only looked at: an event loop may wait for its end, too.
+        return os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
+    except ChildProcessError:
+        return False
+
+
+def _place(frame: Any) -> tuple[int, int]:
+    return id(frame), frame.f_lasti
