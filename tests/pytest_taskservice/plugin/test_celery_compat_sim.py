@@ -218,6 +218,7 @@ def test_children_of_a_prefork_pool_know_what_there_was_when_they_were_forked(do
 
     downstream.run("--taskservice-backend=celery-sim").assert_outcomes(passed=3)
 
+
 ALONE = """
 import http.server
 import threading
