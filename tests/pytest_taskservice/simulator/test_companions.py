@@ -47,17 +47,21 @@ def simulation() -> Iterator[CelerySimDriver]:
 
 
 def test_a_thread_that_computes_is_waited_for() -> None:
-    done: list[bool] = []
-    thread = threading.Thread(target=lambda: (compute(), done.append(True)))
+    thread = threading.Thread(target=compute)
     thread.start()
 
-    assert looked_for(lambda: bool(done))
+    assert looked_for(lambda: not thread.is_alive())
 
 
 def test_a_thread_that_was_blocked_may_go_on() -> None:
     go, done = threading.Event(), threading.Event()
-    thread = threading.Thread(target=lambda: (go.wait(), compute(), done.set()))
-    thread.start()
+
+    def work() -> None:
+        go.wait()
+        compute()
+        done.set()
+
+    threading.Thread(target=work).start()
     time.sleep(1)
 
     go.set()
