@@ -131,10 +131,19 @@ def _app_options(app: Celery) -> dict[str, Any]:
         value = getattr(loose, name)
         if value is not None:
             given[name.replace("loader_cls", "loader")] = value
-    try:
-        return {name: encode(value) for name, value in given.items() if value is not None}
-    except UnportableError as error:
-        raise HarnessError(f"celery_parameters: {error}; a worker in another process needs it") from None
+    told = {}
+    for name, value in given.items():
+        if value is None:
+            continue
+        try:
+            told[name] = encode(value)
+        except UnportableError as error:
+            raise HarnessError(
+                f"the worker, another process, cannot make the app {app.main!r} anew: its {name} is {value!r} "
+                f"({error}). Keep the app in a variable of a module, where the worker finds it, or run this "
+                "test with --taskservice-backend=celery-sim"
+            ) from None
+    return told
 
 
 def _worker_options(options: Mapping[str, Any]) -> dict[str, Any]:

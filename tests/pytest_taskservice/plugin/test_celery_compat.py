@@ -523,6 +523,44 @@ def test_a_parameter_that_no_process_can_be_told_is_one_line(downstream: Downstr
     assert downstream.code_shown(result) == []
 
 
+FACTORY = """
+from celery import Celery, Task
+from celery.contrib.testing.worker import start_worker
+
+
+def create_app():
+    class ContextTask(Task):
+        def __call__(self, *args, **kwargs):
+            return self.run(*args, **kwargs)
+
+    return Celery("web", broker="memory://", backend="cache+memory://", task_cls=ContextTask)
+
+
+def test_it():
+    with start_worker(create_app(), perform_ping_check=False):
+        pass
+"""
+
+
+def test_an_app_of_a_factory_that_no_process_can_make_is_told_what_to_do(downstream: Downstream) -> None:
+    downstream.ini()
+    downstream.write(test_factory=FACTORY)
+
+    result = downstream.run("-p", COMPAT, "--taskservice-backend=celery")
+
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(
+        ["*the worker, another process, cannot make the app 'web' anew: its task_cls is *ContextTask*"]
+    )
+
+
+def test_the_same_app_runs_in_a_simulation(downstream: Downstream) -> None:
+    downstream.ini()
+    downstream.write(test_factory=FACTORY)
+
+    downstream.run("-p", COMPAT, "--taskservice-backend=celery-sim").assert_outcomes(passed=1)
+
+
 def test_worlds_that_have_no_worker_skip_and_say_why(suite: Downstream) -> None:
     suite.write(test_single=SINGLE)
 
