@@ -140,8 +140,8 @@ def _app_options(app: Celery) -> dict[str, Any]:
         except UnportableError as error:
             raise HarnessError(
                 f"the worker, another process, cannot make the app {app.main!r} anew: its {name} is "
-                f"{value!r} ({error}). Keep the app in a variable of a module, where the worker finds it, or run this "
-                "test with --taskservice-backend=celery-sim"
+                f"{value!r} ({error}). Keep the app in a variable of a module, where the worker finds it, or "
+                "run this test with --taskservice-backend=celery-sim"
             ) from None
     return told
 
