@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from importlib import import_module
 from queue import LifoQueue
+from types import FunctionType
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from kombu import Connection
 from kombu.utils.functional import lazy
@@ -125,6 +128,31 @@ def _revived(original: Any) -> Any:
     return revive
 
 
+# By a task's function, and whether it is bound: what decided on the head, and the head.
+_heads: WeakKeyDictionary[FunctionType, dict[bool, tuple[tuple[Any, ...], Any]]] = WeakKeyDictionary()
+
+
+def _headed(original: Any) -> Any:
+    def head_from_fun(fun: Any, bound: bool = False) -> Any:
+        # Whoever listens is told the head's text.
+        if type(fun) is not FunctionType or type(bound) is not bool or _logger.isEnabledFor(logging.DEBUG):
+            return original(fun, bound)
+        spec = (
+            fun.__code__, fun.__defaults__, fun.__kwdefaults__, fun.__name__, fun.__module__,
+            fun.__dict__.get("__signature__"),
+        )  # fmt: skip
+        known = _heads.setdefault(fun, {})
+        found = known.get(bound)
+        if found is None or any(one is not other for one, other in zip(found[0], spec, strict=True)):
+            found = known[bound] = spec, original(fun, bound)
+        return found[1]
+
+    return head_from_fun
+
+
+_logger = logging.getLogger("celery.utils.functional")
+
+
 def _stocked(original: Any) -> Any:
     def setup(pool: Any) -> None:
         taken = len(pool._resource.queue) + len(pool._dirty)  # noqa: SLF001 - as above
@@ -204,6 +232,12 @@ MAKING_SHORTCUTS = (
         make=_revived,
         besides=("kombu.abstract:MaybeChannelBound.maybe_bind", "kombu.abstract:MaybeChannelBound.bind"),
         texts=frozenset({"ca81069c3a18"}),
+    ),
+    Shortcut(
+        place="celery.app.base:head_from_fun",
+        make=_headed,
+        besides=("celery.utils.functional:_argsfromspec",),
+        texts=frozenset({"5337a84f2718", "9c8bf8447e0d"}),
     ),
     Shortcut(place="kombu.connection:ConnectionPool.setup", make=_stocked, texts=frozenset({"04e6fbda92bf"})),
     Shortcut(place="kombu.pools:ProducerPool.setup", make=_stocked_anew, texts=frozenset({"b14f5c6c7361"})),

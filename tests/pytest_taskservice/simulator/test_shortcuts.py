@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ from typing import Any, cast
 import pytest
 from celery import Celery, chain, chord, group
 from celery.app import amqp
+from celery.utils.functional import head_from_fun
 from celery.utils.saferepr import saferepr
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -355,6 +357,31 @@ def test_connections_that_are_made_again_are_as_they_were(url: str) -> None:
             found.append((made.info(), made.as_uri(include_password=True), repr(Queue("q", Exchange("e")))))
 
     assert found[0] == found[1] == found[2]
+
+
+def test_a_task_is_called_as_its_function_is_now() -> None:
+    def greet(name: str, mark: str = "!", *, loud: bool = False) -> str:
+        return name + mark
+
+    other = greet.__code__.replace(co_varnames=("who", "mark", "loud"))
+    (headed,) = [one for one in MAKING_SHORTCUTS if one.place.endswith("head_from_fun")]
+    quick = headed.make(head_from_fun)
+
+    for attribute, value in (
+        ("__name__", "greet"),
+        ("__defaults__", None),
+        ("__kwdefaults__", None),
+        ("__code__", other),
+        ("__signature__", inspect.signature(app.signature)),
+    ):
+        setattr(greet, attribute, value)
+        for bound in (False, True, False):
+            assert checker(quick(greet, bound)) == checker(head_from_fun(greet, bound))
+
+
+def checker(head: Any) -> tuple[str, str]:
+    """Return the name and the arguments of what checks a task's arguments."""
+    return getattr(head, "func", head).__name__, str(inspect.signature(head))
 
 
 EXCHANGES = st.builds(
