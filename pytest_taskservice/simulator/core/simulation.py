@@ -258,7 +258,8 @@ class Simulation:
 
     def waiting_for(self) -> tuple[str, ...]:
         """Return a line for each thing that waits, or is to come."""
-        return tuple(self._waiting_for())
+        # Of many that say the same, as workers of one name do that came one after the other, one will do.
+        return tuple(dict.fromkeys(self._waiting_for()))
 
     def abandon(self, fiber: Fiber) -> None:
         """Never go on with ``fiber``: the process it stood for is gone."""
