@@ -160,6 +160,10 @@ class Injection(Protocol):
     def struck(self) -> int:
         """How often it has struck."""
 
+    @property
+    def struck_at(self) -> tuple[float, ...]:
+        """When it has struck, each time, in the log's clock."""
+
     def heal(self) -> None:
         """End it; may be called twice."""
 

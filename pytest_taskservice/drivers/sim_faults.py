@@ -47,6 +47,11 @@ class SimulatedInjection:
         """How often it has struck."""
         return self._injected.times
 
+    @property
+    def struck_at(self) -> tuple[float, ...]:
+        """When it has struck, each time."""
+        return tuple(self._injected.moments)
+
     def heal(self) -> None:
         """End it."""
         self._injected.heal()

@@ -44,7 +44,8 @@ class Injected:
         self.call = call
         self.over = False
         """Whether it strikes no more and lasts no longer."""
-        self.times = 0
+        self.moments: list[float] = []
+        """When it has struck by itself, and not by the hand of a worker."""
         self.undo: Callable[[], object] | None = None
         self.strike: Strike | None = None
         self._faults = faults
@@ -52,8 +53,13 @@ class Injected:
     @property
     def struck(self) -> int:
         """How often it has struck."""
+        return len(self.struck_at)
+
+    @property
+    def struck_at(self) -> tuple[float, ...]:
+        """When it has struck, each time."""
         claims = self._faults.ledger.claims(self.strike.id) if self.strike else ()
-        return self.times + len(claims)
+        return tuple(sorted([*self.moments, *(claim["at"] for claim in claims)]))
 
     def heal(self) -> None:
         """End it; may be called twice."""
@@ -363,7 +369,7 @@ class WorkerFaults:
     # What is told.
 
     def _struck(self, injected: Injected, *, worker: str = "") -> None:
-        injected.times += 1
+        injected.moments.append(time.time())
         self._note(EventKind.FAULT, injected.call, worker=worker)
 
     def _note(self, kind: EventKind, call: FaultCall, *, worker: str = "") -> None:

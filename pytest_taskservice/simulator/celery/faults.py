@@ -32,7 +32,8 @@ class Injected:
 
     def __init__(self, faults: Faults, fault: Fault) -> None:
         self.fault = fault
-        self.times = 0
+        self.moments: list[float] = []
+        """When it has struck, each time, as the history counts."""
         self.over = False
         """Whether it strikes no more and lasts no longer."""
         self.ready = False
@@ -40,6 +41,11 @@ class Injected:
         self.victim: Any = None
         self.dues: list[Due | None] = []
         self._faults = faults
+
+    @property
+    def times(self) -> int:
+        """How often it has struck."""
+        return len(self.moments)
 
     def heal(self) -> None:
         """End it; what it has done stays done."""
@@ -153,7 +159,7 @@ class Faults:
         fault, world = injected.fault, self._world
         if fault.kind == "restart":
             self.end(injected)
-            injected.times = 1
+            injected.moments.append(self._world.record.now())
             self.begin(Fault(kind="down", for_=fault.restart or 0.0))
             return
         self.struck(injected, {})
@@ -219,7 +225,7 @@ class Faults:
 
     def struck(self, injected: Injected, detail: dict[str, Any]) -> None:
         """Note that a fault strikes now; it ends when it has done so as often as it may."""
-        injected.times += 1
+        injected.moments.append(self._world.record.now())
         fault = injected.fault
         self._note(EventKind.FAULT, fault, detail)
         if fault.waits and fault.times is not None and injected.times >= fault.times:

@@ -139,6 +139,29 @@ def test_a_killed_worker_hands_its_run_on(sim: CelerySimDriver, app: Celery) -> 
     assert [(tale.kind, tale.struck) for tale in verdict.faults["crash"]] == [("kill", 1)]
 
 
+@pytest.mark.parametrize(("instant", "struck"), [(0.5, 0), (1.5, 1), (3.0, 2)])
+def test_a_fault_is_known_to_have_struck_from_that_instant_on(
+    instant: float, struck: int, sim: CelerySimDriver, app: Celery
+) -> None:
+    fault = FaultCall(kind="lose_child", when="started", times=2)
+    steps = (
+        Inject(mark=MARK, fault=fault, name="fault"),
+        Launch(mark=MARK, at=1.0, task="pack"),
+        Launch(mark=MARK, at=2.0, task="pack"),
+    )
+    said = (claim("at", "fault", instant, struck=struck), claim("eventually", "fault", instant, struck=struck))
+
+    verdict = play(story(tasks=tasks(task("pack")), steps=steps, expect=said), sim, app)
+    lie = play(
+        story(tasks=tasks(task("pack")), steps=steps, expect=(claim("at", "fault", instant, struck=9),)),
+        sim,
+        app,
+    )
+
+    assert told(verdict) == []
+    assert [mismatch.got for mismatch in lie.mismatches] == [f"struck {struck}"]
+
+
 def test_a_fault_that_lies_in_wait_outlasts_the_steps(sim: CelerySimDriver, app: Celery) -> None:
     fault = FaultCall(kind="kill", when="running", into=1.0)
     verdict = play(
