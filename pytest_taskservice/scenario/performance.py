@@ -116,7 +116,8 @@ class Performance:
         """Return what became of each fault, by name; those that bear none are under the empty one."""
         return {
             name: tuple(
-                FaultTale(at=at, kind=fault.kind, struck_at=injection.struck_at) for at, fault, injection in found
+                FaultTale(at=at, kind=fault.kind, struck_at=injection.struck_at)
+                for at, fault, injection in found
             )
             for name, found in self._injections.items()
         }

@@ -245,6 +245,19 @@ def test_beat_sends_what_the_story_says(begin: Callable[..., CeleryWorkerDriver]
     eventually(lambda: driver.outcome(sent()[0].run).result == 3)
 
 
+def test_a_beat_may_be_in_several_time_zones(begin: Callable[..., CeleryWorkerDriver]) -> None:
+    nightly = {
+        zone: Entry(name=zone, mark=MARK, task="sum", cron="0 6 * * *", timezone=zone)
+        for zone in ("Europe/Berlin", "Asia/Tokyo")
+    }
+    driver = begin(
+        beat={"often": Entry(name="often", mark=MARK, task="sum", every=0.2), **nightly},
+        tasks={"sum": call("add", 1, 2)},
+    )
+
+    eventually(lambda: [event for event in driver.log() if event.detail.get("entry") == "often"])
+
+
 def test_a_beat_that_is_killed_is_silent_until_it_is_healed(
     begin: Callable[..., CeleryWorkerDriver],
 ) -> None:

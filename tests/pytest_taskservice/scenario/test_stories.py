@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from fnmatch import fnmatch
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from pytest_taskservice.drivers.anyio import AnyIODriver
 from pytest_taskservice.drivers.base import CapabilityError
 from pytest_taskservice.drivers.celery_eager import CeleryEagerDriver
 from pytest_taskservice.drivers.celery_sim import CelerySimDriver, SimulatorOptions
+from pytest_taskservice.drivers.zoned import zoned
 from pytest_taskservice.errors import ScenarioError
 from pytest_taskservice.history import EventKind
 from pytest_taskservice.scenario.acts import (
@@ -149,7 +151,7 @@ def test_a_fault_is_known_to_have_struck_from_that_instant_on(
         Launch(mark=MARK, at=1.0, task="pack"),
         Launch(mark=MARK, at=2.0, task="pack"),
     )
-    said = (claim("at", "fault", instant, struck=struck), claim("eventually", "fault", instant, struck=struck))
+    said = tuple(claim(kind, "fault", instant, struck=struck) for kind in ("at", "eventually"))
 
     verdict = play(story(tasks=tasks(task("pack")), steps=steps, expect=said), sim, app)
     lie = play(
@@ -311,6 +313,43 @@ def test_beat_fires_by_the_clock_of_its_zone(world: str, app: Celery) -> None:
     assert {(event.task, event.detail["entry"]) for event in first} == {("report", "nightly")}
     assert [round(at / 3600, 1) for at in sent] == [2.5, 26.5, 50.5, 73.5, 97.5]
     assert str(app.timezone) == own == "UTC"
+
+
+@pytest.mark.parametrize("world", [world for world in IN_PROCESS if world != "celery-eager"])
+def test_each_entry_of_a_beat_has_a_zone_of_its_own(world: str, app: Celery) -> None:
+    zones = {"west": "America/New_York", "east": "Asia/Tokyo", "here": "UTC"}
+    entries = {
+        name: Entry(name=name, mark=MARK, task="report", cron="0 6 * * *", timezone=zone)
+        for name, zone in zones.items()
+    }
+
+    verdict = play(
+        story(
+            config=Config(start="2026-01-15T00:00:00+00:00"),
+            tasks=tasks(task("report")),
+            beat=entries,
+            steps=(Advance(mark=MARK, duration=2 * DAY),),
+            expect=tuple(claim("at", name, 2 * DAY, runs=2) for name in zones),
+        ),
+        driver_of(world),
+        app,
+    )
+
+    sent = {
+        name: [round((verdict.log.of(run)[0].at - verdict.start) / 3600, 1) for run in verdict.runs[name]]
+        for name in zones
+    }
+    assert told(verdict) == []
+    assert sent == {"west": [11.0, 35.0], "east": [21.0, 45.0], "here": [6.0, 30.0]}
+
+
+def test_a_zoned_crontab_keeps_its_zone_in_the_file_of_a_beat() -> None:
+    schedule = zoned("30 2 * * 1-5", "Europe/Berlin")
+
+    again = pickle.loads(pickle.dumps(schedule))
+
+    assert (again, str(again.tz)) == (schedule, "Europe/Berlin")
+    assert again != zoned("30 2 * * 1-5", "Asia/Tokyo")
 
 
 @pytest.mark.parametrize("world", [world for world in IN_PROCESS if world != "celery-eager"])
