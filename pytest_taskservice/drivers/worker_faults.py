@@ -219,11 +219,6 @@ class WorkerFaults:
 
     def _deliver_badly(self, injected: Injected) -> None:
         call = injected.call
-        if call.kind == "drop_ack":
-            self._refuse(
-                Capability.DELIVERY_FAULTS,
-                "between a worker and a real Redis an acknowledgement is lost with its connection alone",
-            )
         if call.kind == "delay" and not call.by:
             raise FaultError("delay by how much? Say by=seconds")
         self._lay(injected)

@@ -497,13 +497,39 @@ def test_a_message_of_a_worker_can_be_held_back(begin: Callable[..., CeleryWorke
     assert driver.outcome(runs.ends[0]).result == 6
 
 
+def test_a_message_comes_again_whose_acknowledgement_got_lost(
+    begin: Callable[..., CeleryWorkerDriver],
+) -> None:
+    """Another task's acknowledgement arrives, and so does the second one of this one."""
+    driver = begin(settings=BRIEF, faults=frozenset({"drop_ack"}))
+    fault = driver.faults().inject(FaultCall(kind="drop_ack", task="add"))
+    other = driver.launch(slow(0.1))
+    run = driver.launch(call("add", 1, 2))
+    driver.settle(timeout=20)
+
+    assert (kinds(driver, run).count("received"), kinds(driver, other).count("received")) == (2, 1)
+    assert (driver.outcome(run).result, fault.struck) == (3, 1)
+    assert [(event.detail["run"], event.worker) for event in told(driver, EventKind.FAULT)] == [
+        (run, "worker1@taskservice")
+    ]
+
+
+def test_an_early_acknowledgement_can_get_lost(begin: Callable[..., CeleryWorkerDriver]) -> None:
+    settings = {key: value for key, value in BRIEF.items() if key not in LATE}
+    driver = begin(settings=settings, faults=frozenset({"drop_ack"}))
+    driver.faults().inject(FaultCall(kind="drop_ack"))
+    run = driver.launch(call("add", 1, 2))
+    driver.settle(timeout=20)
+
+    assert kinds(driver, run).count("started") == 2
+
+
 # What cannot be.
 
 
 @pytest.mark.parametrize(
     ("fault", "reason"),
     [
-        (FaultCall(kind="drop_ack"), "faults of deliveries"),
         (FaultCall(kind="term", when="running"), "only kill and lose_child strike a real run at a point"),
         (FaultCall(kind="latency", by=1), "the stage announces none"),
         (FaultCall(kind="kill", target="redis"), "the stage announces no fault of processes"),
