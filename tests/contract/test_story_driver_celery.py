@@ -392,6 +392,65 @@ def leave_trace(path: str) -> None:
     Path(path).touch()
 
 
+def test_a_worker_is_paused_at_each_point_of_a_run(begin: Callable[..., CeleryWorkerDriver]) -> None:
+    driver = begin(workers=Workers(count=1, concurrency=1), faults=frozenset({"pause"}))
+    ends = {}
+    for when in ("received", "started", "running", "stored"):
+        into = 0.1 if when == "running" else 0.0
+        fault = driver.faults().inject(FaultCall(kind="pause", when=when, into=into, lasts=0.6))
+        run = driver.launch(slow(0.2))
+        driver.settle(timeout=20)
+        assert (when, fault.struck, driver.outcome(run).status) == (when, 1, "SUCCESS")
+        events = {str(event.kind): event.at for event in driver.log().of(run)}
+        ends[when] = events["succeeded"] - events["sent"]
+
+    assert min(ends.values()) >= 0.6
+    spans = [event for event in driver.log() if event.kind in (EventKind.FAULT, EventKind.HEALED)]
+    assert [str(event.kind) for event in spans] == ["fault", "healed"] * 4
+    assert {event.worker for event in spans} == {"worker1@taskservice"}
+    assert not told(driver, EventKind.WORKER_GONE)
+
+
+def test_a_pause_at_a_point_longer_than_an_answer_may_take_breaks_nothing(
+    begin: Callable[..., CeleryWorkerDriver], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pytest_taskservice.drivers.worker_process._ASK_TIMEOUT", 0.2)
+    driver = begin(faults=frozenset({"pause"}))
+    driver.faults().inject(FaultCall(kind="pause", when="started", lasts=1.5))
+    run = driver.launch(call("add", 1, 2))
+    driver.settle(timeout=20)
+
+    assert driver.outcome(run).result == 3
+
+
+def test_a_pause_at_a_point_ends_when_it_is_healed(begin: Callable[..., CeleryWorkerDriver]) -> None:
+    driver = begin(faults=frozenset({"pause"}))
+    fault = driver.faults().inject(FaultCall(kind="pause", when="started", lasts=60))
+    run = driver.launch(call("add", 1, 2))
+    eventually(lambda: fault.struck)
+    eventually(lambda: "to go on" in driver._faults.pending())  # type: ignore[union-attr]
+
+    fault.heal()
+    driver.settle(timeout=10)
+
+    assert driver.outcome(run).result == 3
+
+
+@pytest.mark.parametrize("kind", ["term", "restart"])
+def test_a_worker_is_told_to_end_at_a_point_of_a_run(
+    kind: str, begin: Callable[..., CeleryWorkerDriver]
+) -> None:
+    driver = begin(workers=Workers(count=1, concurrency=2), faults=frozenset({kind}))
+    fault = driver.faults().inject(FaultCall(kind=kind, when="started", task="slow", times=2, restart=0.0))
+    runs = [driver.launch(slow(0.4)) for _ in range(2)]
+    driver.settle(timeout=30)
+    driver.faults().heal()
+
+    assert [driver.outcome(run).status for run in runs] == ["SUCCESS", "SUCCESS"]
+    assert fault.struck == 2
+    assert len(told(driver, EventKind.WORKER_GONE)) == 1
+
+
 def test_a_lost_child_is_told_by_its_worker(begin: Callable[..., CeleryWorkerDriver]) -> None:
     driver = begin(faults=frozenset({"lose_child"}))
     outcomes = {}
@@ -530,7 +589,6 @@ def test_an_early_acknowledgement_can_get_lost(begin: Callable[..., CeleryWorker
 @pytest.mark.parametrize(
     ("fault", "reason"),
     [
-        (FaultCall(kind="term", when="running"), "only kill and lose_child strike a real run at a point"),
         (FaultCall(kind="latency", by=1), "the stage announces none"),
         (FaultCall(kind="kill", target="redis"), "the stage announces no fault of processes"),
     ],

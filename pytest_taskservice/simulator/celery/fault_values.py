@@ -35,9 +35,9 @@ _MESSAGES = frozenset({"task", "queue", "times", "after", "for_"})
 KINDS: Mapping[str, frozenset[str]] = {
     "kill": _WHERE | {"after", "for_", "restart", "target"},
     "lose_child": _WHERE | {"after", "for_"},
-    "term": frozenset({"worker", "after", "restart"}),
-    "restart": frozenset({"worker", "after", "restart", "target"}),
-    "pause": frozenset({"worker", "after", "for_", "target"}),
+    "term": _WHERE | {"after", "for_", "restart"},
+    "restart": _WHERE | {"after", "for_", "restart", "target"},
+    "pause": _WHERE | {"after", "for_", "target"},
     "down": frozenset({"after", "for_"}),
     "reset_peer": frozenset({"worker", "after"}),
     "latency": frozenset({"by", "after", "for_"}),
@@ -49,6 +49,7 @@ KINDS: Mapping[str, frozenset[str]] = {
 }
 """What each kind of fault may be told."""
 
+_AT_POINTS = frozenset({"kill", "term", "restart", "pause"})
 _MEASURED = frozenset({"latency", "delay", "slow", "clock"})
 _TARGETS: Mapping[str, tuple[str, ...]] = {
     "kill": ("worker", "beat"),
@@ -104,7 +105,7 @@ class Fault:
     @property
     def lasts(self) -> bool:
         """Whether it goes on until it is healed."""
-        return self.kind in ("pause", "down", "latency", "slow", "clock")
+        return self.kind in ("down", "latency", "slow", "clock") or (self.kind == "pause" and not self.waits)
 
     def _told(self) -> list[str]:
         return [field.name for field in fields(self)[1:] if getattr(self, field.name) != field.default]
@@ -120,16 +121,16 @@ class Fault:
             raise FaultError(
                 f"lose_child needs a body to lose: at='started', 'running' or 'stored', got {self.at!r}"
             )
-        if (
-            self.kind == "kill"
-            and self.at is None
-            and (self.task or self.for_ is not None or self.times != 1)
-        ):
+        lies = self.task or self.times != 1 or (self.for_ is not None and self.kind != "pause")
+        if self.kind in _AT_POINTS and self.at is None and lies:
             raise FaultError(
-                "a kill with task, times or for_ lies in wait: say where, with at='received', 'started' ..."
+                f"a {self.kind} with task, times or for_ lies in wait: say where, with at='received', "
+                "'started' ..."
             )
-        if self.target == "beat" and self.at is not None:
-            raise FaultError(f"beat runs no tasks: at={self.at!r} says nothing of it")
+        if self.kind == "pause" and self.at is not None and self.for_ is None:
+            raise FaultError("a pause that lies in wait needs for_: how long it lasts")
+        if self.target != "worker" and self.at is not None:
+            raise FaultError(f"{self.target} runs no tasks: at={self.at!r} says nothing of it")
 
     def _check_numbers(self) -> None:
         for name in ("into", "after", "for_", "restart"):

@@ -21,6 +21,7 @@ from pytest_taskservice.simulator.core.fibers import current_fiber
 
 if TYPE_CHECKING:
     from pytest_taskservice.simulator.celery.broker import Broker
+    from pytest_taskservice.simulator.celery.worker import SimulatedWorker
     from pytest_taskservice.simulator.celery.world import CeleryWorld
     from pytest_taskservice.simulator.core.agenda import Due
 
@@ -40,6 +41,8 @@ class Injected:
         """Whether its time has come: it waits, lasts or has struck."""
         self.victim: Any = None
         self.dues: list[Due | None] = []
+        self.pauses: list[Injected] = []
+        """What it has begun where it lay in wait."""
         self._faults = faults
 
     @property
@@ -48,8 +51,9 @@ class Injected:
         return len(self.moments)
 
     def heal(self) -> None:
-        """End it; what it has done stays done."""
-        self._faults.end(self)
+        """End it; what it has done stays done, but for those who stand still."""
+        for injected in (self, *self.pauses):
+            self._faults.end(injected)
 
     def __repr__(self) -> str:
         return f"<{self.fault}, struck {self.times} times{', over' if self.over else ''}>"
@@ -128,6 +132,32 @@ class Faults:
         if was_down and not broker.down:
             broker.kick()
 
+    def strike_worker(self, injected: Injected, worker: SimulatedWorker, run: str) -> None:
+        """Do to the worker what has lain in wait for one of its runs."""
+        self.struck(injected, {"worker": worker.process.name, "run": run})
+        if worker.process.is_current() and injected.fault.kind != "pause":
+            # The worker itself is running this line.
+            self._world.simulation.after(0.0, self._perform_trap, injected, worker)
+        else:
+            self._perform_trap(injected, worker)
+
+    def _perform_trap(self, injected: Injected, worker: SimulatedWorker) -> None:
+        fault, world = injected.fault, self._world
+        if not worker.process.alive:
+            return
+        if fault.kind == "kill":
+            strikes.kill(world, worker, fault.restart)
+        elif fault.kind == "pause":
+            pause = Injected(self, Fault(kind="pause", worker=worker.process.name, for_=fault.for_))
+            pause.victim = worker
+            pause.moments.append(world.record.now())
+            pause.dues.append(world.simulation.after(fault.for_ or 0.0, pause.heal))
+            injected.pauses.append(pause)
+            self._active.append(pause)
+            strikes.pause(world, worker)
+        else:
+            strikes.terminate(world, worker, fault.restart)
+
     def explain(self) -> Iterator[str]:
         """Say what is broken."""
         return (f"fault: {injected.fault}" for injected in self._active)
@@ -145,7 +175,7 @@ class Faults:
     def _set_off(self, injected: Injected) -> None:
         fault, simulation = injected.fault, self._world.simulation
         injected.ready = True
-        if fault.for_ is not None:
+        if fault.for_ is not None and not (fault.waits and fault.kind == "pause"):
             weight = Weight.WORK if fault.lasts else Weight.UPKEEP
             injected.dues.append(simulation.after(fault.for_, injected.heal, weight=weight))
         if fault.waits:

@@ -245,6 +245,47 @@ def test_a_paused_worker_goes_on_where_it_stood(world: CeleryWorld) -> None:
     assert int(world.simulation.elapsed) == 101
 
 
+@pytest.mark.parametrize("at", ["received", "started", "running", "stored"])
+def test_a_worker_is_paused_at_each_point_of_a_run(at: str, world: CeleryWorld) -> None:
+    fault = world.faults.inject("pause", at=at, for_=100, **({"into": 1} if at == "running" else {}))
+
+    run = early.delay(2)
+    assert run.get() == 2
+    world.simulation.run_until_idle()
+
+    log = list(world.record.log())
+    (ended,) = [event.at - world.simulation.start for event in log if event.kind is EventKind.SUCCEEDED]
+    # What has slept for its time by then is at its end.
+    assert int(ended) == {"received": 102, "started": 102, "running": 101, "stored": 102}[at]
+    assert (fault.times, fault.over) == (1, True)
+    assert [str(event.kind) for event in log if event.kind in (EventKind.FAULT, EventKind.HEALED)] == [
+        "fault",
+        "healed",
+    ]
+
+
+def test_a_pause_at_a_point_ends_when_it_is_healed(world: CeleryWorld) -> None:
+    fault = world.faults.inject("pause", at="started", for_=1_000)
+    run = early.delay(2)
+    world.simulation.advance(10)
+
+    fault.heal()
+
+    assert run.get() == 2
+    assert int(world.simulation.elapsed) == 12
+
+
+@pytest.mark.parametrize("kind", ["term", "restart"])
+def test_a_worker_is_told_to_end_at_a_point_of_a_run(kind: str, world: CeleryWorld) -> None:
+    fault = world.faults.inject(kind, at="running", into=1, task="faults.early", restart=5)
+    runs = [early.delay(2), early.delay(2)]
+
+    assert [run.get() for run in runs] == [2, 2]
+    # The second one by the worker that came up afterwards.
+    assert starts(world) == [0, 7]
+    assert fault.times == 1
+
+
 def test_messages_of_a_paused_worker_time_out_on_redis() -> None:
     with opened(workers=2) as world:
         runs = [late.delay(3), late.delay(3)]
@@ -517,6 +558,10 @@ def test_no_hook_is_in_place_without_a_fault(world: CeleryWorld) -> None:
         ("kill", {"at": "runing"}, "unknown point of the fault 'kill' 'runing'; did you mean 'running'?"),
         ("restart", {"target": "brokr"}, "did you mean 'broker'?"),
         ("kill", {"task": "x"}, "lies in wait: say where"),
+        ("term", {"times": 2}, "a term with task, times or for_ lies in wait: say where"),
+        ("pause", {"task": "x", "for_": 1}, "lies in wait: say where"),
+        ("pause", {"at": "started"}, "needs for_: how long it lasts"),
+        ("restart", {"at": "started", "target": "broker"}, "broker runs no tasks"),
         ("kill", {"at": "started", "into": 3}, "needs at='running'"),
         ("lose_child", {}, "needs a body to lose"),
         ("lose_child", {"at": "received"}, "needs a body to lose"),
