@@ -16,6 +16,7 @@ from pytest_taskservice.simulator.celery.broker import BrokerDownError
 from pytest_taskservice.simulator.celery.fault_values import Fault, make_fault
 from pytest_taskservice.simulator.celery.nemesis import Nemesis
 from pytest_taskservice.simulator.celery.traps import Traps
+from pytest_taskservice.simulator.celery.wire import Wire
 from pytest_taskservice.simulator.core.agenda import Weight
 from pytest_taskservice.simulator.core.fibers import current_fiber
 
@@ -128,8 +129,15 @@ class Faults:
         broker.slower = sum(each.fault.by for each in self.lasting("latency"))
         broker.fate = self._traps.fate if any(self.waiting("duplicate", "delay")) else None
         broker.keeps = self._traps.keeps if any(self.waiting("drop_ack")) else None
-        was_down, broker.down = broker.down, any(self.lasting("down"))
-        if was_down and not broker.down:
+        narrow, sliced = ([each.fault for each in self.lasting(kind)] for kind in ("bandwidth", "slicer"))
+        broker.wire = Wire(narrow, sliced) if narrow or sliced else None
+        was_mute = broker.mute
+        broker.down = any(self.lasting("down"))
+        broker.silent = any(self.lasting("timeout")) or any(
+            each.fault.target == "broker" for each in self.lasting("pause")
+        )
+        broker.mute = broker.down or broker.silent
+        if was_mute and not broker.mute:
             broker.kick()
 
     def strike_worker(self, injected: Injected, worker: SimulatedWorker, run: str) -> None:
@@ -180,7 +188,7 @@ class Faults:
             injected.dues.append(simulation.after(fault.for_, injected.heal, weight=weight))
         if fault.waits:
             self._arrange()
-        elif fault.kind in ("down", "latency", "slow", "clock") or fault.target == "broker":
+        elif (fault.lasts and fault.kind != "pause") or fault.target == "broker":
             self._strike_all(injected)
         else:
             self._strike_one(injected)
@@ -232,7 +240,7 @@ class Faults:
     def _undo(self, injected: Injected) -> None:
         if injected.fault.kind == "clock":
             self._world.simulation.step_clock(-injected.fault.by)
-        elif injected.fault.kind == "pause":
+        elif injected.fault.kind == "pause" and injected.victim is not None:
             victim = injected.victim
             if not any(other.victim is victim for other in self.lasting("pause")):
                 _process_of(victim).go_on()

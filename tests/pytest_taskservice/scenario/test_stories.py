@@ -432,10 +432,10 @@ def test_a_step_that_nobody_can_do_is_told_with_its_line(sim: CelerySimDriver, a
 @pytest.mark.parametrize(
     ("fault", "why"),
     [
-        (FaultCall(kind="bandwidth", rate=10), "has no bytes"),
-        (FaultCall(kind="timeout"), "it never hangs"),
-        (FaultCall(kind="pause", target="redis"), "cannot be made to pause"),
-        (FaultCall(kind="latency", by=1.0, worker="worker1"), "for everybody"),
+        (FaultCall(kind="bandwidth", rate=10, worker="worker1"), "one for all, worker1 has none alone"),
+        (FaultCall(kind="timeout", target="beat"), "one for all, beat has none alone"),
+        (FaultCall(kind="reset_peer", target="beat"), "the simulated beat has no connection of its own"),
+        (FaultCall(kind="latency", by=1.0, worker="worker1"), "one for all, worker1 has none alone"),
     ],
     ids=lambda value: getattr(value, "kind", None),
 )
@@ -447,6 +447,68 @@ def test_what_the_simulator_cannot_break_is_refused(
     with pytest.raises(CapabilityError, match=why):
         play(scenario, sim, app)
     assert len(sim.refused) == 1
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        FaultCall(kind="pause", target="redis", lasts=30.0),
+        FaultCall(kind="timeout", target="redis", lasts=30.0),
+        FaultCall(kind="timeout", lasts=30.0),
+    ],
+    ids=["pause", "timeout", "timeout of workers"],
+)
+def test_a_silent_redis_is_waited_for(fault: FaultCall, sim: CelerySimDriver, app: Celery) -> None:
+    verdict = play(
+        story(
+            workers=Workers(count=1, concurrency=2),
+            tasks=tasks(task("long", runs_for=20.0), task("a")),
+            steps=(
+                Launch(mark=MARK, task="long", name="before"),
+                Inject(mark=MARK, fault=fault, at=10.0, name="fault"),
+                # Sent during the silence: the sender waits, too, and so does what follows.
+                Launch(mark=MARK, task="a", name="during", at=15.0),
+                Launch(mark=MARK, task="a", name="behind", at=16.0),
+            ),
+            expect=(
+                claim("eventually", "during", 41.0, status="SUCCESS", starts=1, deliveries=1),
+                claim("eventually", "behind", 41.0, status="SUCCESS", starts=1),
+                claim("eventually", "before", 41.0, status="SUCCESS", starts=1, deliveries=1),
+                claim("at", "fault", 11.0, struck=1),
+            ),
+        ),
+        sim,
+        app,
+    )
+
+    assert told(verdict) == []
+    (during,) = verdict.runs["during"]
+    assert round(verdict.log.of(during)[0].at - verdict.start) == 40
+
+
+def test_each_connection_may_be_cut_at_once(sim: CelerySimDriver, app: Celery) -> None:
+    fault = FaultCall(kind="reset_peer", target="redis")
+    verdict = play(
+        story(
+            config=LATE,
+            workers=Workers(count=2, concurrency=1),
+            tasks=tasks(task("a", runs_for=10.0)),
+            steps=(
+                Launch(mark=MARK, task="a", count=2, name="runs"),
+                Inject(mark=MARK, fault=fault, at=5.0, name="fault"),
+                Launch(mark=MARK, task="a", name="behind", at=5.0),
+            ),
+            expect=(
+                claim("eventually", "fault", 6.0, struck=1),
+                claim("eventually", "behind", 60.0, status="SUCCESS"),
+            ),
+            unchecked=frozenset({"final_is_final"}),
+        ),
+        sim,
+        app,
+    )
+
+    assert told(verdict) == []
 
 
 @pytest.mark.parametrize("target", ["worker", "redis", "beat"])
