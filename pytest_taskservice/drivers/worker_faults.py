@@ -9,7 +9,8 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import fields
 from functools import partial
 from typing import TYPE_CHECKING, NoReturn
@@ -34,6 +35,7 @@ _STRIKES = ("kill", "term", "restart", "pause", "lose_child")
 _TURN = 0.5
 _COURIER = 0.01
 _PATIENCE = 10.0
+_ANSWER = 5.0
 # How the history has always spelt it, in every world.
 _SPELT = {"when": "at", "lasts": "for"}
 
@@ -141,6 +143,40 @@ class WorkerFaults:
         if undo is not None:
             undo()
             self._note(EventKind.HEALED, injected.call)
+
+    @contextmanager
+    def patience(self, what: str) -> Iterator[None]:
+        """Meanwhile, wait for an answer of Redis no longer than a fault that keeps it back may last.
+
+        Nobody can heal one as long as a step of the story waits: then it is done here, and told.
+        """
+        late: list[str] = []
+
+        def give_up() -> None:
+            late.extend(text_of(each.call) for each in self._injected if not each.over)
+            for injected in list(self._injected):
+                injected.heal()
+
+        longest = max((each.call.lasts or 0.0 for each in self._injected), default=0.0)
+        timer = threading.Timer(longest + _ANSWER, give_up)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        except Exception as error:
+            if late:
+                raise self._unanswered(what, late) from error
+            raise
+        finally:
+            timer.cancel()
+        if late:
+            raise self._unanswered(what, late)
+
+    def _unanswered(self, what: str, faults: Sequence[str]) -> HarnessTimeoutError:
+        return HarnessTimeoutError(
+            f"{what} waited for Redis, which answers nobody ({', '.join(faults)}); say with for how long "
+            "that lasts, or heal it before"
+        )
 
     def struck_events(self) -> list[Event]:
         """Return what the workers have claimed to have done."""

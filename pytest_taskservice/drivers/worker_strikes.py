@@ -32,6 +32,7 @@ __all__ = ["Strikes"]
 state: Any = import_module("celery.worker.state")
 
 _ENDS = ("kill", "term", "restart", "pause", "lose_child")
+_REQUESTS = ("term", "restart")
 _BLOW = 5.0
 _POLL = 0.0005
 
@@ -61,6 +62,9 @@ class Strikes:
     def at_started(self, request: Any, soon: Callable[..., object]) -> None:
         """Strike once a body is about to run, or see to it that it is struck while it does."""
         for strike in self._meant(Point.STARTED, request.name, request.task.name):
+            if strike.kind in _REQUESTS:
+                # The body goes on: whoever runs it asks.
+                continue
             if self._pool == "solo":
                 self._strike(strike, request)
             else:
@@ -90,6 +94,10 @@ class Strikes:
     def _before(self, task: Any = None, task_id: str = "", **_: Any) -> None:
         deadline = time.monotonic() + _BLOW
         for strike in self._meant(Point.STARTED, task.request.shadow, task.name):
+            if strike.kind in _REQUESTS:
+                if self._ledger.claim(strike, run=task_id, worker=self._worker):
+                    _strike_worker(strike)
+                continue
             while strike in self._ledger.armed(strike.kind) and not self._is_over(strike, task_id):
                 if time.monotonic() > deadline:
                     return

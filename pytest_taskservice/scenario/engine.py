@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, cast
 
+from pytest_taskservice.drivers.base import CapabilityError
 from pytest_taskservice.errors import FaultError, HarnessTimeoutError
 from pytest_taskservice.history import EventKind, EventLog
 from pytest_taskservice.scenario.expectations import check, check_sometimes
@@ -160,7 +161,12 @@ class _Play:
     def _strike(self, fault: FaultCall) -> None:
         # The seed may draw somebody to strike where nobody is left.
         with suppress(FaultError):
-            self._performance.inject(fault)
+            try:
+                self._performance.inject(fault)
+            except CapabilityError as error:
+                assert self._scenario.faults is not None
+                error.place = str(self._scenario.faults.mark)
+                raise
 
     def _look(self, at: float | None = None) -> None:
         """See how many keys there are of each workflow run; looking takes time, and is told as of ``at``."""

@@ -133,7 +133,10 @@ class Performance:
     def _do(self, step: Step) -> None:
         try:
             self._do_it(step)
-        except (CapabilityError, ScenarioError):
+        except CapabilityError as error:
+            error.place = error.place or str(step.mark)
+            raise
+        except ScenarioError:
             raise
         except HarnessError as error:
             raise ScenarioError(f"{step.mark}: {error}") from error

@@ -436,18 +436,26 @@ def test_a_pause_at_a_point_ends_when_it_is_healed(begin: Callable[..., CeleryWo
     assert driver.outcome(run).result == 3
 
 
-@pytest.mark.parametrize("kind", ["term", "restart"])
+@pytest.mark.parametrize(
+    "fault",
+    [
+        FaultCall(kind="term", when="running", into=0.2, restart=0.0),
+        # Both of its runs reach the point before it ends.
+        FaultCall(kind="restart", when="running", into=0.2, times=2, restart=0.0),
+    ],
+    ids=["term", "restart"],
+)
 def test_a_worker_is_told_to_end_at_a_point_of_a_run(
-    kind: str, begin: Callable[..., CeleryWorkerDriver]
+    fault: FaultCall, begin: Callable[..., CeleryWorkerDriver]
 ) -> None:
-    driver = begin(workers=Workers(count=1, concurrency=2), faults=frozenset({kind}))
-    fault = driver.faults().inject(FaultCall(kind=kind, when="started", task="slow", times=2, restart=0.0))
-    runs = [driver.launch(slow(0.4)) for _ in range(2)]
+    driver = begin(workers=Workers(count=1, concurrency=2), faults=frozenset({fault.kind}))
+    injected = driver.faults().inject(fault)
+    runs = [driver.launch(slow(0.6)) for _ in range(2)]
     driver.settle(timeout=30)
     driver.faults().heal()
 
     assert [driver.outcome(run).status for run in runs] == ["SUCCESS", "SUCCESS"]
-    assert fault.struck == 2
+    assert injected.struck == fault.times
     assert len(told(driver, EventKind.WORKER_GONE)) == 1
 
 
@@ -601,6 +609,32 @@ def test_what_cannot_be_broken_is_refused(
     with pytest.raises(CapabilityError, match=reason):
         driver.faults().inject(fault)
     assert len(driver.refused) == 1
+
+
+@pytest.mark.parametrize("kind", ["timeout", "pause"])
+def test_nobody_waits_for_a_redis_that_is_silent_for_ever(
+    kind: str, begin: Callable[..., CeleryWorkerDriver], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pytest_taskservice.drivers.worker_faults._ANSWER", 0.5)
+    driver = begin(faults=frozenset({"timeout", "pause"}))
+    driver.faults().inject(FaultCall(kind=kind, target="redis"))
+
+    with pytest.raises(
+        HarnessTimeoutError, match=rf"a launch waited .*\({kind} target=redis\); say with for"
+    ):
+        driver.launch(call("add", 1, 2))
+
+
+def test_a_silence_that_ends_is_waited_for(
+    begin: Callable[..., CeleryWorkerDriver], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pytest_taskservice.drivers.worker_faults._ANSWER", 0.5)
+    driver = begin(faults=frozenset({"timeout"}))
+    driver.faults().inject(FaultCall(kind="timeout", target="redis", lasts=1.5))
+    run = driver.launch(call("add", 1, 2))
+    driver.settle(timeout=20)
+
+    assert driver.outcome(run).result == 3
 
 
 def test_a_broken_world_is_thrown_away(begin: Callable[..., CeleryWorkerDriver]) -> None:

@@ -444,9 +444,17 @@ def test_what_the_simulator_cannot_break_is_refused(
 ) -> None:
     scenario = story(workers=Workers(), tasks=tasks(task("a")), steps=(Inject(mark=MARK, fault=fault),))
 
-    with pytest.raises(CapabilityError, match=why):
+    with pytest.raises(CapabilityError, match=rf"f\.yaml:3:5: celery-sim cannot: .*{why}"):
         play(scenario, sim, app)
     assert len(sim.refused) == 1
+
+
+def test_what_a_nemesis_cannot_break_is_refused_at_its_place(sim: CelerySimDriver, app: Celery) -> None:
+    kinds = (FaultCall(kind="latency", by=1.0, worker="worker1"),)
+    nemesis = Nemesis(mark=MARK, kinds=kinds, every=(1.0, 1.0), until=9.0)
+
+    with pytest.raises(CapabilityError, match=r"f\.yaml:3:5: celery-sim cannot: .*one for all"):
+        play(story(workers=Workers(), faults=nemesis), sim, app)
 
 
 @pytest.mark.parametrize(
