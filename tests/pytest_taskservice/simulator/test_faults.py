@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from celery import Celery
+from celery.exceptions import SoftTimeLimitExceeded
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kombu.exceptions import OperationalError
@@ -367,6 +368,17 @@ def test_bytes_take_their_time_on_a_narrow_connection(world: CeleryWorld) -> Non
     # Some 800 bytes or more to the broker, and as many again to the worker.
     assert sent_by > 8
     assert world.simulation.elapsed > 1.9 * sent_by
+
+
+def test_a_soft_limit_may_be_over_before_the_body_begins(world: CeleryWorld) -> None:
+    world.faults.inject("slow", by=10)
+
+    run = early.apply_async((1,), soft_time_limit=5)
+    another = early.apply_async((1,), soft_time_limit=20)
+
+    with pytest.raises(SoftTimeLimitExceeded):
+        run.get()
+    assert another.get() == 1
 
 
 def test_slices_take_their_time(world: CeleryWorld) -> None:
