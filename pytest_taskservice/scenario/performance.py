@@ -47,9 +47,10 @@ if TYPE_CHECKING:
     from pytest_taskservice.scenario.model import Scenario
     from pytest_taskservice.scenario.pace import Pace
 
-__all__ = ["Performance"]
+__all__ = ["WORKFLOW_FINAL", "Performance"]
 
-_WORKFLOW_FINAL = frozenset({"SUCCESS", "FAILED"})
+WORKFLOW_FINAL = frozenset({"SUCCESS", "FAILED"})
+"""Where a workflow run is over."""
 _Act = Callable[[], None]
 
 
@@ -126,7 +127,7 @@ class Performance:
         """Return whether no workflow run can have news any more."""
         control = self._driver.workflows() if self.started else None
         endings = (control.outcome(run) for run in self.started) if control else ()
-        return all(ending is None or ending.status in _WORKFLOW_FINAL for ending in endings)
+        return all(ending is None or ending.status in WORKFLOW_FINAL for ending in endings)
 
     # Steps.
 
@@ -278,7 +279,7 @@ class Performance:
                     raise _Overdue
 
     def _is_over(self, run: str) -> bool:
-        return self._status_of(run) in (_WORKFLOW_FINAL if run in self.started else FINAL_STATUSES)
+        return self._status_of(run) in (WORKFLOW_FINAL if run in self.started else FINAL_STATUSES)
 
     def _status_of(self, run: str) -> str:
         if run not in self.started:

@@ -15,7 +15,7 @@ from pytest_taskservice.drivers.celery_eager import CeleryEagerDriver
 from pytest_taskservice.drivers.celery_sim import CelerySimDriver, SimulatorOptions
 from pytest_taskservice.drivers.zoned import zoned
 from pytest_taskservice.errors import ScenarioError
-from pytest_taskservice.history import EventKind
+from pytest_taskservice.history import EventKind, EventLog
 from pytest_taskservice.scenario.acts import (
     Advance,
     FaultCall,
@@ -162,6 +162,30 @@ def test_a_fault_is_known_to_have_struck_from_that_instant_on(
 
     assert told(verdict) == []
     assert [mismatch.got for mismatch in lie.mismatches] == [f"struck {struck}"]
+
+
+class LateNewsDriver(CelerySimDriver):
+    """A world whose store knows of an end before its history is told of it, as a real one's does."""
+
+    def log(self) -> EventLog:
+        now = self.world.record.now()
+        return EventLog(event for event in super().log() if event.kind != "changed" or event.at + 0.3 < now)
+
+
+def test_the_end_of_a_workflow_may_be_told_later_than_it_is_known(app: Celery) -> None:
+    steps = (WorkflowStep(kind="ask", text="approve"),)
+    verdict = play(
+        story(
+            config=Config(input_timeout=1.0),
+            workflows={"approval": Workflow(name="approval", mark=MARK, steps=steps)},
+            steps=(Start(mark=MARK, workflow="approval", name="run"),),
+            expect=(claim("eventually", "run", 9.0, status="FAILED", reason="input_timeout"),),
+        ),
+        LateNewsDriver(options=SimulatorOptions()),
+        app,
+    )
+
+    assert told(verdict) == []
 
 
 def test_a_fault_that_lies_in_wait_outlasts_the_steps(sim: CelerySimDriver, app: Celery) -> None:
