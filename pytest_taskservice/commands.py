@@ -107,10 +107,10 @@ def _need_yaml() -> None:
 
 def _files(paths: Iterable[Path]) -> Iterator[Path]:
     for path in paths:
-        if not path.exists():
+        if not (path.exists() or path.is_symlink()):
             _give_up(f"no file or directory {path}")
         if path.is_dir():
-            yield from sorted(each for each in path.rglob(f"*{SUFFIX}") if each.is_file())
+            yield from sorted(each for each in path.rglob(f"*{SUFFIX}") if not each.is_dir())
         else:
             yield path
 
@@ -123,8 +123,6 @@ def _check(path: Path) -> _Checked:
         found = load(path)
     except ScenarioError as error:
         return _Checked(path=path, problems=tuple(str(error).splitlines()))
-    except OSError as error:
-        return _Checked(path=path, problems=(f"{path}:1:1: cannot be read: {error.strerror}",))
     return _Checked(path=path, documents=len({each.mark for each in found}), tests=len(found))
 
 

@@ -47,6 +47,9 @@ class AppNotFoundError(HarnessError, ImportError):
     """The Celery app named in ``taskservice_app`` cannot be imported or is none."""
 
 
+_SAID = 300
+
+
 class TaskImportError(HarnessError, ImportError):
     """The module of a task or workflow that is named by its dotted path cannot be imported."""
 
@@ -58,12 +61,22 @@ class TaskImportError(HarnessError, ImportError):
         self.kind = kind
 
     def __str__(self) -> str:
-        lines = str(self.error).strip().splitlines()
-        found = f"{type(self.error).__name__}: {lines[0] if lines else ''}".removesuffix(": ")
+        lines = self._said().strip().splitlines()
+        found = f"{type(self.error).__name__}: {lines[0][:_SAID] if lines else ''}".removesuffix(": ")
         return f"cannot import {self.module!r} for the {self.kind} {self.task!r}: {found}{self._place()}"
+
+    def _said(self) -> str:
+        if isinstance(self.error, SyntaxError):
+            return self.error.msg
+        try:
+            return str(self.error)
+        except Exception as error:  # noqa: BLE001 - whatever else is wrong with the user's error
+            return f"its text raised {type(error).__name__}"
 
     def _place(self) -> str:
         """Return the user's own line where it happened, if that is known."""
+        if isinstance(self.error, SyntaxError) and self.error.filename:
+            return f", at {self.error.filename}:{self.error.lineno}"
         trace = self.error.__traceback__
         while trace is not None and trace.tb_next is not None:
             trace = trace.tb_next

@@ -71,9 +71,12 @@ class CapabilityError(HarnessError, RuntimeError):
         self.driver = driver
         self.capability = capability
         self.reason = reason
+        self.place = ""
+        """Where in a file it was asked for, if it was."""
 
     def __str__(self) -> str:
-        return f"{self.driver} cannot: {self.capability} ({self.reason})"
+        told = f"{self.driver} cannot: {self.capability} ({self.reason})"
+        return f"{self.place}: {told}" if self.place else told
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -159,6 +162,10 @@ class Injection(Protocol):
     @property
     def struck(self) -> int:
         """How often it has struck."""
+
+    @property
+    def struck_at(self) -> tuple[float, ...]:
+        """When it has struck, each time, in the log's clock."""
 
     def heal(self) -> None:
         """End it; may be called twice."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pytest_taskservice.drivers.base import Capability, CapabilityError
 from pytest_taskservice.drivers.canvases import sending_options
 from pytest_taskservice.drivers.celery_app import find_task
 from pytest_taskservice.history import ENTRY_HEADER
@@ -17,32 +16,23 @@ if TYPE_CHECKING:
 __all__ = ["beat_settings"]
 
 
-def beat_settings(app: Celery, stage: Stage, *, driver: str) -> dict[str, Any]:
+def beat_settings(app: Celery, stage: Stage) -> dict[str, Any]:
     """Return the settings that have Celery's beat send what ``stage`` says; each message names its entry.
 
-    Celery's beat has one time zone for all of its entries.
+    Celery has one time zone for an app, which is another's business here: each entry brings its own.
     """
-    if not stage.beat:
-        return {}
-
-    zones = sorted({entry.timezone for entry in stage.beat.values() if entry.cron is not None})
-    if len(zones) > 1:
-        raise CapabilityError(
-            driver, Capability.BEAT, f"Celery's beat has one time zone, this story has {' and '.join(zones)}"
-        )
-    settings: dict[str, Any] = {"beat_schedule": _schedule(app, stage)}
-    return settings | ({"timezone": zones[0]} if zones else {})
+    return {"beat_schedule": _schedule(app, stage)} if stage.beat else {}
 
 
 def _schedule(app: Celery, stage: Stage) -> dict[str, Any]:
-    from taskservice.schedules.cron import celery_crontab
+    from pytest_taskservice.drivers.zoned import zoned
 
     found = {}
     for name, entry in stage.beat.items():
         call = stage.tasks[entry.task]
         found[name] = {
             "task": find_task(app, call.task).name,
-            "schedule": entry.every if entry.cron is None else celery_crontab(entry.cron),
+            "schedule": entry.every if entry.cron is None else zoned(entry.cron, entry.timezone),
             "args": call.args,
             "kwargs": dict(call.kwargs),
             "options": {**sending_options(call), "headers": {ENTRY_HEADER: name}},

@@ -27,7 +27,6 @@ _beat: Any = import_module("celery.beat")
 
 def serve_beat(app: Celery, spec: WorkerSpec) -> int:
     """Send what is due until told to stop; greet the test process as a worker does once that begins."""
-    zones = {entry["timezone"] for entry in spec.beat.values() if entry["cron"]}
     override(
         app.conf,
         {
@@ -35,7 +34,6 @@ def serve_beat(app: Celery, spec: WorkerSpec) -> int:
             # Written after each message, so that a beat that is killed does not send one twice.
             "beat_sync_every": 1,
             "beat_max_loop_interval": 1,
-            **({"timezone": zones.pop()} if zones else {}),
         },
     )
     service = _beat.Service(
@@ -53,11 +51,11 @@ def serve_beat(app: Celery, spec: WorkerSpec) -> int:
 
 
 def _entry(name: str, told: Mapping[str, Any]) -> dict[str, Any]:
-    from taskservice.schedules.cron import celery_crontab
+    from pytest_taskservice.drivers.zoned import zoned
 
     return {
         "task": told["task"],
-        "schedule": celery_crontab(told["cron"]) if told["cron"] else float(told["every"]),
+        "schedule": zoned(told["cron"], told["timezone"]) if told["cron"] else float(told["every"]),
         "args": tuple(told["args"]),
         "kwargs": told["kwargs"],
         "options": {**told["options"], "headers": {ENTRY_HEADER: name}},

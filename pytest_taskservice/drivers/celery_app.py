@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -10,7 +9,8 @@ from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 from pytest_taskservice.drivers.base import Capability, Outcome, TaskCall
-from pytest_taskservice.errors import TaskImportError, UnknownNameError
+from pytest_taskservice.drivers.called import at_path
+from pytest_taskservice.errors import UnknownNameError
 from pytest_taskservice.history import Event, EventKind
 
 if TYPE_CHECKING:
@@ -26,27 +26,11 @@ def find_task(app: Celery, name: str) -> Any:
         return task
 
     # Only what the app has registered is ever called, whatever else stands at that path.
-    registered = getattr(_at_path(name), "name", None)
+    registered = getattr(at_path(name), "name", None)
     if isinstance(registered, str) and registered in app.tasks:
         return app.tasks[registered]
     known = tuple(sorted(task for task in app.tasks if not task.startswith("celery.")))
     raise UnknownNameError("task", name, known)
-
-
-def _at_path(name: str) -> Any:
-    """Return what stands at a dotted path; ``None`` if there is no such module or attribute."""
-    module, _, attribute = name.rpartition(".")
-    if not all(part.isidentifier() for part in name.split(".")) or not module:
-        return None
-    try:
-        return getattr(importlib.import_module(module), attribute, None)
-    except ModuleNotFoundError as error:
-        # A module that is there and lacks another one is the user's to mend.
-        if error.name is not None and f"{module}.".startswith(f"{error.name}."):
-            return None
-        raise TaskImportError(name, module, error) from error
-    except (Exception, SystemExit) as error:
-        raise TaskImportError(name, module, error) from error
 
 
 def send(app: Celery, call: TaskCall, *, task_id: str | None = None) -> Any:

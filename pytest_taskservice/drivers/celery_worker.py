@@ -6,7 +6,7 @@ import itertools
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -217,14 +217,16 @@ class CeleryWorkerDriver:
     def launch(self, call: TaskCall) -> str:
         """Send one message."""
         assert self._app is not None
-        return str(celery_app.send(self._app, call).id)
+        with self._patience("a launch"):
+            return str(celery_app.send(self._app, call).id)
 
     def launch_canvas(self, kind: str, members: tuple[TaskCall, ...], body: TaskCall | None) -> CanvasRuns:
         """Send the first messages of a canvas; its workers send the others."""
         from pytest_taskservice.drivers.canvases import send_canvas
 
         assert self._app is not None
-        return send_canvas(self._app, kind, members, body)
+        with self._patience("the launch of a canvas"):
+            return send_canvas(self._app, kind, members, body)
 
     def workflows(self) -> WorkflowControl:
         """Return control over workflow runs on the workers."""
@@ -258,7 +260,8 @@ class CeleryWorkerDriver:
         """Revoke by the workers' remote control, and wait for their answers."""
         assert self._app is not None
         workers = max(1, len(self._running().living()))
-        self._app.control.revoke(run_id, reply=True, timeout=2.0, limit=workers)
+        with self._patience("a revocation"):
+            self._app.control.revoke(run_id, reply=True, timeout=2.0, limit=workers)
 
     def settle(self, *, timeout: float) -> None:
         """Wait until the queues are empty and the workers are idle."""
@@ -548,6 +551,12 @@ class CeleryWorkerDriver:
     def _running(self) -> Fleet:
         assert self._fleet is not None, "no test has begun"
         return self._fleet
+
+    def _patience(self, what: str) -> AbstractContextManager[object]:
+        if self._faults is None or self._place.proxy is None:
+            # Nothing can keep an answer back.
+            return nullcontext()
+        return self._faults.patience(what)
 
     def _queued(self, fleet: Fleet) -> str:
         """Return what is still under way to a worker, in words; empty if nothing is."""

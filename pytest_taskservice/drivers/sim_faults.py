@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_taskservice.drivers.base import Capability, CapabilityError
 from pytest_taskservice.scenario.acts import CONNECTION_FAULTS, DELIVERY_FAULTS, FaultCall
-from pytest_taskservice.simulator.celery.fault_values import KINDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,12 +19,7 @@ __all__ = ["SimulatedFaults", "kind_of"]
 _UP_WITHIN = 600.0
 # What a file calls it, and the simulator.
 _WORDS = {"when": "at", "lasts": "for_"}
-_NO_BYTES = "a simulated message has no bytes that travel one after the other"
-_UNKNOWN = {
-    "timeout": "a simulated connection is refused or slow, it never hangs",
-    "bandwidth": _NO_BYTES,
-    "slicer": _NO_BYTES,
-}
+_OF_ALL = ("latency", "down", "timeout", "bandwidth", "slicer")
 _DEFAULTS = {field.name: field.default for field in fields(FaultCall)}
 
 
@@ -46,6 +40,11 @@ class SimulatedInjection:
     def struck(self) -> int:
         """How often it has struck."""
         return self._injected.times
+
+    @property
+    def struck_at(self) -> tuple[float, ...]:
+        """When it has struck, each time."""
+        return tuple(self._injected.moments)
 
     def heal(self) -> None:
         """End it."""
@@ -76,10 +75,9 @@ class SimulatedFaults:
         world.simulation.wait(up, timeout=_UP_WITHIN, what="workers to be up again")
 
     def _translated(self, call: FaultCall) -> tuple[str, dict[str, Any]]:
-        if call.kind in _UNKNOWN:
-            raise self._error(call, _UNKNOWN[call.kind])
-        if call.kind in ("latency", "down") and call.worker:
-            raise self._error(call, "the simulated broker is slow, or down, for everybody")
+        if call.kind in _OF_ALL and (call.worker or call.target == "beat"):
+            who = call.worker or call.target
+            raise self._error(call, f"the way to the simulated broker is one for all, {who} has none alone")
 
         said = {
             _WORDS.get(name, name): value
@@ -88,9 +86,17 @@ class SimulatedFaults:
         }
         if call.target == "redis":
             return self._of_redis(call, said)
-        if call.target != "worker" or "target" in KINDS.get(call.kind, ()):
-            said["target"] = call.target
+        if call.target == "beat":
+            return self._of_beat(call, said)
         return call.kind, said
+
+    def _of_beat(self, call: FaultCall, said: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+        """Return what stands for an end of the beat: it has nothing to bring to an end first."""
+        if call.kind in ("kill", "term", "restart"):
+            return "kill", {**said, "target": "beat"}
+        if call.kind == "pause":
+            return "pause", {**said, "target": "beat"}
+        raise self._error(call, "the simulated beat has no connection of its own")
 
     def _of_redis(self, call: FaultCall, said: dict[str, Any]) -> tuple[str, dict[str, Any]]:
         """Return what stands for an end of the server: nobody is let in until it is up again."""
@@ -99,9 +105,12 @@ class SimulatedFaults:
                 return "down", {}
             case "kill" | "term" | "restart":
                 return "down", {"for_": call.restart}
-            case "down" | "latency":
-                return call.kind, said
-        raise self._error(call, f"a simulated Redis cannot be made to {call.kind}; down and latency it can")
+            case "reset_peer":
+                # All that are open break; who comes then is let in, unless it lasts.
+                return "down", {"for_": 0.0, **said}
+            case "pause":
+                return "pause", {**said, "target": "broker"}
+        return call.kind, said
 
     def _error(self, call: FaultCall, why: str) -> CapabilityError:
         what = kind_of(call)

@@ -101,7 +101,4 @@ def stage_settings(
         raise refuse(
             CapabilityError("celery-sim", f"the pool {pool}", f"simulated workers have {_SIMULATED_POOL}")
         )
-    try:
-        return settings | beat_settings(app, stage, driver="celery-sim")
-    except CapabilityError as error:
-        raise refuse(error) from None
+    return settings | beat_settings(app, stage)

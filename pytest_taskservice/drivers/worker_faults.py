@@ -9,8 +9,10 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import fields
+from functools import partial
 from typing import TYPE_CHECKING, NoReturn
 
 from pytest_taskservice.drivers.base import Capability, Injection
@@ -29,10 +31,11 @@ if TYPE_CHECKING:
 __all__ = ["Alarms", "Injected", "WorkerFaults", "text_of"]
 
 _ENDS = ("kill", "term", "restart")
-_STRIKES = ("kill", "lose_child")
+_STRIKES = ("kill", "term", "restart", "pause", "lose_child")
 _TURN = 0.5
 _COURIER = 0.01
 _PATIENCE = 10.0
+_ANSWER = 5.0
 # How the history has always spelt it, in every world.
 _SPELT = {"when": "at", "lasts": "for"}
 
@@ -44,16 +47,25 @@ class Injected:
         self.call = call
         self.over = False
         """Whether it strikes no more and lasts no longer."""
-        self.times = 0
+        self.moments: list[float] = []
+        """When it has struck by itself, and not by the hand of a worker."""
         self.undo: Callable[[], object] | None = None
         self.strike: Strike | None = None
+        self.noticed = 0
+        """How many of its strikes the test process has heard of, of those that stop a worker."""
+        self.stopped: list[Member] = []
         self._faults = faults
 
     @property
     def struck(self) -> int:
         """How often it has struck."""
+        return len(self.struck_at)
+
+    @property
+    def struck_at(self) -> tuple[float, ...]:
+        """When it has struck, each time."""
         claims = self._faults.ledger.claims(self.strike.id) if self.strike else ()
-        return self.times + len(claims)
+        return tuple(sorted([*self.moments, *(claim["at"] for claim in claims)]))
 
     def heal(self) -> None:
         """End it; may be called twice."""
@@ -100,7 +112,7 @@ class WorkerFaults:
         with self._lock:
             self._injected.append(injected)
             self._begin(injected)
-        if call.lasts is not None:
+        if call.lasts is not None and not (call.kind == "pause" and call.when):
             self._alarms.after(call.lasts, injected.heal)
         return injected
 
@@ -126,9 +138,45 @@ class WorkerFaults:
             undo, injected.undo = injected.undo, None
             if injected.strike is not None:
                 self._arm()
+            for member in list(injected.stopped):
+                self._go_on(injected, member)
         if undo is not None:
             undo()
             self._note(EventKind.HEALED, injected.call)
+
+    @contextmanager
+    def patience(self, what: str) -> Iterator[None]:
+        """Meanwhile, wait for an answer of Redis no longer than a fault that keeps it back may last.
+
+        Nobody can heal one as long as a step of the story waits: then it is done here, and told.
+        """
+        late: list[str] = []
+
+        def give_up() -> None:
+            late.extend(text_of(each.call) for each in self._injected if not each.over)
+            for injected in list(self._injected):
+                injected.heal()
+
+        longest = max((each.call.lasts or 0.0 for each in self._injected), default=0.0)
+        timer = threading.Timer(longest + _ANSWER, give_up)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        except Exception as error:
+            if late:
+                raise self._unanswered(what, late) from error
+            raise
+        finally:
+            timer.cancel()
+        if late:
+            raise self._unanswered(what, late)
+
+    def _unanswered(self, what: str, faults: Sequence[str]) -> HarnessTimeoutError:
+        return HarnessTimeoutError(
+            f"{what} waited for Redis, which answers nobody ({', '.join(faults)}); say with for how long "
+            "that lasts, or heal it before"
+        )
 
     def struck_events(self) -> list[Event]:
         """Return what the workers have claimed to have done."""
@@ -162,7 +210,8 @@ class WorkerFaults:
 
     def pending(self) -> str:
         """Return what of a fault is still to come, in words; empty if nothing is."""
-        return self._alarms.pending()
+        stopped = [f"{member.name} to go on" for each in self._injected for member in each.stopped]
+        return ", ".join(filter(None, [self._alarms.pending(), *stopped]))
 
     def close(self) -> None:
         """Forget all; what is broken stays so, and is thrown away."""
@@ -213,14 +262,12 @@ class WorkerFaults:
 
     def _deliver_badly(self, injected: Injected) -> None:
         call = injected.call
-        if call.kind == "drop_ack":
-            self._refuse(
-                Capability.DELIVERY_FAULTS,
-                "between a worker and a real Redis an acknowledgement is lost with its connection alone",
-            )
         if call.kind == "delay" and not call.by:
             raise FaultError("delay by how much? Say by=seconds")
         self._lay(injected)
+        self._send_courier()
+
+    def _send_courier(self) -> None:
         if self._courier is None:
             self._courier = threading.Thread(target=self._carry, name="taskservice-courier", daemon=True)
             self._courier.start()
@@ -231,12 +278,14 @@ class WorkerFaults:
         if call.target != "worker":
             raise FaultError(f"{what}: {call.target} runs no tasks")
         if call.kind not in (*_STRIKES, "slow"):
-            self._refuse(Capability.STRIKES, f"{what}: only kill and lose_child strike a real run at a point")
+            self._refuse(Capability.STRIKES, f"{what}: that strikes no real run at a point")
         if call.kind == "lose_child":
             if call.when == Point.RECEIVED:
                 raise FaultError("lose_child needs a body to lose: when started, running or stored")
             if any(member.spec.pool != "prefork" for member in self._fleet.workers):
                 self._refuse(Capability.STRIKES, f"{what}: only the pool prefork has children to lose")
+        if call.kind == "pause":
+            self._send_courier()
         if call.kind == "slow":
             self._struck(injected)
             injected.undo = _nothing
@@ -329,13 +378,42 @@ class WorkerFaults:
             assert injected.strike is not None
             claims = self.ledger.claims(injected.strike.id)
             key = (injected.strike.id, member.name)
-            if sum(claim["worker"] == member.name for claim in claims) > self._heard.get(key, 0):
-                self._heard[key] = self._heard.get(key, 0) + 1
+            struck = sum(claim["worker"] == member.name for claim in claims)
+            if struck > self._heard.get(key, 0):
+                # Several of its runs may have reached the point before it ended.
+                self._heard[key] = struck
                 return injected.call
         return None
 
     def _kills(self) -> list[Injected]:
-        return [each for each in self._injected if each.strike is not None and each.strike.kind == "kill"]
+        return [each for each in self._injected if each.strike is not None and each.strike.kind in _ENDS]
+
+    # How those go on that have stopped themselves.
+
+    def _notice_stops(self) -> None:
+        with self._lock:
+            for injected in self._injected:
+                if injected.strike is None or injected.strike.kind != "pause":
+                    continue
+                for claim in self.ledger.claims(injected.strike.id)[injected.noticed :]:
+                    injected.noticed += 1
+                    self.broken = True
+                    for member in self._fleet.workers:
+                        if member.name == claim["worker"]:
+                            self._stopped(injected, member)
+
+    def _stopped(self, injected: Injected, member: Member) -> None:
+        self._fleet.found_paused(member)
+        injected.stopped.append(member)
+        self._alarms.after(injected.call.lasts or 0.0, partial(self._go_on, injected, member))
+
+    def _go_on(self, injected: Injected, member: Member) -> None:
+        with self._lock:
+            if member not in injected.stopped:
+                return
+            injected.stopped.remove(member)
+            self._fleet.resume(member)
+            self._note(EventKind.HEALED, injected.call, worker=member.name)
 
     def _await_ends(self, deadline: float) -> None:
         """Wait until all that ends has ended, and all that is to come again by itself has come."""
@@ -363,7 +441,7 @@ class WorkerFaults:
     # What is told.
 
     def _struck(self, injected: Injected, *, worker: str = "") -> None:
-        injected.times += 1
+        injected.moments.append(time.time())
         self._note(EventKind.FAULT, injected.call, worker=worker)
 
     def _note(self, kind: EventKind, call: FaultCall, *, worker: str = "") -> None:
@@ -371,10 +449,11 @@ class WorkerFaults:
         self._tell(Event(at=time.time(), kind=kind, run="", task="", worker=worker, detail=detail))
 
     def _carry(self) -> None:
-        """Deliver what was held back when it is due; while nobody takes it, it waits."""
+        """Deliver what was held back when it is due, and see who has stopped itself."""
         from redis.exceptions import RedisError
 
         while not self._alarms.closed.wait(_COURIER):
+            self._notice_stops()
             for message in self.ledger.held():
                 if message.due > time.time():
                     break

@@ -196,10 +196,16 @@ class Fleet:
                 member.paused = True
                 processes.pause(process.pid)
 
+    def found_paused(self, member: Member) -> None:
+        """Note that a member has stopped itself."""
+        if (process := member.process) is not None:
+            member.paused = process.stopped = True
+
     def resume(self, member: Member) -> None:
         """Let it go on."""
         if (process := member.process) is not None:
             processes.resume(process.pid)
+            process.stopped = False
         member.paused = False
 
     # A test begins, and ends.

@@ -40,6 +40,7 @@ _WARM = (
     "taskservice.backends.packed",
 )
 _STORY = (
+    "pytest_taskservice.drivers.worker_acks",
     "pytest_taskservice.drivers.worker_sends",
     "pytest_taskservice.drivers.worker_strikes",
     "pytest_taskservice.drivers.workflow_worker",
@@ -177,10 +178,12 @@ def _serve(spec: WorkerSpec) -> int:
 
 def _take_part(spec: WorkerSpec, ledger: Ledger, ending: ExitStack) -> None:
     """Tell what is sent from here, and let it be delivered badly until the end of the process."""
+    from pytest_taskservice.drivers.worker_acks import lose_acks
     from pytest_taskservice.drivers.worker_sends import deliver_badly, tell_sends
 
     tell_sends(ledger.journal(spec.hostname), spec.hostname)
     ending.enter_context(deliver_badly(ledger))
+    ending.enter_context(lose_acks(ledger, spec.hostname))
 
 
 def _options(app: Celery, spec: WorkerSpec) -> dict[str, Any]:

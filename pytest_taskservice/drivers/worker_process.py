@@ -29,6 +29,7 @@ __all__ = ["WorkerProcess"]
 _LOG_TAIL = 25
 _ASK_TIMEOUT = 5.0
 _EXIT = 2.0
+_LOOK = 0.05
 
 
 class WorkerProcess:
@@ -66,6 +67,8 @@ class WorkerProcess:
         """Whether it has begun to consume."""
         self.tasks: frozenset[str] = frozenset()
         self.queues: set[str] = set()
+        self.stopped = False
+        """Whether it stands still: whoever has asked it something waits until it goes on."""
         self.pid = self._process.pid
 
     def start(self, spec: WorkerSpec, *, timeout: float) -> None:
@@ -116,6 +119,7 @@ class WorkerProcess:
                 self._stream.flush()
             except (OSError, ValueError):
                 self._fail(f"the worker was gone when asked for {do!r}")
+            self._await_answer(within + _ASK_TIMEOUT)
             answer = self._read()
         if "error" in answer:
             raise WorkerStartError(f"the worker could not {do}: {answer['error']}")
@@ -181,6 +185,12 @@ class WorkerProcess:
     def _wait(self, seconds: float) -> None:
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(seconds)
+
+    def _await_answer(self, patience: float) -> None:
+        deadline = time.monotonic() + patience
+        while not select.select([self._agent], [], [], _LOOK)[0] and time.monotonic() < deadline:
+            if self.stopped:
+                deadline = time.monotonic() + patience
 
     def _read(self) -> dict[str, Any]:
         try:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from pytest_taskservice.drivers.ledger import Journal, Ledger, Strike
 
-__all__ = ["deliver_badly", "sent_event", "tell_sends"]
+__all__ = ["deliver_badly", "is_meant", "sent_event", "tell_sends"]
 
 _channel: Any = Channel
 
@@ -92,7 +92,7 @@ def _fate(
     headers = message.get("headers") or {}
     copies, late = [], 0.0
     for strike in ledger.armed("duplicate", "delay") if "task" in headers else ():
-        if not _means(strike, headers, queue):
+        if not is_meant(strike, headers, queue):
             continue
         if not ledger.claim(strike, run=headers.get("id"), queue=queue):
             continue
@@ -103,7 +103,8 @@ def _fate(
     return copies, late
 
 
-def _means(strike: Strike, headers: Mapping[str, Any], queue: str) -> bool:
+def is_meant(strike: Strike, headers: Mapping[str, Any], queue: str) -> bool:
+    """Return whether a fault of deliveries is about a message with ``headers`` in ``queue``."""
     names = [name for name in (headers.get("shadow"), headers["task"]) if name]
     return is_named(strike.queue, queue) and any(is_named(strike.task, name) for name in names)
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_taskservice.drivers import discovery, synthetic
 from pytest_taskservice.drivers.app_patch import broker_changes
-from pytest_taskservice.drivers.base import Capability, CapabilityError, Stage, TaskCall
+from pytest_taskservice.drivers.base import Stage, TaskCall
 from pytest_taskservice.drivers.canvases import sending_options
 from pytest_taskservice.drivers.celery_app import find_task
 from pytest_taskservice.drivers.worker_fleet import BEAT
@@ -114,11 +114,6 @@ def _named(base: WorkerSpec, name: str, place: Place, app: Celery, settings: Map
 
 
 def _schedule(app: Celery, stage: Stage) -> dict[str, dict[str, Any]]:
-    zones = {entry.timezone for entry in stage.beat.values() if entry.cron}
-    if len(zones) > 1:
-        raise CapabilityError(
-            "celery", Capability.BEAT, f"a real beat is in one time zone, and this one in {sorted(zones)}"
-        )
     found = {}
     for name, entry in stage.beat.items():
         call = stage.tasks.get(entry.task) or TaskCall(task=entry.task, label=entry.task)

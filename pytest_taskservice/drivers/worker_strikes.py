@@ -31,7 +31,8 @@ __all__ = ["Strikes"]
 
 state: Any = import_module("celery.worker.state")
 
-_ENDS = ("kill", "lose_child")
+_ENDS = ("kill", "term", "restart", "pause", "lose_child")
+_REQUESTS = ("term", "restart")
 _BLOW = 5.0
 _POLL = 0.0005
 
@@ -56,11 +57,14 @@ class Strikes:
         """Strike once a message is with the worker and its body has not started."""
         for strike in self._meant(Point.RECEIVED, request.name, request.task.name):
             if self._ledger.claim(strike, run=request.id, worker=self._worker):
-                _end_worker()
+                _strike_worker(strike)
 
     def at_started(self, request: Any, soon: Callable[..., object]) -> None:
         """Strike once a body is about to run, or see to it that it is struck while it does."""
         for strike in self._meant(Point.STARTED, request.name, request.task.name):
+            if strike.kind in _REQUESTS:
+                # The body goes on: whoever runs it asks.
+                continue
             if self._pool == "solo":
                 self._strike(strike, request)
             else:
@@ -78,18 +82,23 @@ class Strikes:
     def _strike(self, strike: Strike, request: Any) -> None:
         if not self._ledger.claim(strike, run=request.id, worker=self._worker):
             return
-        if strike.kind == "kill":
-            _end_worker()
-        child = request.worker_pid
-        os.kill(child, signal.SIGKILL)
-        self._lost(child)
+        if strike.kind == "lose_child":
+            child = request.worker_pid
+            os.kill(child, signal.SIGKILL)
+            self._lost(child)
+        else:
+            _strike_worker(strike)
 
     # In the process that runs the body.
 
-    def _before(self, task: Any = None, **_: Any) -> None:
+    def _before(self, task: Any = None, task_id: str = "", **_: Any) -> None:
         deadline = time.monotonic() + _BLOW
         for strike in self._meant(Point.STARTED, task.request.shadow, task.name):
-            while strike in self._ledger.armed(strike.kind) and not self._ledger.is_spent(strike):
+            if strike.kind in _REQUESTS:
+                if self._ledger.claim(strike, run=task_id, worker=self._worker):
+                    _strike_worker(strike)
+                continue
+            while strike in self._ledger.armed(strike.kind) and not self._is_over(strike, task_id):
                 if time.monotonic() > deadline:
                     return
                 time.sleep(_POLL)
@@ -98,9 +107,15 @@ class Strikes:
         for strike in self._meant(Point.STORED, task.request.shadow, task.name):
             if not self._ledger.claim(strike, run=task_id, worker=self._worker):
                 continue
-            if strike.kind == "kill":
-                _end_worker()
-            os.kill(os.getpid(), signal.SIGKILL)
+            if strike.kind == "lose_child":
+                os.kill(os.getpid(), signal.SIGKILL)
+            _strike_worker(strike)
+
+    def _is_over(self, strike: Strike, run: str) -> bool:
+        """Whether the blow has fallen, or is not for this run."""
+        if self._ledger.is_spent(strike):
+            return True
+        return any(claim["run"] == run for claim in self._ledger.claims(strike.id))
 
     def _slow(self, task: Any) -> None:
         """Have a body take longer, within its own time limits."""
@@ -125,7 +140,15 @@ class Strikes:
         )
 
 
-def _end_worker() -> None:
-    os.killpg(os.getpgrp(), signal.SIGKILL)
-    # The signal has reached us by then, or does so now.
-    threading.Event().wait()
+def _strike_worker(strike: Strike) -> None:
+    """Do to the worker and its pool, one group of processes, what is asked for."""
+    group = os.getpgrp()
+    match strike.kind:
+        case "kill":
+            os.killpg(group, signal.SIGKILL)
+            # The signal has reached us by then, or does so now.
+            threading.Event().wait()
+        case "pause":
+            os.killpg(group, signal.SIGSTOP)
+        case _:
+            os.kill(group, signal.SIGTERM)

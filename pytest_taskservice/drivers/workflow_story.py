@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import timedelta
-from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from pytest_taskservice.drivers.base import WorkflowOutcome
+from pytest_taskservice.drivers.called import at_path
 from pytest_taskservice.drivers.workflow_synthetic import (
     SYNTHETIC_WORKFLOW,
     arguments_of,
     synthetic_workflow,
 )
-from pytest_taskservice.errors import HarnessError, TaskImportError, UnknownNameError
+from pytest_taskservice.errors import HarnessError, UnknownNameError
 from pytest_taskservice.history import EventKind
 from taskservice.workflow.definitions import (
     DeadlineOptions,
@@ -25,7 +25,6 @@ from taskservice.workflow.values import rebuilt_error
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from types import ModuleType
 
     from pytest_taskservice.drivers.base import Stage
     from pytest_taskservice.scenario.model import Config, Workflow
@@ -92,8 +91,7 @@ def find_workflow(place: str) -> WorkflowDefinition:
     if place in default_workflows:
         return default_workflows.get(place)
 
-    module, _, attribute = place.rpartition(".")
-    found = getattr(_imported(module, place), attribute, None) if module else None
+    found = at_path(place, kind="workflow")
     if isinstance(found, WorkflowDefinition):
         return found
     raise UnknownNameError("workflow", place, tuple(_places()))
@@ -133,18 +131,6 @@ def told(event: WorkflowEvent) -> Iterator[tuple[EventKind, dict[str, Any]]]:
 def _limits(config: Config | None) -> DeadlineOptions:
     found = {name: getattr(config, word, None) for name, word in _DEADLINES.items()}
     return cast("DeadlineOptions", {name: seconds for name, seconds in found.items() if seconds is not None})
-
-
-def _imported(module: str, place: str) -> ModuleType | None:
-    """Return the module; ``None`` if there is none. What it raises itself is told."""
-    try:
-        return import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name is not None and f"{module}.".startswith(f"{error.name}."):
-            return None
-        raise TaskImportError(place, module, error, "workflow") from error
-    except (Exception, SystemExit) as error:
-        raise TaskImportError(place, module, error, "workflow") from error
 
 
 def _places() -> Iterator[str]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, cast
 
+from pytest_taskservice.drivers.base import CapabilityError
 from pytest_taskservice.errors import FaultError, HarnessTimeoutError
 from pytest_taskservice.history import EventKind, EventLog
 from pytest_taskservice.scenario.expectations import check, check_sometimes
@@ -16,7 +17,7 @@ from pytest_taskservice.scenario.invariants import ONE_FINAL_STATE, check_invari
 from pytest_taskservice.scenario.model import FINAL_STATUSES
 from pytest_taskservice.scenario.nemesis import draws
 from pytest_taskservice.scenario.pace import REAL_TIME, Clock, Pace
-from pytest_taskservice.scenario.performance import Performance
+from pytest_taskservice.scenario.performance import WORKFLOW_FINAL, Performance
 from pytest_taskservice.scenario.record import Mismatch, Record
 from pytest_taskservice.scenario.subjects import runs_of
 
@@ -30,6 +31,7 @@ __all__ = ["REAL_TIME", "Clock", "Verdict", "WorkerSpan", "run"]
 
 _PATIENCE = 10.0
 _LAST_LOOKS = 3
+_NEWS = 2.0
 # What Redis transports wait before they give a message to somebody else, unless told.
 _REDELIVERY = 3600.0
 
@@ -130,6 +132,7 @@ class _Play:
         # What lay in wait for a run has had its chance.
         self._performance.heal()
         self._await_open_claims()
+        self._await_tales()
         self._performance.read_clients()
         self._look()
         record = self._last_record()
@@ -160,7 +163,12 @@ class _Play:
     def _strike(self, fault: FaultCall) -> None:
         # The seed may draw somebody to strike where nobody is left.
         with suppress(FaultError):
-            self._performance.inject(fault)
+            try:
+                self._performance.inject(fault)
+            except CapabilityError as error:
+                assert self._scenario.faults is not None
+                error.place = str(self._scenario.faults.mark)
+                raise
 
     def _look(self, at: float | None = None) -> None:
         """See how many keys there are of each workflow run; looking takes time, and is told as of ``at``."""
@@ -184,6 +192,26 @@ class _Play:
             return over or not check(claims, self._record())
 
         self._pace.wait_for(settled, until=until)
+
+    def _await_tales(self) -> None:
+        """Wait a moment until what a store knows is told, too: the ends of workflow runs."""
+        if not self._performance.started:
+            return
+        control = cast("StoryDriver", self._driver).workflows()
+
+        def told() -> bool:
+            said = {
+                (event.run, event.detail.get("status"))
+                for event in self._driver.log()
+                if event.kind is EventKind.CHANGED
+            }
+            endings = ((run, control.outcome(run)) for run in self._performance.started)
+            return all(
+                ending is None or ending.status not in WORKFLOW_FINAL or (run, ending.status) in said
+                for run, ending in endings
+            )
+
+        self._pace.wait_for(told, until=self._pace.elapsed() + _NEWS)
 
     def _last_record(self) -> Record:
         """Return what is known in the end; what the beat has sent meanwhile ends first."""

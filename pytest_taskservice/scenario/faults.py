@@ -42,9 +42,9 @@ _POINT = ("when", "into", "task", "times")
 _DELIVERY = ("target", "task", "queue", "times", "for")
 KINDS: Mapping[str, Rule] = {
     "kill": Rule(options=(*_PROCESS, *_POINT, "for", "restart")),
-    "term": Rule(options=(*_PROCESS, "restart")),
-    "pause": Rule(options=(*_PROCESS, "for")),
-    "restart": Rule(options=(*_PROCESS, "restart")),
+    "term": Rule(options=(*_PROCESS, *_POINT, "for", "restart")),
+    "pause": Rule(options=(*_PROCESS, *_POINT, "for")),
+    "restart": Rule(options=(*_PROCESS, *_POINT, "for", "restart")),
     "lose_child": Rule(
         options=(*_PROCESS, *_POINT, "for"), needs=("when",), targets=_WORKER, points=POINTS[1:]
     ),
@@ -152,8 +152,12 @@ def _check(table: Table, call: FaultCall, rule: Rule) -> None:
         message = "found into, how far a body has run; it needs when: running"
         raise wrong(table.entries["into"].key.mark, message)
 
+    if call.kind == "pause" and call.when and call.lasts is None:
+        message = "for is missing in pause with when; say how long it lasts, for nobody knows when it begins"
+        raise wrong(table.mark, message)
     if "when" in rule.options and not call.when:
-        for name in ("task", "times", "for"):
+        # For how long it lies in wait; of a pause how long it lasts.
+        for name in ("task", "times", *(() if call.kind == "pause" else ("for",))):
             if entry := table.entries.get(name):
                 raise wrong(
                     entry.key.mark,

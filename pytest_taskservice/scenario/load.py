@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import fields as parts_of
 from dataclasses import replace
+from stat import S_ISREG
 from typing import TYPE_CHECKING, Any
 
 from pytest_taskservice.errors import ScenarioError
@@ -20,6 +21,7 @@ from pytest_taskservice.scenario.faults import read_nemesis
 from pytest_taskservice.scenario.fill import Filler, case_of, merged, size
 from pytest_taskservice.scenario.model import Scenario, Skip
 from pytest_taskservice.scenario.nodes import (
+    MAX_BYTES,
     Entry,
     Node,
     Scalar,
@@ -27,6 +29,7 @@ from pytest_taskservice.scenario.nodes import (
     decode,
     describe,
     documents,
+    too_large,
     wrong,
 )
 from pytest_taskservice.scenario.staging import read_beat, read_invariants, read_seeds, read_workers
@@ -56,7 +59,20 @@ _MAX_ERRORS = 50
 
 def load(path: Path, *, shown: str | None = None) -> list[Scenario]:
     """Return the scenarios of a file; ``shown`` is how messages name it."""
-    return load_text(path.read_bytes(), shown or str(path))
+    name = shown or str(path)
+    start = Mark(path=name, line=1, column=1)
+    try:
+        found = path.stat()
+        if not S_ISREG(found.st_mode):
+            raise wrong(start, "found a directory, a pipe or a device; a scenario file is a file")
+        with path.open("rb") as file:
+            # The size as it was: who writes to it meanwhile has had his say.
+            data = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise wrong(start, f"cannot be read: {error.strerror or error}") from error
+    if len(data) > MAX_BYTES:
+        raise too_large(max(len(data), found.st_size), name)
+    return load_text(data, name)
 
 
 def load_text(data: bytes | str, path: str) -> list[Scenario]:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import yaml
 
 __all__ = [
+    "MAX_BYTES",
     "Entry",
     "Items",
     "Node",
@@ -29,6 +30,7 @@ __all__ = [
     "describe",
     "documents",
     "moved",
+    "too_large",
     "wrong",
 ]
 
@@ -123,11 +125,16 @@ def moved(node: Node, mark: Mark, via: str) -> Node:
     return replace(node, mark=mark, via=via)
 
 
+def too_large(size: int, path: str) -> ScenarioError:
+    """Return the error of a file of so many bytes."""
+    start = Mark(path=path, line=1, column=1)
+    return wrong(start, f"found {size} bytes; a scenario file has at most {MAX_BYTES}")
+
+
 def decode(data: bytes, path: str) -> str:
     """Return the text of a file, or say at which place it is none."""
     if len(data) > MAX_BYTES:
-        start = Mark(path=path, line=1, column=1)
-        raise wrong(start, f"found {len(data)} bytes; a scenario file has at most {MAX_BYTES}")
+        raise too_large(len(data), path)
 
     try:
         text = data.decode("utf-8-sig")

@@ -47,9 +47,10 @@ if TYPE_CHECKING:
     from pytest_taskservice.scenario.model import Scenario
     from pytest_taskservice.scenario.pace import Pace
 
-__all__ = ["Performance"]
+__all__ = ["WORKFLOW_FINAL", "Performance"]
 
-_WORKFLOW_FINAL = frozenset({"SUCCESS", "FAILED"})
+WORKFLOW_FINAL = frozenset({"SUCCESS", "FAILED"})
+"""Where a workflow run is over."""
 _Act = Callable[[], None]
 
 
@@ -116,7 +117,8 @@ class Performance:
         """Return what became of each fault, by name; those that bear none are under the empty one."""
         return {
             name: tuple(
-                FaultTale(at=at, kind=fault.kind, struck=injection.struck) for at, fault, injection in found
+                FaultTale(at=at, kind=fault.kind, struck_at=injection.struck_at)
+                for at, fault, injection in found
             )
             for name, found in self._injections.items()
         }
@@ -125,14 +127,17 @@ class Performance:
         """Return whether no workflow run can have news any more."""
         control = self._driver.workflows() if self.started else None
         endings = (control.outcome(run) for run in self.started) if control else ()
-        return all(ending is None or ending.status in _WORKFLOW_FINAL for ending in endings)
+        return all(ending is None or ending.status in WORKFLOW_FINAL for ending in endings)
 
     # Steps.
 
     def _do(self, step: Step) -> None:
         try:
             self._do_it(step)
-        except (CapabilityError, ScenarioError):
+        except CapabilityError as error:
+            error.place = error.place or str(step.mark)
+            raise
+        except ScenarioError:
             raise
         except HarnessError as error:
             raise ScenarioError(f"{step.mark}: {error}") from error
@@ -274,7 +279,7 @@ class Performance:
                     raise _Overdue
 
     def _is_over(self, run: str) -> bool:
-        return self._status_of(run) in (_WORKFLOW_FINAL if run in self.started else FINAL_STATUSES)
+        return self._status_of(run) in (WORKFLOW_FINAL if run in self.started else FINAL_STATUSES)
 
     def _status_of(self, run: str) -> str:
         if run not in self.started:

@@ -117,11 +117,16 @@ class ClientTale:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FaultTale:
-    """One fault that was injected ``at`` an instant, and how often it struck in all."""
+    """One fault that was injected ``at`` an instant, and when it struck, each time."""
 
     at: float
     kind: str
-    struck: int
+    struck_at: tuple[float, ...] = ()
+
+    @property
+    def struck(self) -> int:
+        """How often it struck in all."""
+        return len(self.struck_at)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

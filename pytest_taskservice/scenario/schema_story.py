@@ -96,6 +96,8 @@ def _rules() -> list[Schema]:
                 "properties": {option: False for option in FAULT_OPTIONS if option not in rule.options}
                 | ({"target": {"enum": list(rule.targets)}} if rule.targets != FAULT_TARGETS else {})
                 | ({"when": {"enum": list(rule.points)}} if rule.points != POINTS else {}),
+                # Nobody knows when it begins.
+                **({"dependentRequired": {"when": ["for"]}} if kind == "pause" else {}),
             },
         }
         for kind, rule in KINDS.items()

@@ -23,7 +23,7 @@ from pytest_taskservice.scenario.model import FINAL_STATUSES
 from pytest_taskservice.scenario.record import labels
 
 if TYPE_CHECKING:
-    from pytest_taskservice.scenario.record import ClientTale, Ending, Record, WorkflowEnding
+    from pytest_taskservice.scenario.record import ClientTale, Ending, FaultTale, Record, WorkflowEnding
 
 __all__ = [
     "COUNTS",
@@ -81,10 +81,7 @@ def subjects(name: str, record: Record) -> list[Subject]:
         return [_client(label, tale) for label, tale in zip(numbered, record.clients[name], strict=True)]
     if name in record.faults:
         numbered = _numbered(name, len(record.faults[name]))
-        return [
-            _single(label, tale.at, {"struck": tale.struck})
-            for label, tale in zip(numbered, record.faults[name], strict=True)
-        ]
+        return [_fault(label, tale) for label, tale in zip(numbered, record.faults[name], strict=True)]
     if name in record.commands:
         numbered = _numbered(name, len(record.commands[name]))
         return [
@@ -282,6 +279,14 @@ def _word(kind: str, data: Any) -> str:
     if kind == "status":
         return str(data.get("status", kind)) if isinstance(data, Mapping) else str(data)
     return "asked" if kind == "question" else kind
+
+
+def _fault(label: str, tale: FaultTale) -> Subject:
+    moments = [_plain(tale.at, {"struck": 0})]
+    for number, at in enumerate(tale.struck_at, start=1):
+        # One that strikes as it is injected does so a moment before that is noted.
+        moments.append(_plain(max(at, tale.at), {"struck": number}))
+    return Subject(label=label, moments=tuple(moments), early="not injected yet")
 
 
 def _workers(record: Record) -> Subject:

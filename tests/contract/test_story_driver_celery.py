@@ -245,6 +245,19 @@ def test_beat_sends_what_the_story_says(begin: Callable[..., CeleryWorkerDriver]
     eventually(lambda: driver.outcome(sent()[0].run).result == 3)
 
 
+def test_a_beat_may_be_in_several_time_zones(begin: Callable[..., CeleryWorkerDriver]) -> None:
+    nightly = {
+        zone: Entry(name=zone, mark=MARK, task="sum", cron="0 6 * * *", timezone=zone)
+        for zone in ("Europe/Berlin", "Asia/Tokyo")
+    }
+    driver = begin(
+        beat={"often": Entry(name="often", mark=MARK, task="sum", every=0.2), **nightly},
+        tasks={"sum": call("add", 1, 2)},
+    )
+
+    eventually(lambda: [event for event in driver.log() if event.detail.get("entry") == "often"])
+
+
 def test_a_beat_that_is_killed_is_silent_until_it_is_healed(
     begin: Callable[..., CeleryWorkerDriver],
 ) -> None:
@@ -379,6 +392,73 @@ def leave_trace(path: str) -> None:
     Path(path).touch()
 
 
+def test_a_worker_is_paused_at_each_point_of_a_run(begin: Callable[..., CeleryWorkerDriver]) -> None:
+    driver = begin(workers=Workers(count=1, concurrency=1), faults=frozenset({"pause"}))
+    ends = {}
+    for when in ("received", "started", "running", "stored"):
+        into = 0.1 if when == "running" else 0.0
+        fault = driver.faults().inject(FaultCall(kind="pause", when=when, into=into, lasts=0.6))
+        run = driver.launch(slow(0.2))
+        driver.settle(timeout=20)
+        assert (when, fault.struck, driver.outcome(run).status) == (when, 1, "SUCCESS")
+        events = {str(event.kind): event.at for event in driver.log().of(run)}
+        ends[when] = events["succeeded"] - events["sent"]
+
+    assert min(ends.values()) >= 0.6
+    spans = [event for event in driver.log() if event.kind in (EventKind.FAULT, EventKind.HEALED)]
+    assert [str(event.kind) for event in spans] == ["fault", "healed"] * 4
+    assert {event.worker for event in spans} == {"worker1@taskservice"}
+    assert not told(driver, EventKind.WORKER_GONE)
+
+
+def test_a_pause_at_a_point_longer_than_an_answer_may_take_breaks_nothing(
+    begin: Callable[..., CeleryWorkerDriver], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pytest_taskservice.drivers.worker_process._ASK_TIMEOUT", 0.2)
+    driver = begin(faults=frozenset({"pause"}))
+    driver.faults().inject(FaultCall(kind="pause", when="started", lasts=1.5))
+    run = driver.launch(call("add", 1, 2))
+    driver.settle(timeout=20)
+
+    assert driver.outcome(run).result == 3
+
+
+def test_a_pause_at_a_point_ends_when_it_is_healed(begin: Callable[..., CeleryWorkerDriver]) -> None:
+    driver = begin(faults=frozenset({"pause"}))
+    fault = driver.faults().inject(FaultCall(kind="pause", when="started", lasts=60))
+    run = driver.launch(call("add", 1, 2))
+    eventually(lambda: fault.struck)
+    eventually(lambda: "to go on" in driver._faults.pending())  # type: ignore[union-attr]
+
+    fault.heal()
+    driver.settle(timeout=10)
+
+    assert driver.outcome(run).result == 3
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        FaultCall(kind="term", when="running", into=0.2, restart=0.0),
+        # Both of its runs reach the point before it ends.
+        FaultCall(kind="restart", when="running", into=0.2, times=2, restart=0.0),
+    ],
+    ids=["term", "restart"],
+)
+def test_a_worker_is_told_to_end_at_a_point_of_a_run(
+    fault: FaultCall, begin: Callable[..., CeleryWorkerDriver]
+) -> None:
+    driver = begin(workers=Workers(count=1, concurrency=2), faults=frozenset({fault.kind}))
+    injected = driver.faults().inject(fault)
+    runs = [driver.launch(slow(0.6)) for _ in range(2)]
+    driver.settle(timeout=30)
+    driver.faults().heal()
+
+    assert [driver.outcome(run).status for run in runs] == ["SUCCESS", "SUCCESS"]
+    assert injected.struck == fault.times
+    assert len(told(driver, EventKind.WORKER_GONE)) == 1
+
+
 def test_a_lost_child_is_told_by_its_worker(begin: Callable[..., CeleryWorkerDriver]) -> None:
     driver = begin(faults=frozenset({"lose_child"}))
     outcomes = {}
@@ -484,14 +564,39 @@ def test_a_message_of_a_worker_can_be_held_back(begin: Callable[..., CeleryWorke
     assert driver.outcome(runs.ends[0]).result == 6
 
 
+def test_a_message_comes_again_whose_acknowledgement_got_lost(
+    begin: Callable[..., CeleryWorkerDriver],
+) -> None:
+    """Another task's acknowledgement arrives, and so does the second one of this one."""
+    driver = begin(settings=BRIEF, faults=frozenset({"drop_ack"}))
+    fault = driver.faults().inject(FaultCall(kind="drop_ack", task="add"))
+    other = driver.launch(slow(0.1))
+    run = driver.launch(call("add", 1, 2))
+    driver.settle(timeout=20)
+
+    assert (kinds(driver, run).count("received"), kinds(driver, other).count("received")) == (2, 1)
+    assert (driver.outcome(run).result, fault.struck) == (3, 1)
+    assert [(event.detail["run"], event.worker) for event in told(driver, EventKind.FAULT)] == [
+        (run, "worker1@taskservice")
+    ]
+
+
+def test_an_early_acknowledgement_can_get_lost(begin: Callable[..., CeleryWorkerDriver]) -> None:
+    settings = {key: value for key, value in BRIEF.items() if key not in LATE}
+    driver = begin(settings=settings, faults=frozenset({"drop_ack"}))
+    driver.faults().inject(FaultCall(kind="drop_ack"))
+    run = driver.launch(call("add", 1, 2))
+    driver.settle(timeout=20)
+
+    assert kinds(driver, run).count("started") == 2
+
+
 # What cannot be.
 
 
 @pytest.mark.parametrize(
     ("fault", "reason"),
     [
-        (FaultCall(kind="drop_ack"), "faults of deliveries"),
-        (FaultCall(kind="term", when="running"), "only kill and lose_child strike a real run at a point"),
         (FaultCall(kind="latency", by=1), "the stage announces none"),
         (FaultCall(kind="kill", target="redis"), "the stage announces no fault of processes"),
     ],
@@ -504,6 +609,32 @@ def test_what_cannot_be_broken_is_refused(
     with pytest.raises(CapabilityError, match=reason):
         driver.faults().inject(fault)
     assert len(driver.refused) == 1
+
+
+@pytest.mark.parametrize("kind", ["timeout", "pause"])
+def test_nobody_waits_for_a_redis_that_is_silent_for_ever(
+    kind: str, begin: Callable[..., CeleryWorkerDriver], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pytest_taskservice.drivers.worker_faults._ANSWER", 0.5)
+    driver = begin(faults=frozenset({"timeout", "pause"}))
+    driver.faults().inject(FaultCall(kind=kind, target="redis"))
+
+    with pytest.raises(
+        HarnessTimeoutError, match=rf"a launch waited .*\({kind} target=redis\); say with for"
+    ):
+        driver.launch(call("add", 1, 2))
+
+
+def test_a_silence_that_ends_is_waited_for(
+    begin: Callable[..., CeleryWorkerDriver], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pytest_taskservice.drivers.worker_faults._ANSWER", 0.5)
+    driver = begin(faults=frozenset({"timeout"}))
+    driver.faults().inject(FaultCall(kind="timeout", target="redis", lasts=1.5))
+    run = driver.launch(call("add", 1, 2))
+    driver.settle(timeout=20)
+
+    assert driver.outcome(run).result == 3
 
 
 def test_a_broken_world_is_thrown_away(begin: Callable[..., CeleryWorkerDriver]) -> None:

@@ -17,7 +17,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from kombu.utils.uuid import uuid
 
+from pytest_taskservice.simulator.core.agenda import Weight
+
 if TYPE_CHECKING:
+    from pytest_taskservice.simulator.celery.wire import Wire
     from pytest_taskservice.simulator.core.agenda import Due
     from pytest_taskservice.simulator.core.simulation import Simulation
 
@@ -28,6 +31,7 @@ Raw = dict[str, Any]
 _REDIS = ("redis", "rediss", "sentinel", "valkey", "valkeys")
 _DEFAULT_VISIBILITY = 3600.0
 _LAST_SENT = 10_000
+_LOOK_AGAIN = 1.0
 
 
 class BrokerDownError(ConnectionRefusedError):
@@ -89,6 +93,12 @@ class Broker:
         self.rules = rules
         self.latency = latency
         self.down = False
+        self.silent = False
+        """Whether it neither answers nor hands out anything; a fault's."""
+        self.mute = False
+        """Whether it is one of these two."""
+        self.wire: Wire | None = None
+        """How long the bytes of messages take; a fault's."""
         self.slower = 0.0
         """Seconds that each message takes on top; a fault's."""
         self.fate: Callable[[str, Raw], Iterable[float]] | None = None
@@ -112,7 +122,11 @@ class Broker:
     # What clients do.
 
     def check(self) -> None:
-        """Raise :class:`BrokerDownError` during an outage."""
+        """Raise :class:`BrokerDownError` during an outage; wait while it is silent."""
+        if not self.mute:
+            return
+        if not self.down:
+            self._simulation.wait(lambda: not self.silent, timeout=None, what="the broker to answer")
         if self.down:
             raise BrokerDownError(111, "connection refused: the simulated broker is down")
 
@@ -126,6 +140,9 @@ class Broker:
         """Accept a message; it arrives a little later, never before one that was sent earlier."""
         simulation = self._simulation
         delay = simulation.random.between("message", self.latency.message) + self.slower
+        if self.wire is not None:
+            # Behind those that were sent before.
+            delay = max(delay, self._last_arrival - simulation.elapsed) + self.wire.seconds(raw)
         arrival = max(simulation.elapsed + delay, self._last_arrival)
         self._last_arrival = arrival
         if self.fate is None:
@@ -196,6 +213,10 @@ class Broker:
 
     def restore(self, tag: str, *, behind: bool = False) -> None:
         """Put a delivery back at the head of its queue, or ``behind`` all that waits there."""
+        if self.silent and tag in self._unacked:
+            # Nobody can look. Those who acknowledge it meanwhile are heard first.
+            self._simulation.after(_LOOK_AGAIN, self.restore, tag, weight=Weight.UPKEEP)
+            return
         unacked = self._unacked.pop(tag, None)
         if unacked is None:
             return
@@ -294,7 +315,7 @@ class Broker:
             free = [consumer for consumer in self._consumers.get(queue, ()) if consumer.free()]
             if free:
                 best = (order, queue, free)
-        if best is None or self.down:
+        if best is None or self.mute:
             return False
         _, queue, free = best
         raw = self.get(queue)

@@ -35,12 +35,15 @@ _MESSAGES = frozenset({"task", "queue", "times", "after", "for_"})
 KINDS: Mapping[str, frozenset[str]] = {
     "kill": _WHERE | {"after", "for_", "restart", "target"},
     "lose_child": _WHERE | {"after", "for_"},
-    "term": frozenset({"worker", "after", "restart"}),
-    "restart": frozenset({"worker", "after", "restart", "target"}),
-    "pause": frozenset({"worker", "after", "for_", "target"}),
+    "term": _WHERE | {"after", "for_", "restart"},
+    "restart": _WHERE | {"after", "for_", "restart", "target"},
+    "pause": _WHERE | {"after", "for_", "target"},
     "down": frozenset({"after", "for_"}),
     "reset_peer": frozenset({"worker", "after"}),
     "latency": frozenset({"by", "after", "for_"}),
+    "timeout": frozenset({"after", "for_"}),
+    "bandwidth": frozenset({"rate", "after", "for_"}),
+    "slicer": frozenset({"size", "by", "after", "for_"}),
     "duplicate": _MESSAGES | {"by"},
     "delay": _MESSAGES | {"by"},
     "drop_ack": _MESSAGES,
@@ -49,10 +52,13 @@ KINDS: Mapping[str, frozenset[str]] = {
 }
 """What each kind of fault may be told."""
 
+_AT_POINTS = frozenset({"kill", "term", "restart", "pause"})
 _MEASURED = frozenset({"latency", "delay", "slow", "clock"})
+_COUNTED = {"bandwidth": "rate", "slicer": "size"}
+_LASTING = frozenset({"down", "latency", "timeout", "bandwidth", "slicer", "slow", "clock"})
 _TARGETS: Mapping[str, tuple[str, ...]] = {
     "kill": ("worker", "beat"),
-    "pause": ("worker", "beat"),
+    "pause": ("worker", "beat", "broker"),
     "restart": ("worker", "beat", "broker"),
 }
 
@@ -64,8 +70,8 @@ class Fault:
     ``task``, ``worker`` and ``queue`` are names or patterns with ``*``; empty means any. ``at`` is a
     :class:`Point`; without one, a fault strikes ``after`` so many seconds. ``for_`` is how long it lasts, or
     stays in wait; ``None``: until it is healed. ``times`` is how often it strikes; ``None``: without end.
-    ``by`` is how much: of delay, or of a clock's step. ``restart`` is when another process takes the place of
-    the one that has ended; ``None``: never.
+    ``by`` is how much: of delay, or of a clock's step. ``rate`` is in bytes a second, ``size`` in bytes.
+    ``restart`` is when another process takes the place of the one that has ended; ``None``: never.
     """
 
     kind: str
@@ -80,6 +86,8 @@ class Fault:
     times: int | None = 1
     restart: float | None = 1.0
     target: str = "worker"
+    rate: int = 0
+    size: int = 0
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -104,7 +112,7 @@ class Fault:
     @property
     def lasts(self) -> bool:
         """Whether it goes on until it is healed."""
-        return self.kind in ("pause", "down", "latency", "slow", "clock")
+        return self.kind in _LASTING or (self.kind == "pause" and not self.waits)
 
     def _told(self) -> list[str]:
         return [field.name for field in fields(self)[1:] if getattr(self, field.name) != field.default]
@@ -120,16 +128,16 @@ class Fault:
             raise FaultError(
                 f"lose_child needs a body to lose: at='started', 'running' or 'stored', got {self.at!r}"
             )
-        if (
-            self.kind == "kill"
-            and self.at is None
-            and (self.task or self.for_ is not None or self.times != 1)
-        ):
+        lies = self.task or self.times != 1 or (self.for_ is not None and self.kind != "pause")
+        if self.kind in _AT_POINTS and self.at is None and lies:
             raise FaultError(
-                "a kill with task, times or for_ lies in wait: say where, with at='received', 'started' ..."
+                f"a {self.kind} with task, times or for_ lies in wait: say where, with at='received', "
+                "'started' ..."
             )
-        if self.target == "beat" and self.at is not None:
-            raise FaultError(f"beat runs no tasks: at={self.at!r} says nothing of it")
+        if self.kind == "pause" and self.at is not None and self.for_ is None:
+            raise FaultError("a pause that lies in wait needs for_: how long it lasts")
+        if self.target != "worker" and self.at is not None:
+            raise FaultError(f"{self.target} runs no tasks: at={self.at!r} says nothing of it")
 
     def _check_numbers(self) -> None:
         for name in ("into", "after", "for_", "restart"):
@@ -144,6 +152,9 @@ class Fault:
             raise FaultError(f"{self.kind}: by must be a duration, got {self.by!r}")
         if self.kind in _MEASURED and not self.by:
             raise FaultError(f"{self.kind} by how much? Say by=seconds")
+        counted = _COUNTED.get(self.kind)
+        if counted and not (isinstance(getattr(self, counted), int) and getattr(self, counted) > 0):
+            raise FaultError(f"{self.kind} needs {counted}: a whole number of bytes, from 1 on")
 
 
 def make_fault(kind: str, options: Mapping[str, Any]) -> Fault:

@@ -16,11 +16,13 @@ from pytest_taskservice.simulator.celery.broker import BrokerDownError
 from pytest_taskservice.simulator.celery.fault_values import Fault, make_fault
 from pytest_taskservice.simulator.celery.nemesis import Nemesis
 from pytest_taskservice.simulator.celery.traps import Traps
+from pytest_taskservice.simulator.celery.wire import Wire
 from pytest_taskservice.simulator.core.agenda import Weight
 from pytest_taskservice.simulator.core.fibers import current_fiber
 
 if TYPE_CHECKING:
     from pytest_taskservice.simulator.celery.broker import Broker
+    from pytest_taskservice.simulator.celery.worker import SimulatedWorker
     from pytest_taskservice.simulator.celery.world import CeleryWorld
     from pytest_taskservice.simulator.core.agenda import Due
 
@@ -32,18 +34,27 @@ class Injected:
 
     def __init__(self, faults: Faults, fault: Fault) -> None:
         self.fault = fault
-        self.times = 0
+        self.moments: list[float] = []
+        """When it has struck, each time, as the history counts."""
         self.over = False
         """Whether it strikes no more and lasts no longer."""
         self.ready = False
         """Whether its time has come: it waits, lasts or has struck."""
         self.victim: Any = None
         self.dues: list[Due | None] = []
+        self.pauses: list[Injected] = []
+        """What it has begun where it lay in wait."""
         self._faults = faults
 
+    @property
+    def times(self) -> int:
+        """How often it has struck."""
+        return len(self.moments)
+
     def heal(self) -> None:
-        """End it; what it has done stays done."""
-        self._faults.end(self)
+        """End it; what it has done stays done, but for those who stand still."""
+        for injected in (self, *self.pauses):
+            self._faults.end(injected)
 
     def __repr__(self) -> str:
         return f"<{self.fault}, struck {self.times} times{', over' if self.over else ''}>"
@@ -118,9 +129,42 @@ class Faults:
         broker.slower = sum(each.fault.by for each in self.lasting("latency"))
         broker.fate = self._traps.fate if any(self.waiting("duplicate", "delay")) else None
         broker.keeps = self._traps.keeps if any(self.waiting("drop_ack")) else None
-        was_down, broker.down = broker.down, any(self.lasting("down"))
-        if was_down and not broker.down:
+        narrow, sliced = ([each.fault for each in self.lasting(kind)] for kind in ("bandwidth", "slicer"))
+        broker.wire = Wire(narrow, sliced) if narrow or sliced else None
+        was_mute = broker.mute
+        broker.down = any(self.lasting("down"))
+        broker.silent = any(self.lasting("timeout")) or any(
+            each.fault.target == "broker" for each in self.lasting("pause")
+        )
+        broker.mute = broker.down or broker.silent
+        if was_mute and not broker.mute:
             broker.kick()
+
+    def strike_worker(self, injected: Injected, worker: SimulatedWorker, run: str) -> None:
+        """Do to the worker what has lain in wait for one of its runs."""
+        self.struck(injected, {"worker": worker.process.name, "run": run})
+        if worker.process.is_current() and injected.fault.kind != "pause":
+            # The worker itself is running this line.
+            self._world.simulation.after(0.0, self._perform_trap, injected, worker)
+        else:
+            self._perform_trap(injected, worker)
+
+    def _perform_trap(self, injected: Injected, worker: SimulatedWorker) -> None:
+        fault, world = injected.fault, self._world
+        if not worker.process.alive:
+            return
+        if fault.kind == "kill":
+            strikes.kill(world, worker, fault.restart)
+        elif fault.kind == "pause":
+            pause = Injected(self, Fault(kind="pause", worker=worker.process.name, for_=fault.for_))
+            pause.victim = worker
+            pause.moments.append(world.record.now())
+            pause.dues.append(world.simulation.after(fault.for_ or 0.0, pause.heal))
+            injected.pauses.append(pause)
+            self._active.append(pause)
+            strikes.pause(world, worker)
+        else:
+            strikes.terminate(world, worker, fault.restart)
 
     def explain(self) -> Iterator[str]:
         """Say what is broken."""
@@ -139,12 +183,12 @@ class Faults:
     def _set_off(self, injected: Injected) -> None:
         fault, simulation = injected.fault, self._world.simulation
         injected.ready = True
-        if fault.for_ is not None:
+        if fault.for_ is not None and not (fault.waits and fault.kind == "pause"):
             weight = Weight.WORK if fault.lasts else Weight.UPKEEP
             injected.dues.append(simulation.after(fault.for_, injected.heal, weight=weight))
         if fault.waits:
             self._arrange()
-        elif fault.kind in ("down", "latency", "slow", "clock") or fault.target == "broker":
+        elif (fault.lasts and fault.kind != "pause") or fault.target == "broker":
             self._strike_all(injected)
         else:
             self._strike_one(injected)
@@ -153,7 +197,7 @@ class Faults:
         fault, world = injected.fault, self._world
         if fault.kind == "restart":
             self.end(injected)
-            injected.times = 1
+            injected.moments.append(self._world.record.now())
             self.begin(Fault(kind="down", for_=fault.restart or 0.0))
             return
         self.struck(injected, {})
@@ -196,7 +240,7 @@ class Faults:
     def _undo(self, injected: Injected) -> None:
         if injected.fault.kind == "clock":
             self._world.simulation.step_clock(-injected.fault.by)
-        elif injected.fault.kind == "pause":
+        elif injected.fault.kind == "pause" and injected.victim is not None:
             victim = injected.victim
             if not any(other.victim is victim for other in self.lasting("pause")):
                 _process_of(victim).go_on()
@@ -219,7 +263,7 @@ class Faults:
 
     def struck(self, injected: Injected, detail: dict[str, Any]) -> None:
         """Note that a fault strikes now; it ends when it has done so as often as it may."""
-        injected.times += 1
+        injected.moments.append(self._world.record.now())
         fault = injected.fault
         self._note(EventKind.FAULT, fault, detail)
         if fault.waits and fault.times is not None and injected.times >= fault.times:

@@ -119,6 +119,16 @@ _DRAWN: Mapping[str, Callable[[Random], Mapping[str, Any]]] = {
     "pause": lambda stream: {"for_": _seconds(stream, 0.5, 30.0)},
     "down": lambda stream: {"for_": _seconds(stream, 0.1, 10.0)},
     "latency": lambda stream: {"by": _seconds(stream, 0.01, 1.0), "for_": _seconds(stream, 0.5, 30.0)},
+    "timeout": lambda stream: {"for_": _seconds(stream, 0.1, 10.0)},
+    "bandwidth": lambda stream: {
+        "rate": stream.randrange(1_000, 100_000),
+        "for_": _seconds(stream, 0.5, 30.0),
+    },
+    "slicer": lambda stream: {
+        "size": stream.randrange(10, 1_000),
+        "by": _seconds(stream, 0.001, 0.02),
+        "for_": _seconds(stream, 0.5, 30.0),
+    },
     "duplicate": lambda stream: {"by": _seconds(stream, 0.0, 5.0)},
     "delay": lambda stream: {"by": _seconds(stream, 0.1, 10.0)},
     "slow": lambda stream: {"by": _seconds(stream, 0.1, 5.0), "for_": _seconds(stream, 0.5, 30.0)},

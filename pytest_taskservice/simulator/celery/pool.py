@@ -195,11 +195,15 @@ class Job:
             self.kill(self._terminated)
         if self.done:
             return
-        world.simulation.spend(world.body_cost(self))
         try:
+            # Its soft limit may be over by then, before anything of Celery's in the process sees to that.
+            world.simulation.spend(world.body_cost(self))
             found = self._call_apart(fiber)
         except GreenletExit:
             raise
+        except SoftTimeLimitExceeded:
+            self.finish("error_callback", _sent(ExceptionInfo()))
+            return
         except BaseException as error:  # noqa: BLE001 - whatever ends a process
             self._leave(error, ExceptionInfo())
             return

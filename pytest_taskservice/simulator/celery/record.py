@@ -37,6 +37,10 @@ class Record:
         self._simulation = simulation
         self._notes: list[Note] = []
 
+    def now(self) -> float:
+        """Return the present, as notes have it."""
+        return self._simulation.start + self._simulation.elapsed
+
     def note(  # noqa: PLR0913 - one event, and all that is known of it
         self,
         kind: str,

@@ -5,6 +5,8 @@ from __future__ import annotations
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
+from pytest_taskservice.simulator.core.fibers import current_fiber
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -21,6 +23,7 @@ __all__ = [
     "kill",
     "kill_beat",
     "name_of",
+    "pause",
     "reset",
     "terminate",
     "victims",
@@ -96,6 +99,16 @@ def terminate(world: CeleryWorld, worker: SimulatedWorker, restart: float | None
 
     worker.process.at_end = replace
     worker.shut_down()
+
+
+def pause(world: CeleryWorld, worker: SimulatedWorker) -> None:
+    """Stop a worker with its pool; if one of its processes runs this line, it goes no further."""
+    worker.process.pause()
+    fiber = current_fiber()
+    mine = None if fiber is None else fiber.process
+    if fiber is not None and mine is not None and worker.process in (mine, getattr(mine, "parent", None)):
+        world.simulation.after(0.0, fiber.resume, fiber.turn + 1)
+        fiber.park()
 
 
 def reset(worker: SimulatedWorker) -> None:

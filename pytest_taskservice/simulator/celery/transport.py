@@ -219,6 +219,8 @@ class SimulatedChannel(_virtual.Channel):  # type: ignore[misc] # as above
         if _world.route is not None and self.connection.process is None:
             _world.route(queues, message["headers"] or {})
         self._talk()
+        if self.broker.wire is not None:
+            _world.simulation.spend(self.broker.wire.seconds(message))
         _world.sent(queues, message)
         if self.broker.rules.kind == "amqp":
             # A frame has room for these only: kombu's client drops what else it is handed.

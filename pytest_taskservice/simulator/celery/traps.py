@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Traps", "ignore", "no_time"]
 
+_AT_POINTS = ("kill", "term", "restart", "pause", "lose_child")
+
 
 class Traps:
     """The hooks of one world. None is in place while no fault waits there."""
@@ -29,23 +31,21 @@ class Traps:
     def lay(self) -> None:
         """Put hooks where a fault waits, and only there."""
         world = self._world
-        points = {each.fault.at for each in self._faults.waiting("kill", "lose_child")}
+        points = {each.fault.at for each in self._faults.waiting(*_AT_POINTS)}
         world.at_received = self._at_received if Point.RECEIVED in points else ignore
         world.at_body = self._at_body if points & {Point.STARTED, Point.RUNNING} else ignore
         world.at_end = self._at_end if Point.STORED in points else ignore
         world.slowness = self._slowness if any(self._faults.lasting("slow")) else no_time
 
     def _at_received(self, worker: SimulatedWorker, headers: Mapping[str, Any]) -> None:
-        for injected in self._faults.waiting("kill"):
+        for injected in self._faults.waiting(*_AT_POINTS):
             fault = injected.fault
             if fault.at == Point.RECEIVED and _matches(fault, headers, worker.process.name):
-                self._faults.struck(injected, {"worker": worker.process.name, "run": headers["id"]})
-                # The worker itself is running this line.
-                self._world.simulation.after(0.0, strikes.kill, self._world, worker, fault.restart)
+                self._faults.strike_worker(injected, worker, headers["id"])
                 return
 
     def _at_body(self, job: Job) -> None:
-        for injected in self._faults.waiting("kill", "lose_child"):
+        for injected in self._faults.waiting(*_AT_POINTS):
             fault = injected.fault
             if not _matches(fault, job.request, job.pool.process.name):
                 continue
@@ -56,7 +56,7 @@ class Traps:
                 self._world.simulation.after(fault.into, self._end_job, injected, job, weight=Weight.UPKEEP)
 
     def _at_end(self, job: Job) -> None:
-        for injected in self._faults.waiting("kill", "lose_child"):
+        for injected in self._faults.waiting(*_AT_POINTS):
             if injected.fault.at == Point.STORED and _matches(
                 injected.fault, job.request, job.pool.process.name
             ):
@@ -67,11 +67,11 @@ class Traps:
         worker = strikes.worker_of(self._world, job)
         if injected.over or job.done or worker is None:
             return
-        self._faults.struck(injected, {"worker": worker.process.name, "run": job.id})
         if injected.fault.kind == "lose_child":
+            self._faults.struck(injected, {"worker": worker.process.name, "run": job.id})
             job.lose()
         else:
-            strikes.kill(self._world, worker, injected.fault.restart)
+            self._faults.strike_worker(injected, worker, job.id)
 
     def fate(self, queue: str, raw: Raw) -> list[float]:
         """Return when a message and its copies arrive, in seconds on top."""

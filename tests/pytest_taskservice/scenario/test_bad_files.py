@@ -79,6 +79,17 @@ def test_what_is_no_scenario_is_a_line_with_its_place(pytester: pytest.Pytester)
     assert not pytester.path.joinpath("called").exists()
 
 
+def test_a_file_that_cannot_be_read_is_a_line_with_its_place(pytester: pytest.Pytester) -> None:
+    """Its first read fails, whoever runs this: root may read everything else."""
+    pytester.path.joinpath("a.scenario.yaml").symlink_to("/proc/self/mem")
+
+    result = pytester.runpytest_subprocess("--taskservice-backend=celery-sim")
+
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["a.scenario.yaml:1:1: cannot be read: Input/output error"])
+    result.stdout.no_fnmatch_line("*load.py*")
+
+
 FLOW = """\
 schema: 1
 name: call {number}
@@ -96,8 +107,13 @@ def test_a_workflow_that_is_none_fails_with_its_line_and_cause(pytester: pytest.
         broken="1 / 0",
         lacking="import nowhere",
         ending="raise SystemExit(3)",
+        skipping="import pytest; pytest.skip('not today', allow_module_level=True)",
+        speechless="class Bad(BaseException):\n    def __str__(self): return 1\nraise Bad",
+        unreadable="def f(:",
+        asking="def __getattr__(name): raise RuntimeError(name)",
     )
     calls = ["os.system", "flows.plain", "nowhere.flow", "broken.flow", "lacking.flow", "ending.flow"]
+    calls += ["skipping.flow", "speechless.flow", "unreadable.flow", "asking.flow"]
     documents = [FLOW.format(number=number, call=call) for number, call in enumerate(calls)]
     pytester.path.joinpath("a.scenario.yaml").write_text("---\n".join(documents))
 
@@ -115,6 +131,10 @@ def test_a_workflow_that_is_none_fails_with_its_line_and_cause(pytester: pytest.
             ),
             "a.scenario.yaml:38:*: ModuleNotFoundError: No module named 'nowhere', at *lacking.py:1",
             "a.scenario.yaml:46:*: SystemExit: 3, at *ending.py:1",
+            "a.scenario.yaml:54:*: Skipped: not today, at *",
+            "a.scenario.yaml:62:*: Bad: its text raised TypeError, at *speechless.py:3",
+            "a.scenario.yaml:70:*: SyntaxError: invalid syntax, at *unreadable.py:1",
+            "a.scenario.yaml:78:*: RuntimeError: flow, at *asking.py:1",
         ]
     )
     result.stdout.no_fnmatch_line("*Traceback*")

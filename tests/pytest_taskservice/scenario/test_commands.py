@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from importlib.metadata import EntryPoint
@@ -133,6 +134,35 @@ def test_a_file_that_cannot_be_read_is_one_line(directory: Path) -> None:
 
     assert (code, out) == (2, "")
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("folder", [False, True], ids=["named", "found"])
+def test_what_is_no_file_is_not_waited_for(directory: Path, folder: bool) -> None:
+    os.mkfifo("pipe.scenario.yaml")
+    Path("zero.scenario.yaml").symlink_to("/dev/zero")
+    Path("nowhere.scenario.yaml").symlink_to("nothing")
+    Path("folder.scenario.yaml").mkdir()
+    names = ("nowhere.scenario.yaml", "pipe.scenario.yaml", "zero.scenario.yaml")
+
+    code, out, _ = run("check", *([str(directory)] if folder else names))
+
+    assert code == 1
+    assert [line.rpartition("/")[2] for line in out.splitlines()] == [
+        "nowhere.scenario.yaml:1:1: cannot be read: No such file or directory",
+        "pipe.scenario.yaml:1:1: found a directory, a pipe or a device; a scenario file is a file",
+        "zero.scenario.yaml:1:1: found a directory, a pipe or a device; a scenario file is a file",
+        "3 files wrong; 0 files right: 0 documents, 0 tests",
+    ]
+
+
+def test_a_huge_file_is_not_read(directory: Path) -> None:
+    with Path("huge.scenario.yaml").open("wb") as file:
+        file.truncate(50_000_000_000)
+
+    code, out, _ = run("check", "huge.scenario.yaml")
+
+    assert code == 1
+    assert out.startswith("huge.scenario.yaml:1:1: found 50000000000 bytes; a scenario file has at most")
 
 
 def test_without_yaml_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -212,6 +212,11 @@ def test_every_step_is_read() -> None:
             FaultCall(kind="kill", when="running", into=1.0, task="a", times=None, restart=2.0),
         ),
         ("term, target: beat", FaultCall(kind="term", target="beat")),
+        (
+            "pause, when: stored, task: a, for: 2s, times: 2",
+            FaultCall(kind="pause", when="stored", task="a", lasts=2.0, times=2),
+        ),
+        ("restart, when: received", FaultCall(kind="restart", when="received")),
         ("restart, target: redis, restart: 0s", FaultCall(kind="restart", target="redis", restart=0.0)),
         ("lose_child, when: started, times: 2", FaultCall(kind="lose_child", when="started", times=2)),
         ("slow, by: 2s, for: 1m", FaultCall(kind="slow", by=2.0, lasts=60.0)),
@@ -579,7 +584,7 @@ WRONG = {
     "an option that means nothing": (
         "pause, for: 3s",
         "pause, rate: 3",
-        "25:21: found 'rate', which means nothing for pause; allowed: target, worker, for",
+        "25:21: found 'rate', which means nothing for pause; allowed: target, worker, when, into, task, ",
     ),
     "a fault without its measure": (
         "pause, for: 3s",
@@ -620,6 +625,11 @@ WRONG = {
         "pause, for: 3s",
         "lose_child, when: received",
         "25:32: unknown point 'received'; ",
+    ),
+    "a pause at a point without an end": (
+        "pause, for: 3s",
+        "pause, when: started",
+        "25:5: for is missing in pause with when; say how long it lasts, for nobody knows when it begins",
     ),
     "no seldom": ("pause, for: 3s", "drop_ack, times: often", "25:31: unknown number of times 'often'; "),
     "a nemesis without an end": (

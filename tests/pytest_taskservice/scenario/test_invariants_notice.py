@@ -157,7 +157,7 @@ BROKEN: list[tuple[Callable[[Patch], None], str, set[str]]] = [
     (results_are_stored_wrongly, "a user answers", {"one_truth"}),
     (
         stops_are_not_heard,
-        "stopped while it waits for its user[waits_for_its_user-1500ms]",
+        "stopped while it waits for its user[waits_for_its_user-1s]",
         {"run eventually"},
     ),
     (an_event_is_dropped, "a client is cut off and comes back", {"one_truth"}),

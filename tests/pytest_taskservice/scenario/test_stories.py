@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from fnmatch import fnmatch
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +13,9 @@ from pytest_taskservice.drivers.anyio import AnyIODriver
 from pytest_taskservice.drivers.base import CapabilityError
 from pytest_taskservice.drivers.celery_eager import CeleryEagerDriver
 from pytest_taskservice.drivers.celery_sim import CelerySimDriver, SimulatorOptions
+from pytest_taskservice.drivers.zoned import zoned
 from pytest_taskservice.errors import ScenarioError
-from pytest_taskservice.history import EventKind
+from pytest_taskservice.history import EventKind, EventLog
 from pytest_taskservice.scenario.acts import (
     Advance,
     FaultCall,
@@ -137,6 +139,53 @@ def test_a_killed_worker_hands_its_run_on(sim: CelerySimDriver, app: Celery) -> 
 
     assert told(verdict) == []
     assert [(tale.kind, tale.struck) for tale in verdict.faults["crash"]] == [("kill", 1)]
+
+
+@pytest.mark.parametrize(("instant", "struck"), [(0.5, 0), (1.5, 1), (3.0, 2)])
+def test_a_fault_is_known_to_have_struck_from_that_instant_on(
+    instant: float, struck: int, sim: CelerySimDriver, app: Celery
+) -> None:
+    fault = FaultCall(kind="lose_child", when="started", times=2)
+    steps = (
+        Inject(mark=MARK, fault=fault, name="fault"),
+        Launch(mark=MARK, at=1.0, task="pack"),
+        Launch(mark=MARK, at=2.0, task="pack"),
+    )
+    said = tuple(claim(kind, "fault", instant, struck=struck) for kind in ("at", "eventually"))
+
+    verdict = play(story(tasks=tasks(task("pack")), steps=steps, expect=said), sim, app)
+    lie = play(
+        story(tasks=tasks(task("pack")), steps=steps, expect=(claim("at", "fault", instant, struck=9),)),
+        sim,
+        app,
+    )
+
+    assert told(verdict) == []
+    assert [mismatch.got for mismatch in lie.mismatches] == [f"struck {struck}"]
+
+
+class LateNewsDriver(CelerySimDriver):
+    """A world whose store knows of an end before its history is told of it, as a real one's does."""
+
+    def log(self) -> EventLog:
+        now = self.world.record.now()
+        return EventLog(event for event in super().log() if event.kind != "changed" or event.at + 0.3 < now)
+
+
+def test_the_end_of_a_workflow_may_be_told_later_than_it_is_known(app: Celery) -> None:
+    steps = (WorkflowStep(kind="ask", text="approve"),)
+    verdict = play(
+        story(
+            config=Config(input_timeout=1.0),
+            workflows={"approval": Workflow(name="approval", mark=MARK, steps=steps)},
+            steps=(Start(mark=MARK, workflow="approval", name="run"),),
+            expect=(claim("eventually", "run", 9.0, status="FAILED", reason="input_timeout"),),
+        ),
+        LateNewsDriver(options=SimulatorOptions()),
+        app,
+    )
+
+    assert told(verdict) == []
 
 
 def test_a_fault_that_lies_in_wait_outlasts_the_steps(sim: CelerySimDriver, app: Celery) -> None:
@@ -291,6 +340,43 @@ def test_beat_fires_by_the_clock_of_its_zone(world: str, app: Celery) -> None:
 
 
 @pytest.mark.parametrize("world", [world for world in IN_PROCESS if world != "celery-eager"])
+def test_each_entry_of_a_beat_has_a_zone_of_its_own(world: str, app: Celery) -> None:
+    zones = {"west": "America/New_York", "east": "Asia/Tokyo", "here": "UTC"}
+    entries = {
+        name: Entry(name=name, mark=MARK, task="report", cron="0 6 * * *", timezone=zone)
+        for name, zone in zones.items()
+    }
+
+    verdict = play(
+        story(
+            config=Config(start="2026-01-15T00:00:00+00:00"),
+            tasks=tasks(task("report")),
+            beat=entries,
+            steps=(Advance(mark=MARK, duration=2 * DAY),),
+            expect=tuple(claim("at", name, 2 * DAY, runs=2) for name in zones),
+        ),
+        driver_of(world),
+        app,
+    )
+
+    sent = {
+        name: [round((verdict.log.of(run)[0].at - verdict.start) / 3600, 1) for run in verdict.runs[name]]
+        for name in zones
+    }
+    assert told(verdict) == []
+    assert sent == {"west": [11.0, 35.0], "east": [21.0, 45.0], "here": [6.0, 30.0]}
+
+
+def test_a_zoned_crontab_keeps_its_zone_in_the_file_of_a_beat() -> None:
+    schedule = zoned("30 2 * * 1-5", "Europe/Berlin")
+
+    again = pickle.loads(pickle.dumps(schedule))
+
+    assert (again, str(again.tz)) == (schedule, "Europe/Berlin")
+    assert again != zoned("30 2 * * 1-5", "Asia/Tokyo")
+
+
+@pytest.mark.parametrize("world", [world for world in IN_PROCESS if world != "celery-eager"])
 def test_who_loses_a_race_is_not_at_fault(world: str, app: Celery) -> None:
     answers = tuple(Input(mark=MARK, run="flow", value=value, name=value) for value in ("yes", "no"))
     steps = (WorkflowStep(kind="ask", text="approve"),)
@@ -370,10 +456,10 @@ def test_a_step_that_nobody_can_do_is_told_with_its_line(sim: CelerySimDriver, a
 @pytest.mark.parametrize(
     ("fault", "why"),
     [
-        (FaultCall(kind="bandwidth", rate=10), "has no bytes"),
-        (FaultCall(kind="timeout"), "it never hangs"),
-        (FaultCall(kind="pause", target="redis"), "cannot be made to pause"),
-        (FaultCall(kind="latency", by=1.0, worker="worker1"), "for everybody"),
+        (FaultCall(kind="bandwidth", rate=10, worker="worker1"), "one for all, worker1 has none alone"),
+        (FaultCall(kind="timeout", target="beat"), "one for all, beat has none alone"),
+        (FaultCall(kind="reset_peer", target="beat"), "the simulated beat has no connection of its own"),
+        (FaultCall(kind="latency", by=1.0, worker="worker1"), "one for all, worker1 has none alone"),
     ],
     ids=lambda value: getattr(value, "kind", None),
 )
@@ -382,9 +468,79 @@ def test_what_the_simulator_cannot_break_is_refused(
 ) -> None:
     scenario = story(workers=Workers(), tasks=tasks(task("a")), steps=(Inject(mark=MARK, fault=fault),))
 
-    with pytest.raises(CapabilityError, match=why):
+    with pytest.raises(CapabilityError, match=rf"f\.yaml:3:5: celery-sim cannot: .*{why}"):
         play(scenario, sim, app)
     assert len(sim.refused) == 1
+
+
+def test_what_a_nemesis_cannot_break_is_refused_at_its_place(sim: CelerySimDriver, app: Celery) -> None:
+    kinds = (FaultCall(kind="latency", by=1.0, worker="worker1"),)
+    nemesis = Nemesis(mark=MARK, kinds=kinds, every=(1.0, 1.0), until=9.0)
+
+    with pytest.raises(CapabilityError, match=r"f\.yaml:3:5: celery-sim cannot: .*one for all"):
+        play(story(workers=Workers(), faults=nemesis), sim, app)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        FaultCall(kind="pause", target="redis", lasts=30.0),
+        FaultCall(kind="timeout", target="redis", lasts=30.0),
+        FaultCall(kind="timeout", lasts=30.0),
+    ],
+    ids=["pause", "timeout", "timeout of workers"],
+)
+def test_a_silent_redis_is_waited_for(fault: FaultCall, sim: CelerySimDriver, app: Celery) -> None:
+    verdict = play(
+        story(
+            workers=Workers(count=1, concurrency=2),
+            tasks=tasks(task("long", runs_for=20.0), task("a")),
+            steps=(
+                Launch(mark=MARK, task="long", name="before"),
+                Inject(mark=MARK, fault=fault, at=10.0, name="fault"),
+                # Sent during the silence: the sender waits, too, and so does what follows.
+                Launch(mark=MARK, task="a", name="during", at=15.0),
+                Launch(mark=MARK, task="a", name="behind", at=16.0),
+            ),
+            expect=(
+                claim("eventually", "during", 41.0, status="SUCCESS", starts=1, deliveries=1),
+                claim("eventually", "behind", 41.0, status="SUCCESS", starts=1),
+                claim("eventually", "before", 41.0, status="SUCCESS", starts=1, deliveries=1),
+                claim("at", "fault", 11.0, struck=1),
+            ),
+        ),
+        sim,
+        app,
+    )
+
+    assert told(verdict) == []
+    (during,) = verdict.runs["during"]
+    assert round(verdict.log.of(during)[0].at - verdict.start) == 40
+
+
+def test_each_connection_may_be_cut_at_once(sim: CelerySimDriver, app: Celery) -> None:
+    fault = FaultCall(kind="reset_peer", target="redis")
+    verdict = play(
+        story(
+            config=LATE,
+            workers=Workers(count=2, concurrency=1),
+            tasks=tasks(task("a", runs_for=10.0)),
+            steps=(
+                Launch(mark=MARK, task="a", count=2, name="runs"),
+                Inject(mark=MARK, fault=fault, at=5.0, name="fault"),
+                Launch(mark=MARK, task="a", name="behind", at=5.0),
+            ),
+            expect=(
+                claim("eventually", "fault", 6.0, struck=1),
+                claim("eventually", "behind", 60.0, status="SUCCESS"),
+            ),
+            unchecked=frozenset({"final_is_final"}),
+        ),
+        sim,
+        app,
+    )
+
+    assert told(verdict) == []
 
 
 @pytest.mark.parametrize("target", ["worker", "redis", "beat"])

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from celery import Celery
+from celery.exceptions import SoftTimeLimitExceeded
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kombu.exceptions import OperationalError
@@ -245,6 +246,47 @@ def test_a_paused_worker_goes_on_where_it_stood(world: CeleryWorld) -> None:
     assert int(world.simulation.elapsed) == 101
 
 
+@pytest.mark.parametrize("at", ["received", "started", "running", "stored"])
+def test_a_worker_is_paused_at_each_point_of_a_run(at: str, world: CeleryWorld) -> None:
+    fault = world.faults.inject("pause", at=at, for_=100, **({"into": 1} if at == "running" else {}))
+
+    run = early.delay(2)
+    assert run.get() == 2
+    world.simulation.run_until_idle()
+
+    log = list(world.record.log())
+    (ended,) = [event.at - world.simulation.start for event in log if event.kind is EventKind.SUCCEEDED]
+    # What has slept for its time by then is at its end.
+    assert int(ended) == {"received": 102, "started": 102, "running": 101, "stored": 102}[at]
+    assert (fault.times, fault.over) == (1, True)
+    assert [str(event.kind) for event in log if event.kind in (EventKind.FAULT, EventKind.HEALED)] == [
+        "fault",
+        "healed",
+    ]
+
+
+def test_a_pause_at_a_point_ends_when_it_is_healed(world: CeleryWorld) -> None:
+    fault = world.faults.inject("pause", at="started", for_=1_000)
+    run = early.delay(2)
+    world.simulation.advance(10)
+
+    fault.heal()
+
+    assert run.get() == 2
+    assert int(world.simulation.elapsed) == 12
+
+
+@pytest.mark.parametrize("kind", ["term", "restart"])
+def test_a_worker_is_told_to_end_at_a_point_of_a_run(kind: str, world: CeleryWorld) -> None:
+    fault = world.faults.inject(kind, at="running", into=1, task="faults.early", restart=5)
+    runs = [early.delay(2), early.delay(2)]
+
+    assert [run.get() for run in runs] == [2, 2]
+    # The second one by the worker that came up afterwards.
+    assert starts(world) == [0, 7]
+    assert fault.times == 1
+
+
 def test_messages_of_a_paused_worker_time_out_on_redis() -> None:
     with opened(workers=2) as world:
         runs = [late.delay(3), late.delay(3)]
@@ -285,6 +327,78 @@ def test_an_outage_refuses_to_publish_until_it_is_over(world: CeleryWorld) -> No
     outage.heal()
 
     assert early.delay(1).get() == 1
+
+
+@pytest.mark.parametrize(("kind", "options"), [("timeout", {}), ("pause", {"target": "broker"})])
+def test_a_silent_broker_is_waited_for(kind: str, options: dict[str, Any], world: CeleryWorld) -> None:
+    silence = world.faults.inject(kind, for_=10, **options)
+
+    run = early.delay(1)
+
+    assert int(world.simulation.elapsed) == 10
+    assert run.get() == 1
+    assert (silence.times, silence.over) == (1, True)
+
+
+def test_whoever_waits_for_a_broker_that_is_silent_for_ever_is_told_why(world: CeleryWorld) -> None:
+    world.faults.inject("timeout")
+
+    with pytest.raises(SimulationIdleError, match=r"the broker to answer(.|\n)*fault: timeout"):
+        early.delay(1)
+
+
+def test_an_acknowledgement_during_a_silence_is_heard_before_anybody_looks_for_its_message() -> None:
+    with opened() as world:
+        run = late.delay(300)
+        world.faults.inject("timeout", after=200, for_=1_000)
+
+        assert run.get() == 300
+        world.simulation.run_until_idle()
+        # The visibility timeout of 600 s was over at 600 s, and the silence at 1,200 s.
+        assert starts(world) == [0]
+
+
+def test_bytes_take_their_time_on_a_narrow_connection(world: CeleryWorld) -> None:
+    world.faults.inject("bandwidth", rate=100)
+
+    run = early.delay(0)
+    sent_by = world.simulation.elapsed
+    assert run.get() == 0
+
+    # Some 800 bytes or more to the broker, and as many again to the worker.
+    assert sent_by > 8
+    assert world.simulation.elapsed > 1.9 * sent_by
+
+
+def test_a_soft_limit_may_be_over_before_the_body_begins(world: CeleryWorld) -> None:
+    world.faults.inject("slow", by=10)
+
+    run = early.apply_async((1,), soft_time_limit=5)
+    another = early.apply_async((1,), soft_time_limit=20)
+
+    with pytest.raises(SoftTimeLimitExceeded):
+        run.get()
+    assert another.get() == 1
+
+
+def test_slices_take_their_time(world: CeleryWorld) -> None:
+    world.faults.inject("slicer", size=100, by=1)
+    began = world.simulation.elapsed
+
+    early.delay(0)
+
+    sent_in = world.simulation.elapsed - began
+    assert 5 < sent_in < 30
+    assert abs(sent_in - round(sent_in)) < 0.01
+
+
+def test_nobody_overtakes_on_a_narrow_connection(world: CeleryWorld) -> None:
+    world.faults.inject("bandwidth", rate=2_000, for_=60)
+    runs = [early.delay(0.01 * number) for number in range(5)]
+    world.simulation.run_until_idle()
+
+    began = [event.run for event in world.record.log() if event.kind is EventKind.STARTED]
+    assert began == [run.id for run in runs]
 
 
 def test_workers_find_their_way_back_after_an_outage(world: CeleryWorld) -> None:
@@ -517,6 +631,12 @@ def test_no_hook_is_in_place_without_a_fault(world: CeleryWorld) -> None:
         ("kill", {"at": "runing"}, "unknown point of the fault 'kill' 'runing'; did you mean 'running'?"),
         ("restart", {"target": "brokr"}, "did you mean 'broker'?"),
         ("kill", {"task": "x"}, "lies in wait: say where"),
+        ("term", {"times": 2}, "a term with task, times or for_ lies in wait: say where"),
+        ("pause", {"task": "x", "for_": 1}, "lies in wait: say where"),
+        ("pause", {"at": "started"}, "needs for_: how long it lasts"),
+        ("restart", {"at": "started", "target": "broker"}, "broker runs no tasks"),
+        ("bandwidth", {}, "bandwidth needs rate: a whole number of bytes, from 1 on"),
+        ("slicer", {"size": 0}, "slicer needs size"),
         ("kill", {"at": "started", "into": 3}, "needs at='running'"),
         ("lose_child", {}, "needs a body to lose"),
         ("lose_child", {"at": "received"}, "needs a body to lose"),
