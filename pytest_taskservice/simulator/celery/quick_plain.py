@@ -16,10 +16,12 @@ __all__ = ["PLAIN_SHORTCUTS", "install_json"]
 
 _kombu_json: Any = import_module("kombu.utils.json")
 _encoding: Any = import_module("json.encoder")
+_serialization: Any = import_module("kombu.serialization")
 
 _NUMBERS = frozenset({int, float, bool, type(None)})
 _LONGEST = 200
 _BYTE_ORDER_MARK = "\ufeff"
+_JSON = "application/json"
 
 
 # All spellings of a setting's name, by prefix, spellers and name: only they decide.
@@ -264,25 +266,47 @@ def install_json(patches: Any) -> None:
     ):
         if original in (function.__defaults__ or ()):
             patches.default(function, original, quick)
+    decoders = _serialization.registry._decoders  # noqa: SLF001 - kombu offers no way to ask which it is
+    if decoders.get(_JSON) is _kombu_json.loads:
+        patches.item(decoders, _JSON, _reader(_kombu_json.loads))
 
 
 def _loader() -> Callable[..., Any]:
     hook = _kombu_json.object_hook
     decoder: Any = json.JSONDecoder(object_hook=hook)
-    decode, scan = decoder.decode, decoder.scan_once
+    scan = decoder.scan_once
 
     def loads(text: Any, **options: Any) -> Any:
         plain = type(text) is str and len(options) == 1 and options.get("object_hook") is hook
         if not plain or text.startswith(_BYTE_ORDER_MARK):
             return json.loads(text, **options)
-        if text[:1] in _OPENING:
-            # Nothing before it, and mostly nothing behind it, that is to be skipped.
-            found, end = scan(text, 0)
-            if end == len(text):
-                return found
-        return decode(text)
+        found = _scanned(scan, text)
+        return decoder.decode(text) if found is _ODD else found
 
     return loads
+
+
+def _reader(original: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    decoder: Any = json.JSONDecoder(object_hook=_kombu_json.object_hook)
+    scan = decoder.scan_once
+
+    def loads(data: Any) -> Any:
+        text = data.decode() if type(data) is bytes else data
+        found = _scanned(scan, text) if type(text) is str else _ODD
+        return original(data) if found is _ODD else found
+
+    return loads
+
+
+def _scanned(scan: Callable[[str, int], tuple[Any, int]], text: str) -> Any:
+    """Return what ``text`` says; ``_ODD`` if it begins or ends in another way than kombu's own texts do."""
+    if text[:1] not in _OPENING:
+        return _ODD
+    try:
+        found, end = scan(text, 0)
+    except StopIteration:
+        return _ODD
+    return found if end == len(text) else _ODD
 
 
 def _dumper() -> Callable[..., Any]:
@@ -308,5 +332,6 @@ def _dumper() -> Callable[..., Any]:
     return dumps
 
 
+_ODD = object()
 _OPENING = frozenset({"{", "[", '"'})
 _CONTAINERS = frozenset({dict, list, tuple})

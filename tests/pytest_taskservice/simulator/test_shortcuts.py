@@ -20,7 +20,8 @@ from celery.utils.functional import head_from_fun
 from celery.utils.saferepr import saferepr
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kombu import Exchange, Queue, binding
+from kombu import Exchange, Queue, binding, serialization
+from kombu.exceptions import DecodeError
 from kombu.utils import json as kombu_json
 
 from pytest_taskservice.drivers.app_patch import AppPatch
@@ -476,7 +477,12 @@ def test_json_is_read_and_written_as_kombu_does() -> None:
         assert kombu_json.dumps(value) == text
         assert kombu_json.loads(text) == value
         assert kombu_json.loads(f" {text}\n") == value
-        with pytest.raises(json.JSONDecodeError, match="Extra data"):
-            kombu_json.loads(text + "]")
+        for wrong, why in ((text + "]", "Extra data"), ("[1,", "Expecting value"), ('{"a"', "Expecting ':'")):
+            with pytest.raises(json.JSONDecodeError, match=why):
+                kombu_json.loads(wrong)
+            with pytest.raises(DecodeError, match=why):
+                serialization.loads(wrong, "application/json", "utf-8")
+        for data in cast("list[bytes]", [text, text.encode(), memoryview(text.encode())]):
+            assert serialization.loads(data, "application/json", "utf-8") == value
         with pytest.raises(json.JSONDecodeError, match="BOM"):
             kombu_json.loads("\ufeff{}")
