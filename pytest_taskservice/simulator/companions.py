@@ -77,7 +77,8 @@ class Companions:
 
     def sleep(self, seconds: float) -> None:
         """Sleep in the simulation, after giving real time to whoever needs it."""
-        if current_fiber() is None and threading.get_ident() == self._owner:
+        # Who sleeps for no time only gives way; Celery does while it collects a result.
+        if seconds > 0 and current_fiber() is None and threading.get_ident() == self._owner:
             if threading.active_count() > 1:
                 self._let_threads_work()
             if self._processes:

@@ -166,12 +166,17 @@ class _Parking(selectors.BaseSelector):
 
 def _exchange(state: _State) -> _State:
     trio: Any = sys.modules.get("trio._core._run")
-    run = {} if trio is None else vars(trio.GLOBAL_RUN_CONTEXT)
-    before = asyncio._get_running_loop(), thread_local.name, dict(run)  # noqa: SLF001 - for makers of loops
+    run = None if trio is None else vars(trio.GLOBAL_RUN_CONTEXT)
+    loop, name = asyncio._get_running_loop(), thread_local.name  # noqa: SLF001 - for makers of loops
+    before = (loop, name, dict(run or {})) if loop is not None or name is not None or run else _NONE
+    if before is _NONE and state is _NONE:
+        # As nearly always: no loop here, and none there.
+        return _NONE
     asyncio._set_running_loop(state[0])  # noqa: SLF001 - as above
     thread_local.name = state[1]
-    run.clear()
-    run.update(state[2])
+    if run is not None:
+        run.clear()
+        run.update(state[2])
     return before
 
 
