@@ -11,13 +11,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import fields
 from functools import partial
 from typing import TYPE_CHECKING, NoReturn
 
 from pytest_taskservice.drivers.base import Capability, Injection
 from pytest_taskservice.drivers.ledger import Strike
-from pytest_taskservice.errors import FaultError, HarnessError, HarnessTimeoutError
+from pytest_taskservice.drivers.worker_alarms import Alarms, Courier
+from pytest_taskservice.drivers.worker_injected import Injected, text_of
+from pytest_taskservice.drivers.worker_recovery import Recovery
+from pytest_taskservice.errors import FaultError, HarnessTimeoutError
 from pytest_taskservice.faults.proxy import Toxic
 from pytest_taskservice.history import Event, EventKind
 from pytest_taskservice.scenario.acts import CONNECTION_FAULTS, DELIVERY_FAULTS, FaultCall
@@ -28,48 +30,10 @@ if TYPE_CHECKING:
     from pytest_taskservice.drivers.worker_fleet import Fleet, Member
     from pytest_taskservice.drivers.worker_place import Place
 
-__all__ = ["Alarms", "Injected", "WorkerFaults", "text_of"]
+__all__ = ["WorkerFaults"]
 
-_ENDS = ("kill", "term", "restart")
 _STRIKES = ("kill", "term", "restart", "pause", "lose_child")
-_TURN = 0.5
-_COURIER = 0.01
-_PATIENCE = 10.0
 _ANSWER = 5.0
-# How the history has always spelt it, in every world.
-_SPELT = {"when": "at", "lasts": "for"}
-
-
-class Injected:
-    """A fault that was injected."""
-
-    def __init__(self, faults: WorkerFaults, call: FaultCall) -> None:
-        self.call = call
-        self.over = False
-        """Whether it strikes no more and lasts no longer."""
-        self.moments: list[float] = []
-        """When it has struck by itself, and not by the hand of a worker."""
-        self.undo: Callable[[], object] | None = None
-        self.strike: Strike | None = None
-        self.noticed = 0
-        """How many of its strikes the test process has heard of, of those that stop a worker."""
-        self.stopped: list[Member] = []
-        self._faults = faults
-
-    @property
-    def struck(self) -> int:
-        """How often it has struck."""
-        return len(self.struck_at)
-
-    @property
-    def struck_at(self) -> tuple[float, ...]:
-        """When it has struck, each time."""
-        claims = self._faults.ledger.claims(self.strike.id) if self.strike else ()
-        return tuple(sorted([*self.moments, *(claim["at"] for claim in claims)]))
-
-    def heal(self) -> None:
-        """End it; may be called twice."""
-        self._faults.end(self)
 
 
 class WorkerFaults:
@@ -98,17 +62,14 @@ class WorkerFaults:
         self._lock = threading.RLock()
         self._injected: list[Injected] = []
         self._alarms = Alarms()
-        # What is to be done for a member that ends: seconds until it is started again, None for not.
-        self._awaited: dict[Member, float | None] = {}
-        self._away: list[Member] = []
-        self._heard: dict[tuple[int, str], int] = {}
-        self._courier: threading.Thread | None = None
+        self._recovery = Recovery(fleet, self._alarms, self._injected, lock=self._lock, timeout=timeout)
+        self._courier = Courier(fleet.ledger, place, closed=self._alarms.closed, look=self._notice_stops)
 
     # What a story says.
 
     def inject(self, call: FaultCall) -> Injection:
         """Begin one fault."""
-        injected = Injected(self, call)
+        injected = Injected(call, ledger=self.ledger, end=self.end)
         with self._lock:
             self._injected.append(injected)
             self._begin(injected)
@@ -121,12 +82,9 @@ class WorkerFaults:
         for injected in list(self._injected):
             injected.heal()
         deadline = time.monotonic() + self._timeout
-        self._await_ends(deadline)
-        with self._lock:
-            away, self._away = self._away, []
-        for member in away:
-            self._fleet.start_again(member, timeout=self._timeout)
-        self._await_turns(deadline)
+        self._recovery.await_ends(deadline, pending=self.pending)
+        self._recovery.start_all()
+        self._recovery.await_turns(deadline)
         self._alarms.check()
 
     def end(self, injected: Injected) -> None:
@@ -191,22 +149,14 @@ class WorkerFaults:
                 | {key: claim[key] for key in ("run", "queue") if key in claim},
             )
             for injected in self._injected
-            if injected.strike is not None
-            for claim in self.ledger.claims(injected.strike.id)
+            for claim in injected.claims()
         ]
 
     def gone(self, member: Member) -> None:
         """Hear that a member's process has ended, whyever; called from another thread."""
         with self._lock:
-            if member in self._awaited:
-                wait = self._awaited.pop(member)
-            elif (call := self._claimed_by(member)) is not None:
+            if self._recovery.gone(member):
                 self.broken = True
-                wait = call.restart
-            else:
-                # It has ended itself: nobody starts it again.
-                return
-            self._come_back(member, wait)
 
     def pending(self) -> str:
         """Return what of a fault is still to come, in words; empty if nothing is."""
@@ -219,9 +169,8 @@ class WorkerFaults:
         with self._lock:
             for injected in self._injected:
                 injected.over = True
-            self._awaited.clear()
-        if self._courier is not None:
-            self._courier.join(self._timeout)
+            self._recovery.forget()
+        self._courier.join(self._timeout)
 
     # How faults begin.
 
@@ -265,12 +214,7 @@ class WorkerFaults:
         if call.kind == "delay" and not call.by:
             raise FaultError("delay by how much? Say by=seconds")
         self._lay(injected)
-        self._send_courier()
-
-    def _send_courier(self) -> None:
-        if self._courier is None:
-            self._courier = threading.Thread(target=self._carry, name="taskservice-courier", daemon=True)
-            self._courier.start()
+        self._courier.send()
 
     def _lie_in_wait(self, injected: Injected) -> None:
         call = injected.call
@@ -285,7 +229,7 @@ class WorkerFaults:
             if any(member.spec.pool != "prefork" for member in self._fleet.workers):
                 self._refuse(Capability.STRIKES, f"{what}: only the pool prefork has children to lose")
         if call.kind == "pause":
-            self._send_courier()
+            self._courier.send()
         if call.kind == "slow":
             self._struck(injected)
             injected.undo = _nothing
@@ -319,7 +263,7 @@ class WorkerFaults:
             fleet.pause(member)
             injected.undo = lambda: fleet.resume(member)
             return
-        self._awaited[member] = call.restart
+        self._recovery.expect(member, call.restart)
         injected.over = True
         if call.kind == "kill":
             fleet.kill(member)
@@ -360,34 +304,6 @@ class WorkerFaults:
             raise FaultError(f"{call.kind}: there is no {wanted} to strike (workers alive: {alive})")
         return self._random.choice(meant)
 
-    # How what has ended comes back.
-
-    def _come_back(self, member: Member, wait: float | None) -> None:
-        if wait is None:
-            self._away.append(member)
-            return
-
-        def start() -> None:
-            self._fleet.start_again(member, timeout=self._timeout)
-
-        self._alarms.after(wait, start, what=f"{member.name} to be started again")
-
-    def _claimed_by(self, member: Member) -> FaultCall | None:
-        """Return the strike by which a worker has ended itself, if there is one that is not yet known of."""
-        for injected in self._kills():
-            assert injected.strike is not None
-            claims = self.ledger.claims(injected.strike.id)
-            key = (injected.strike.id, member.name)
-            struck = sum(claim["worker"] == member.name for claim in claims)
-            if struck > self._heard.get(key, 0):
-                # Several of its runs may have reached the point before it ended.
-                self._heard[key] = struck
-                return injected.call
-        return None
-
-    def _kills(self) -> list[Injected]:
-        return [each for each in self._injected if each.strike is not None and each.strike.kind in _ENDS]
-
     # How those go on that have stopped themselves.
 
     def _notice_stops(self) -> None:
@@ -395,7 +311,7 @@ class WorkerFaults:
             for injected in self._injected:
                 if injected.strike is None or injected.strike.kind != "pause":
                     continue
-                for claim in self.ledger.claims(injected.strike.id)[injected.noticed :]:
+                for claim in injected.claims()[injected.noticed :]:
                     injected.noticed += 1
                     self.broken = True
                     for member in self._fleet.workers:
@@ -415,29 +331,6 @@ class WorkerFaults:
             self._fleet.resume(member)
             self._note(EventKind.HEALED, injected.call, worker=member.name)
 
-    def _await_ends(self, deadline: float) -> None:
-        """Wait until all that ends has ended, and all that is to come again by itself has come."""
-        while True:
-            with self._lock:
-                ending = ", ".join(member.name for member in self._awaited)
-                heard = sum(self._heard.values())
-            struck = sum(len(self.ledger.claims(each.strike.id)) for each in self._kills() if each.strike)
-            coming = self.pending()
-            if not ending and not coming and struck == heard:
-                return
-            if time.monotonic() > deadline:
-                what = coming or f"{ending or 'a worker that was struck'} to end"
-                raise HarnessTimeoutError(f"not healed within {self._timeout:g} s: waited for {what}")
-            time.sleep(_COURIER)
-
-    def _await_turns(self, deadline: float) -> None:
-        for member in self._fleet.workers:
-            while member.alive and not self._fleet.turns(member, _TURN):
-                if time.monotonic() > deadline:
-                    raise HarnessTimeoutError(
-                        f"{member.name} did not find its broker again within {self._timeout:g} s of healing"
-                    )
-
     # What is told.
 
     def _struck(self, injected: Injected, *, worker: str = "") -> None:
@@ -447,76 +340,6 @@ class WorkerFaults:
     def _note(self, kind: EventKind, call: FaultCall, *, worker: str = "") -> None:
         detail = {"fault": text_of(call)}
         self._tell(Event(at=time.time(), kind=kind, run="", task="", worker=worker, detail=detail))
-
-    def _carry(self) -> None:
-        """Deliver what was held back when it is due, and see who has stopped itself."""
-        from redis.exceptions import RedisError
-
-        while not self._alarms.closed.wait(_COURIER):
-            self._notice_stops()
-            for message in self.ledger.held():
-                if message.due > time.time():
-                    break
-                try:
-                    self._place.client().lpush(message.key, message.raw)
-                except (RedisError, OSError):
-                    break
-                message.path.unlink(missing_ok=True)
-
-
-class Alarms:
-    """What is to be done at its time, each in a thread of its own, until :meth:`close`."""
-
-    def __init__(self) -> None:
-        self.closed = threading.Event()
-        self._set: dict[threading.Timer, str] = {}
-        self._errors: list[HarnessError] = []
-
-    def after(self, seconds: float, action: Callable[[], object], *, what: str = "") -> None:
-        """Call ``action`` in so many seconds; with ``what``, its end is waited for."""
-
-        def ring() -> None:
-            try:
-                if not self.closed.is_set():
-                    action()
-            except HarnessError as error:
-                if not self.closed.is_set():
-                    self._errors.append(error)
-            finally:
-                self._set.pop(timer, None)
-
-        timer = threading.Timer(seconds, ring)
-        timer.daemon = True
-        self._set[timer] = what
-        timer.start()
-
-    def pending(self) -> str:
-        """Return what is waited for."""
-        return ", ".join(what for what in tuple(self._set.values()) if what)
-
-    def check(self) -> None:
-        """Raise what went wrong in the meantime."""
-        if self._errors:
-            raise self._errors.pop(0)
-
-    def close(self) -> None:
-        """Do no more."""
-        self.closed.set()
-        timers = tuple(self._set)
-        for timer in timers:
-            timer.cancel()
-        for timer in timers:
-            timer.join(_PATIENCE)
-
-
-def text_of(call: FaultCall) -> str:
-    """Return a fault as the history has it."""
-    told = {
-        _SPELT.get(each.name, each.name): getattr(call, each.name)
-        for each in fields(call)[1:]
-        if getattr(call, each.name) != each.default
-    }
-    return " ".join([call.kind, *(f"{name}={value}" for name, value in told.items())])
 
 
 def _nothing() -> None:

@@ -125,14 +125,14 @@ def test_a_story_has_as_many_workers_as_it_says(begin: Callable[..., CeleryWorke
 
 def test_workers_are_kept_for_a_story_of_the_same_shape(begin: Callable[..., CeleryWorkerDriver]) -> None:
     driver = begin(workers=Workers(count=2, concurrency=1))
-    before = {member.process.pid for member in driver._running().workers if member.process}
+    before = {member.process.pid for member in driver._serving.running.workers if member.process}
     driver.launch(call("add", 1, 2))
     driver.settle(timeout=10)
     driver.reset()
 
     begin(workers=Workers(count=2, concurrency=1))
 
-    assert {member.process.pid for member in driver._running().workers if member.process} == before
+    assert {member.process.pid for member in driver._serving.running.workers if member.process} == before
     assert [event.kind for event in driver.log()] == [EventKind.WORKER_UP] * 2
 
 
@@ -144,7 +144,7 @@ def test_workers_are_kept_while_stories_of_other_shapes_have_theirs(
         run = driver.launch(call("add", 1, 2))
         driver.settle(timeout=10)
         assert driver.outcome(run).status == "SUCCESS"
-        found = {member.process.pid for member in driver._running().members if member.process}
+        found = {member.process.pid for member in driver._serving.running.members if member.process}
         driver.reset()
         return found
 
@@ -515,7 +515,7 @@ def test_a_killed_redis_comes_back_with_its_messages(begin: Callable[..., Celery
     after = driver.launch(call("add", 1, 2))
     driver.settle(timeout=20)
 
-    assert driver._place.waiting(["elsewhere"]) == 1
+    assert driver._serving.place.waiting(["elsewhere"]) == 1
     assert driver.outcome(after).result == 3
     assert [str(event.kind) for event in driver.log() if not event.run and not event.worker] == [
         "fault",
@@ -639,7 +639,7 @@ def test_a_silence_that_ends_is_waited_for(
 
 def test_a_broken_world_is_thrown_away(begin: Callable[..., CeleryWorkerDriver]) -> None:
     driver = begin(faults=frozenset({"pause"}))
-    broken = [member.process.pid for member in driver._running().workers if member.process]
+    broken = [member.process.pid for member in driver._serving.running.workers if member.process]
     driver.faults().inject(FaultCall(kind="pause"))
     driver.launch(call("add", 1, 2))
     driver.reset()
@@ -650,4 +650,4 @@ def test_a_broken_world_is_thrown_away(begin: Callable[..., CeleryWorkerDriver])
 
     assert driver.outcome(run).result == 4
     assert [event.run for event in driver.log() if event.kind == "sent"] == [run]
-    assert [member.process.pid for member in driver._running().workers if member.process] != broken
+    assert [member.process.pid for member in driver._serving.running.workers if member.process] != broken
