@@ -19,16 +19,16 @@ from pytest_taskservice.scenario.fields import plain
 from pytest_taskservice.scenario.load import load_text
 from pytest_taskservice.scenario.nodes import documents
 from pytest_taskservice.scenario.schema import PUBLISHED
-from tests.pytest_taskservice.scenario import test_format, test_load
+from tests.pytest_taskservice.scenario import everything, paid
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ROOT = Path(__file__).parents[3]
 TEXTS = [
-    test_load.GOOD,
-    test_format.GOOD,
-    (test_format.DOCUMENTS / "begin.yaml").read_text(),
+    paid.GOOD,
+    everything.GOOD,
+    (everything.DOCUMENTS / "begin.yaml").read_text(),
     *(path.read_text() for path in sorted((ROOT / "scenarios" / "first").iterdir())),
 ]
 TREES = [plain(root) for text in TEXTS for root in documents(text, "f.yaml")]
@@ -138,11 +138,11 @@ def test_random_changes_of_a_good_file_raise_nothing_else(data: st.DataObject) -
 
 
 def with_value(value: str) -> str:
-    return test_load.changed("returns: paid", f"returns: {value}")
+    return paid.changed("returns: paid", f"returns: {value}")
 
 
 def with_steps(steps: str) -> str:
-    return test_format.GOOD.replace(test_format.STEP, steps)
+    return everything.GOOD.replace(everything.STEP, steps)
 
 
 BOMBS = {
@@ -166,14 +166,14 @@ BOMBS = {
     "as many steps as may be": with_steps("".join(f"  - {{launch: a, as: n{n}}}\n" for n in range(1900))),
     "races": with_steps("  - together: [{stop: flow}, {stop: flow}]\n" * 1900),
     "many names": with_steps(f"  - {{wait: [{', '.join(['run'] * 20_000)}]}}"),
-    "many seeds": test_format.GOOD.replace("seeds: 3", f"seeds: [{', '.join(map(str, range(101_000)))}]"),
-    "many rows": test_load.GOOD + "parameters:\n" + "- {n: 1}\n" * 10_000,
-    "three hundred rows": test_load.GOOD + "parameters:\n" + "- {n: 1}\n" * 300,
-    "rows in every world": test_load.GOOD
+    "many seeds": everything.GOOD.replace("seeds: 3", f"seeds: [{', '.join(map(str, range(101_000)))}]"),
+    "many rows": paid.GOOD + "parameters:\n" + "- {n: 1}\n" * 10_000,
+    "three hundred rows": paid.GOOD + "parameters:\n" + "- {n: 1}\n" * 300,
+    "rows in every world": paid.GOOD
     + "overrides: {celery: {seeds: 2}, celery-sim: {seeds: 2}, celery-eager: {seeds: 2}, anyio: {seeds: 2}}\n"
     + "parameters:\n"
     + "- {n: 1}\n" * 100,
-    "parameters that grow": test_load.changed("returns: paid", f"returns: '{'${x}' * 1000}'")
+    "parameters that grow": paid.changed("returns: paid", f"returns: '{'${x}' * 1000}'")
     + f"parameters: [{{x: {'y' * 9000}}}]\n",
     "a pattern's worst": with_value("1").replace("5s", "1" * 5000 + "x"),
     "tabs": "\t" * 900_000,

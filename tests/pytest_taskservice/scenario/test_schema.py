@@ -14,7 +14,7 @@ from pytest_taskservice.scenario.fields import plain
 from pytest_taskservice.scenario.load import load_text
 from pytest_taskservice.scenario.nodes import documents
 from pytest_taskservice.scenario.schema import PUBLISHED, schema_text
-from tests.pytest_taskservice.scenario import test_format, test_load
+from tests.pytest_taskservice.scenario import everything, paid, test_format_claims, test_format_mistakes
 
 ROOT = Path(__file__).parents[3]
 FILES = [
@@ -51,7 +51,7 @@ def test_every_scenario_of_this_repository_is_valid(path: Path) -> None:
 
 
 def test_a_scenario_with_every_part_is_valid() -> None:
-    assert problems(test_format.GOOD) == []
+    assert problems(everything.GOOD) == []
 
 
 # What the schema alone must see; the rest takes the whole story, which only the readers know.
@@ -91,29 +91,29 @@ SEEN = [
 
 @pytest.mark.parametrize("case", SEEN)
 def test_what_the_readers_refuse_by_its_shape_the_schema_refuses_too(case: str) -> None:
-    old, new, _ = test_format.WRONG[case]
+    old, new, _ = {**test_format_mistakes.WRONG, **test_format_claims.WRONG}[case]
 
-    assert problems(test_format.GOOD.replace(old, new, 1))
+    assert problems(everything.GOOD.replace(old, new, 1))
 
 
 def test_a_key_that_no_reader_knows_is_none_of_the_schema() -> None:
     for text in (
-        f"{test_load.GOOD}on: push\n",
-        test_load.changed("returns", "return"),
-        test_load.changed("launch:", "lunch:"),
-        test_load.changed("within", "in"),
-        test_load.changed("eventually", "finally"),
+        f"{paid.GOOD}on: push\n",
+        paid.changed("returns", "return"),
+        paid.changed("launch:", "lunch:"),
+        paid.changed("within", "in"),
+        paid.changed("eventually", "finally"),
     ):
         assert problems(text), text
 
 
 @pytest.mark.parametrize("value", ["5", "1:00:10", "-5s", "true", "[]"])
 def test_a_time_without_a_unit_is_none(value: str) -> None:
-    assert problems(test_load.changed("5s", value))
+    assert problems(paid.changed("5s", value))
 
 
 def test_a_parameter_may_stand_for_anything() -> None:
-    text = test_load.changed("{returns: paid}", '{runs_for: "${time}", fails_times: "${n}", "${key}": 1}')
+    text = paid.changed("{returns: paid}", '{runs_for: "${time}", fails_times: "${n}", "${key}": 1}')
 
     assert problems(text) == []
 
@@ -132,7 +132,7 @@ def test_every_place_where_completion_begins_is_explained() -> None:
 def test_the_readers_take_what_is_valid_at_every_enumeration() -> None:
     """Every word that the schema offers for a fault's kind is one to the readers."""
     kinds = schema()["definitions"]["fault_inject"]["anyOf"][0]["enum"]
-    text = test_load.GOOD.replace(
+    text = paid.GOOD.replace(
         "  - {launch: charge, as: run}", "  - {launch: charge, as: run}\n  - {inject: KIND}"
     )
 
