@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
 import sys
 import threading
 import time
+from functools import partial
 from runpy import run_path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -27,15 +27,15 @@ from taskservice import (
     CeleryBackend,
     ServiceClosedError,
     Settings,
-    create_app,
 )
 from taskservice.backends import celery as celery_backend
 from taskservice.backends import publishing
 from taskservice.backends.publisher import Publisher
 from taskservice.backends.sender import PlainSender
 from taskservice.backends.templates import Message
-from taskservice.backends.versions import KOMBU
 from taskservice.submission import LaunchOptions
+from tests.taskservice import messages
+from tests.taskservice.messages import CALLS, NO_TIME, WAIT, app_on, empty, lists, needs_pipelines
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,19 +43,7 @@ if TYPE_CHECKING:
 
     from tests.taskservice.conftest import RedisProcess
 
-needs_pipelines = pytest.mark.skipif(
-    KOMBU < (5, 7), reason="before 5.7 kombu has no pipelines of messages: Celery publishes each"
-)
-WAIT = 15.0
-UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-TIMESTAMP = re.compile(r'"timestamp": \d{10}\b')
-NO_TIME = '"timestamp": 0'
-CALLS: list[tuple[tuple[Any, ...], dict[str, Any]]] = [
-    ((1, 2.5), {}),
-    (("zwölf", [1, {"a": None}]), {"key": "value"}),
-    ((), {}),
-    ((True,), {"n": 10**30}),
-]
+celery_task = partial(messages.celery_task, name="one.plain")
 
 
 @pytest.fixture(params=["asyncio", "trio"])
@@ -100,36 +88,8 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
     gate.opened.set()
 
 
-def app_on(redis: RedisProcess, **conf: Any) -> Celery:
-    app = create_app(Settings(redis_url=redis.url))
-    app.conf.update(conf)
-    return app
-
-
-def celery_task(app: Celery, name: str = "one.plain", **options: Any) -> Task[..., Any]:
-    def plain(*args: Any, **kwargs: Any) -> int:
-        return len(args) + len(kwargs)
-
-    register: Any = app.task(name=name, shared=False, **options)
-    made: Task[..., Any] = register(plain)
-    return app.tasks[made.name]
-
-
-def lists(app: Celery) -> dict[str, list[str]]:
-    """Every list in the broker, oldest message first; ids and instants, which differ, are blotted out."""
-    with Redis.from_url(app.conf.broker_url, decode_responses=True) as broker:
-        keys = [key for key in broker.keys("*") if broker.type(key) == "list"]
-        found = {key: broker.lrange(key, 0, -1)[::-1] for key in sorted(keys)}
-    return {key: [TIMESTAMP.sub(NO_TIME, UUID.sub("<id>", item)) for item in found[key]] for key in found}
-
-
 def counts(app: Celery) -> dict[str, int]:
     return {key: len(items) for key, items in lists(app).items()}
-
-
-def empty(app: Celery) -> None:
-    with Redis.from_url(app.conf.broker_url) as broker:
-        broker.delete(*lists(app))
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,11 @@ import pytest
 from anyio import to_thread
 from celery.app.trace import trace_task
 
-from taskservice import CeleryBackend, Settings, TaskRegistry, create_app, task
+from taskservice import CeleryBackend, TaskRegistry, task
 from taskservice.backends.packed import register_packed
 from taskservice.backends.packed_results import ResultBuffer
+from tests.taskservice import messages
+from tests.taskservice.messages import client_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -41,15 +43,9 @@ def add(left: int, right: int = 0) -> int:
 
 
 def app_on(redis: RedisProcess, **conf: Any) -> Celery:
-    app = create_app(Settings(redis_url=redis.url))
-    app.conf.update(conf)
+    app = messages.app_on(redis, **conf)
     register_packed(app)
     return app
-
-
-def client_of(app: Celery) -> Any:
-    backend: Any = app.backend
-    return backend.client
 
 
 def message_of(app: Celery) -> tuple[str, list[Any]]:
