@@ -53,9 +53,12 @@ LENGTHY = frozenset(
         "test_slow_start.py",
         "test_stopping.py",
         "test_story_driver_celery.py",
+        "test_story_faults_celery.py",
         "test_worlds.py",
     }
 )
+# As long, but only where real workers play them.
+LENGTHY_ON_WORKERS = frozenset({"test_workflow_control.py", "test_workflow_deadlines.py"})
 # More than half a minute each.
 LONG = frozenset(
     {
@@ -66,7 +69,7 @@ LONG = frozenset(
         "test_reports.py",
         "test_seeds.py",
         "test_stopping.py",
-        "test_story_driver_celery.py",
+        "test_story_faults_celery.py",
         "test_worker.py",
     }
 )
@@ -80,10 +83,13 @@ INTERNALS = frozenset(
         "test_cancel.py",
         "test_canvas.py",
         "test_canvas_celery.py",
+        "test_canvas_of_celery.py",
         "test_carried.py",
         "test_celery_backend.py",
         "test_driver.py",
         "test_faults.py",
+        "test_faults_broker.py",
+        "test_faults_told.py",
         "test_heartbeat.py",
         "test_launch_many.py",
         "test_launch_many_celery.py",
@@ -91,6 +97,7 @@ INTERNALS = frozenset(
         "test_no_trace.py",
         "test_own_app.py",
         "test_packed_results.py",
+        "test_packs_celery.py",
         "test_redis_scheduler.py",
         "test_schedules.py",
         "test_storing.py",
@@ -147,7 +154,7 @@ def _rank(item: pytest.Item) -> int:
 
 
 def _is_lengthy(item: pytest.Item, given: Mapping[str, object]) -> bool:
-    return item.path.name == "test_workflow_control.py" and given.get("story_world") == "celery"
+    return item.path.name in LENGTHY_ON_WORKERS and given.get("story_world") == "celery"
 
 
 @pytest.fixture

@@ -3,27 +3,40 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import pytest
+from redis import Redis
 
+from pytest_taskservice.drivers.base import Stage
 from pytest_taskservice.drivers.celery_sim import CelerySimDriver, SimulatorOptions
+from pytest_taskservice.drivers.celery_worker import CeleryWorkerDriver, WorkerOptions
+from pytest_taskservice.drivers.synthetic import SYNTHETIC, register
 from pytest_taskservice.fixtures import HARNESS, WORLD
 from pytest_taskservice.redis import RedisRequest, acquire
+from pytest_taskservice.scenario.model import Config, Workers
 from pytest_taskservice.worlds import worlds_of
 from taskservice import AnyIOBackend, CeleryBackend, Settings, TaskBackend, create_app
+from taskservice.backends.storage import Storage
+from taskservice.reaper import shared_reaper
+from taskservice.workflow.store.memory import MemoryStore
+from taskservice.workflow.store.redis import RedisStore
 from tests.contract.clusters import CLUSTERS, UNABLE, Clusters, require
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator, Mapping
     from types import ModuleType
 
     from celery import Celery
 
-    from pytest_taskservice.drivers.base import StoryDriver
+    from pytest_taskservice.drivers.base import StoryDriver, WorkflowControl
+    from pytest_taskservice.scenario.model import Workflow
+    from taskservice.workflow.store.base import WorkflowStore
 
 SLOTS = 2
 LOOPS = ("asyncio", "trio")
+STORES = ("memory", "server", "embedded", "fake")
 WORLDS = ("anyio", *CLUSTERS, "celery-sim", "eager")
 
 
@@ -42,6 +55,62 @@ def story_driver(request: pytest.FixtureRequest, story_world: str) -> Iterator[S
     request.node.stash[WORLD] = driver
     yield driver  # type: ignore[misc] # every world's is one
     driver.reset()
+
+
+@pytest.fixture
+def open_stage(story_driver: StoryDriver) -> Callable[..., WorkflowControl]:
+    """Begins a story with these workflows and a configuration of one's own."""
+    # Not sooner: an app that is made becomes the current one, for whoever asks for that.
+    from tests.contract.flow_stories import FLOWS, app
+
+    def begin(flows: list[Workflow] | None = None, **config: Any) -> WorkflowControl:
+        story_driver.set_stage(
+            Stage(config=Config(**config), workflows={each.name: each for each in flows or FLOWS})
+        )
+        story_driver.begin(app, {})
+        return story_driver.workflows()
+
+    return begin
+
+
+@pytest.fixture
+def driver(story_driver: StoryDriver) -> StoryDriver:
+    """The driver of the world that the test runs in."""
+    return story_driver
+
+
+@pytest.fixture
+def control(open_stage: Callable[..., WorkflowControl]) -> WorkflowControl:
+    """Control in a story that says nothing of deadlines."""
+    return open_stage()
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[CeleryWorkerDriver]:
+    """A driver that keeps its workers from one story to the next."""
+    server = acquire(RedisRequest(choice="embedded"))
+    driver = CeleryWorkerDriver(
+        server, options=WorkerOptions(concurrency=2, timeout=20), reaper=shared_reaper()
+    )
+    yield driver
+    driver.close()
+    server.close()
+
+
+@pytest.fixture
+def begin(shared: CeleryWorkerDriver) -> Iterator[Callable[..., CeleryWorkerDriver]]:
+    """Begins a story on real workers."""
+    from tests.contract.worker_stories import app
+
+    def begin(*, settings: Mapping[str, Any] | None = None, **stage: Any) -> CeleryWorkerDriver:
+        shared.set_stage(Stage(**{"workers": Workers(count=1, concurrency=1), **stage}))
+        shared.begin(app, settings or {})
+        register(app)
+        return shared
+
+    yield begin
+    shared.reset()
+    app.tasks.pop(SYNTHETIC, None)
 
 
 @pytest.fixture(scope="package")
@@ -128,6 +197,42 @@ async def backend(unopened: TaskBackend) -> AsyncIterator[TaskBackend]:
     """The implementation under test, open."""
     async with unopened as opened:
         yield opened
+
+
+@pytest.fixture(scope="session")
+def redis_urls() -> Iterator[Callable[[str], str]]:
+    """The URL of a server of each kind, started when first asked for."""
+    servers: dict[str, Any] = {}
+
+    def url(choice: str) -> str:
+        if choice not in servers:
+            servers[choice] = acquire(RedisRequest(choice=choice))
+        return str(servers[choice].url)
+
+    yield url
+    for server in servers.values():
+        server.close()
+
+
+@pytest.fixture
+def prefix() -> str:
+    """Before every key of this test."""
+    return f"{uuid4()}:"
+
+
+@pytest.fixture(params=STORES)
+def store(
+    request: pytest.FixtureRequest, redis_urls: Callable[[str], str], prefix: str
+) -> Iterator[WorkflowStore]:
+    """The workflow store under test."""
+    if request.param == "memory":
+        yield MemoryStore()
+        return
+
+    with Redis.from_url(redis_urls(request.param)) as opened:
+        found = RedisStore(Storage(opened, prefix))
+        yield found
+        found.close()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
