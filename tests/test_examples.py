@@ -7,10 +7,13 @@ from pathlib import Path
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
+def run(name: str) -> subprocess.CompletedProcess[str]:
+    program = [sys.executable, str(EXAMPLES / name)]
+    return subprocess.run(program, capture_output=True, text=True, timeout=60, check=False)
+
+
 def test_the_refund_example_prints_what_the_documentation_says() -> None:
-    ran = subprocess.run(
-        [sys.executable, str(EXAMPLES / "refund.py")], capture_output=True, text=True, timeout=60, check=False
-    )
+    ran = run("refund.py")
 
     assert ran.stderr == ""
     assert ran.stdout.splitlines() == [
@@ -34,9 +37,7 @@ def test_the_refund_example_prints_what_the_documentation_says() -> None:
 
 
 def test_the_canvas_example_prints_what_the_documentation_says() -> None:
-    ran = subprocess.run(
-        [sys.executable, str(EXAMPLES / "canvas.py")], capture_output=True, text=True, timeout=60, check=False
-    )
+    ran = run("canvas.py")
 
     assert ran.stderr == ""
     assert ran.stdout.splitlines() == [

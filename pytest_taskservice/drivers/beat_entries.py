@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pytest_taskservice.drivers.canvases import sending_options
-from pytest_taskservice.drivers.celery_app import find_task
+from pytest_taskservice.drivers.celery_app import find_task, sending_options
 from pytest_taskservice.history import ENTRY_HEADER
 
 if TYPE_CHECKING:

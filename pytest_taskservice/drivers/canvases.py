@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pytest_taskservice.drivers.base import CanvasRuns, TaskCall
-from pytest_taskservice.drivers.celery_app import find_task
+from pytest_taskservice.drivers.celery_app import find_task, sending_options
 from pytest_taskservice.scenario.behaviour import SYNTHETIC
 
 if TYPE_CHECKING:
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from celery import Celery
 
-__all__ = ["send_canvas", "sending_options"]
+__all__ = ["send_canvas"]
 
 
 def send_canvas(
@@ -43,20 +43,6 @@ def send_canvas(
     # In eager mode it has ended, and nobody asks for more than its ids.
     header = [] if ids else found.parent.results
     return CanvasRuns(ends=(found.id,), members=tuple(each.id for each in header))
-
-
-def sending_options(call: TaskCall) -> dict[str, Any]:
-    """Return what ``apply_async`` and signatures take for ``call``, only what it says."""
-    options = {
-        "countdown": call.countdown,
-        "expires": call.expires,
-        "queue": call.queue,
-        "priority": call.priority,
-        "soft_time_limit": call.soft_time_limit,
-        "time_limit": call.time_limit,
-        "shadow": call.label,
-    }
-    return {name: value for name, value in options.items() if value is not None}
 
 
 def _signature(app: Celery, call: TaskCall) -> Any:

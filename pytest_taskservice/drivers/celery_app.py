@@ -16,7 +16,17 @@ from pytest_taskservice.history import Event, EventKind
 if TYPE_CHECKING:
     from celery import Celery
 
-__all__ = ["event_from", "find_task", "guarded", "now", "outcome_of", "required", "send", "without_workers"]
+__all__ = [
+    "event_from",
+    "find_task",
+    "guarded",
+    "now",
+    "outcome_of",
+    "required",
+    "send",
+    "sending_options",
+    "without_workers",
+]
 
 
 def find_task(app: Celery, name: str) -> Any:
@@ -35,8 +45,13 @@ def find_task(app: Celery, name: str) -> Any:
 
 def send(app: Celery, call: TaskCall, *, task_id: str | None = None) -> Any:
     """Submit ``call`` through the app and return Celery's result object."""
+    given = sending_options(call) if task_id is None else {"task_id": task_id, **sending_options(call)}
+    return find_task(app, call.task).apply_async(call.args, dict(call.kwargs), **given)
+
+
+def sending_options(call: TaskCall) -> dict[str, Any]:
+    """Return what ``apply_async`` and signatures take for ``call``, only what it says."""
     options = {
-        "task_id": task_id,
         "countdown": call.countdown,
         "expires": call.expires,
         "queue": call.queue,
@@ -45,8 +60,7 @@ def send(app: Celery, call: TaskCall, *, task_id: str | None = None) -> Any:
         "time_limit": call.time_limit,
         "shadow": call.label,
     }
-    given = {name: value for name, value in options.items() if value is not None}
-    return find_task(app, call.task).apply_async(call.args, dict(call.kwargs), **given)
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def required(call: TaskCall) -> list[Capability]:

@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_taskservice.drivers import discovery, synthetic
 from pytest_taskservice.drivers.app_patch import broker_changes
 from pytest_taskservice.drivers.base import Stage, TaskCall
-from pytest_taskservice.drivers.canvases import sending_options
-from pytest_taskservice.drivers.celery_app import find_task
+from pytest_taskservice.drivers.celery_app import find_task, sending_options
 from pytest_taskservice.drivers.worker_fleet import BEAT
 from pytest_taskservice.drivers.worker_spec import ModuleSource, WorkerSpec
 from pytest_taskservice.scenario.behaviour import SYNTHETIC

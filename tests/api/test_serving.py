@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import re
-import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +19,7 @@ from websockets.sync.client import connect
 
 from pytest_taskservice.redis import RedisRequest, acquire
 from tests.api.conftest import ANN, BOB, ROOT, TOKENS, as_owner
+from tests.commands import running
 
 if TYPE_CHECKING:
     from websockets.sync.client import ClientConnection
@@ -32,26 +30,11 @@ SECRET = "a-secret-in-a-query"
 
 
 @contextmanager
-def running(log: Path, *argv: str, **settings: str) -> Iterator[subprocess.Popen[bytes]]:
-    """One of our commands, until it is told to stop, which it must do in time."""
-    environment = {
-        **os.environ,
-        **{f"TASKSERVICE_{name.upper()}": value for name, value in settings.items()},
-        "PYTHONPATH": os.pathsep.join([str(HERE), *sys.path]),
-    }
-    program = [sys.executable, "-c", "from taskservice.cli import main; main()"]
-    with log.open("ab") as output:
-        process = subprocess.Popen(
-            [*program, *argv], env=environment, stdout=output, stderr=output, start_new_session=True
-        )
-    try:
+def served(log: Path, *argv: str, **settings: str) -> Iterator[subprocess.Popen[bytes]]:
+    """One of our commands with these settings."""
+    environment = {f"TASKSERVICE_{name.upper()}": value for name, value in settings.items()}
+    with running(*argv, log=log, environment=environment, folders=(HERE,), patience=WAIT) as process:
         yield process
-        process.terminate()
-        process.wait(timeout=WAIT)
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait(timeout=WAIT)
 
 
 def listening(process: subprocess.Popen[bytes], log: Path) -> str:
@@ -91,8 +74,8 @@ def url(redis_url: str, log: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     }
     worker_log = tmp_path_factory.mktemp("worker") / "log"
     with (
-        running(log, "api", "--port", "0", "-l", "DEBUG", **settings) as api,
-        running(worker_log, "worker", "-c", "1", **settings),
+        served(log, "api", "--port", "0", "-l", "DEBUG", **settings) as api,
+        served(worker_log, "worker", "-c", "1", **settings),
     ):
         yield listening(api, log)
 
@@ -228,7 +211,7 @@ def test_telling_it_to_stop_ends_streams_and_sockets(redis_url: str, tmp_path: P
         "api_tokens": dumps(TOKENS),
         "allow_in_memory": "1",
     }
-    with running(log, "api", "--port", "0", **settings) as api:
+    with served(log, "api", "--port", "0", **settings) as api:
         url = listening(api, log)
         with (
             httpx.Client(base_url=url, headers=as_owner(ANN), timeout=WAIT) as client,

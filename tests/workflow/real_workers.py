@@ -2,57 +2,60 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
 import sys
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, closing, contextmanager
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import anyio
 
-from taskservice.workflow import WorkflowStatus
+from pytest_taskservice.redis import RedisRequest, acquire
+from taskservice import CeleryBackend, Settings, TaskService, create_app
+from taskservice.workflow import WorkflowEngine, WorkflowStatus
+from tests.commands import running
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    import subprocess
+    from collections.abc import AsyncIterator, Iterator
 
-    from taskservice import Settings
-    from taskservice.workflow import WorkflowEngine, WorkflowRun
+    from taskservice.workflow import WorkflowRun
 
-__all__ = ["HERE", "WAIT", "asked", "diary", "ended", "pid_in", "until", "worker"]
+__all__ = ["WAIT", "asked", "diary", "ended", "engine_on", "flow_settings", "pid_in", "until", "worker"]
 
 HERE = Path(__file__).parent
 WAIT = 20.0
 
 
 @contextmanager
+def flow_settings(**more: Any) -> Iterator[Settings]:
+    """Settings of a Redis of our own, for the workflows of `worker_flows`."""
+    if str(HERE) not in sys.path:
+        sys.path.insert(0, str(HERE))
+    import_module("worker_flows")
+    with closing(acquire(RedisRequest())) as server:
+        yield Settings(redis_url=server.url, imports=("worker_flows",), **more)
+
+
+@asynccontextmanager
+async def engine_on(settings: Settings) -> AsyncIterator[WorkflowEngine]:
+    """The engine of a client."""
+    backend = CeleryBackend(create_app(settings), settings=settings)
+    async with TaskService(backend) as service, WorkflowEngine(service, settings=settings) as opened:
+        yield opened
+
+
+@contextmanager
 def worker(settings: Settings, log: Path, *, queues: str = "celery") -> Iterator[subprocess.Popen[bytes]]:
     """One worker with one slot, in a process group of its own."""
     environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(HERE), *sys.path]),
         "TASKSERVICE_REDIS_URL": settings.redis_url,
         "TASKSERVICE_IMPORTS": "worker_flows",
         "TASKSERVICE_WORKFLOW_SWEEP_INTERVAL": "0.05",
     }
-    program = [sys.executable, "-c", "from taskservice.cli import main; main()"]
-    with log.open("ab") as output:
-        process = subprocess.Popen(
-            [*program, "worker", "-c", "1", "-Q", queues],
-            env=environment,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-        )
-    try:
+    argv = ("worker", "-c", "1", "-Q", queues)
+    with running(*argv, log=log, environment=environment, folders=(HERE,), patience=WAIT) as process:
         yield process
-        process.terminate()
-        process.wait(timeout=WAIT)
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait(timeout=WAIT)
 
 
 async def until(engine: WorkflowEngine, run_id: str, *wanted: WorkflowStatus) -> WorkflowRun:

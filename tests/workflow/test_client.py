@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import gc
-import os
-import signal
-import subprocess
-import sys
-from contextlib import aclosing
+from contextlib import aclosing, closing
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 from weakref import ref
@@ -30,6 +26,7 @@ from taskservice import (
     WorkflowOverError,
     WorkflowStatus,
 )
+from tests.commands import running
 from tests.workflow import client_flows as flows
 
 if TYPE_CHECKING:
@@ -45,31 +42,20 @@ WORLDS = [("memory", "asyncio"), ("memory", "trio"), ("celery", "asyncio"), ("ce
 @pytest.fixture(scope="module")
 def shared_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
     """Settings of a Redis of our own and of one real worker on it."""
-    server = acquire(RedisRequest())
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(sys.path),
-        "TASKSERVICE_REDIS_URL": server.url,
-        "TASKSERVICE_IMPORTS": "tests.workflow.client_flows",
-        "TASKSERVICE_WORKFLOW_SWEEP_INTERVAL": "0.05",
-    }
-    program = [sys.executable, "-c", "from taskservice.cli import main; main()", "worker", "-c", "2"]
-    with (tmp_path_factory.mktemp("worker") / "log").open("ab") as log:
-        worker = subprocess.Popen(program, env=environment, stdout=log, stderr=log, start_new_session=True)
-    yield Settings(
-        backend="celery",
-        redis_url=server.url,
-        imports=("tests.workflow.client_flows",),
-        workflow_busy=timedelta(seconds=WAIT),
-    )
-    worker.terminate()
-    try:
-        worker.wait(timeout=WAIT)
-    finally:
-        if worker.poll() is None:
-            os.killpg(worker.pid, signal.SIGKILL)
-            worker.wait(timeout=WAIT)
-        server.close()
+    log = tmp_path_factory.mktemp("worker") / "log"
+    with closing(acquire(RedisRequest())) as server:
+        environment = {
+            "TASKSERVICE_REDIS_URL": server.url,
+            "TASKSERVICE_IMPORTS": "tests.workflow.client_flows",
+            "TASKSERVICE_WORKFLOW_SWEEP_INTERVAL": "0.05",
+        }
+        with running("worker", "-c", "2", log=log, environment=environment, patience=WAIT):
+            yield Settings(
+                backend="celery",
+                redis_url=server.url,
+                imports=("tests.workflow.client_flows",),
+                workflow_busy=timedelta(seconds=WAIT),
+            )
 
 
 @pytest.fixture(params=WORLDS, ids=["-".join(world) for world in WORLDS])

@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 from datetime import timedelta
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import anyio
 import pytest
 
-from pytest_taskservice.redis import RedisRequest, acquire
-from taskservice import CeleryBackend, Settings, TaskService, create_app
 from taskservice.errors import QuestionError, WorkflowExpiredError, WorkflowOverError
 from taskservice.workflow import FailureReason, WorkflowEngine, WorkflowStatus
 from taskservice.workflow.tasks import continue_workflow, stop_workflow
-from tests.workflow.real_workers import HERE, WAIT, asked, diary, ended, pid_in, worker
+from tests.workflow.real_workers import WAIT, asked, diary, ended, engine_on, flow_settings, pid_in, worker
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
+
+    from taskservice import Settings
 
 pytestmark = pytest.mark.anyio
 
@@ -33,16 +31,8 @@ def anyio_backend() -> str:
 
 @pytest.fixture(scope="module")
 def settings() -> Iterator[Settings]:
-    if str(HERE) not in sys.path:
-        sys.path.insert(0, str(HERE))
-    import_module("worker_flows")
-    server = acquire(RedisRequest())
-    yield Settings(
-        redis_url=server.url,
-        imports=("worker_flows",),
-        workflow_busy=timedelta(seconds=WAIT),
-    )
-    server.close()
+    with flow_settings(workflow_busy=timedelta(seconds=WAIT)) as found:
+        yield found
 
 
 @pytest.fixture(scope="module")
@@ -55,8 +45,7 @@ def one_worker(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture
 async def engine(settings: Settings) -> AsyncIterator[WorkflowEngine]:
-    backend = CeleryBackend(create_app(settings), settings=settings)
-    async with TaskService(backend) as service, WorkflowEngine(service, settings=settings) as opened:
+    async with engine_on(settings) as opened:
         yield opened
 
 
