@@ -15,6 +15,7 @@ from pytest_taskservice.compat.servers import named_servers, world_settings
 from pytest_taskservice.compat.window import StateWindows
 from pytest_taskservice.drivers import exchanges, redirects
 from pytest_taskservice.drivers.app_patch import AppPatch, pools_of
+from pytest_taskservice.drivers.unshared import unshared
 from pytest_taskservice.drivers.worker_process import WorkerProcess
 from taskservice.reaper import shared_reaper
 
@@ -50,6 +51,7 @@ class ProcessWorld:
         self._windows = StateWindows()
         self._started = self._stopped = 0
         self._unlisten: Callable[[], None] | None = None
+        self._unshared: dict[str, None] = {}
 
     @contextmanager
     def open(self, app: Celery) -> Iterator[None]:
@@ -112,6 +114,7 @@ class ProcessWorld:
 
     def begin_test(self, name: str) -> None:
         """Replace a worker that the test before has killed, and note where each one's log stands."""
+        self._unshared = {}
         for worker in self._workers:
             if not worker.alive:
                 worker.reload()
@@ -123,7 +126,7 @@ class ProcessWorld:
     def report(self) -> dict[str, str]:
         """Return the workers' logs during this test, and what they could not be told."""
         texts = {f"worker log ({worker.hostname})": worker.log_text() for worker in self._workers}
-        hints = dict.fromkeys(hint for worker in self._workers for hint in worker.hints)
+        hints = dict.fromkeys(hint for worker in self._workers for hint in worker.hints) | self._unshared
         return {**texts, "hint": "\n".join(hints)}
 
     def describe(self) -> str:
@@ -187,6 +190,8 @@ class ProcessWorld:
         def before(sender: Any = None, **_: Any) -> None:
             for worker in list(self._workers):
                 worker.meet(str(sender))
+                if (task := worker.app.tasks.get(str(sender))) is not None:
+                    self._unshared |= dict.fromkeys(unshared(task))
 
         signals.before_task_publish.connect(before, weak=False)
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from pytest_taskservice.drivers import celery_app, exchanges
+from pytest_taskservice.drivers import celery_app, discovery, exchanges
 from pytest_taskservice.drivers.base import (
     CanvasRuns,
     Capability,
@@ -133,6 +133,11 @@ class CeleryWorkerDriver:
             self._hints.append(
                 "Django's test database is in this process's memory, where no worker sees it: name a file "
                 "in DATABASES[...]['TEST']['NAME']"
+            )
+        if serving.specs[0].app is None and (lost := discovery.own_task_class(app)):
+            self._hints.append(
+                f"no module holds this app, so the worker made one, without its task class {lost}: name one "
+                "that a module holds (taskservice_app = 'module:app')"
             )
         app.finalize()
         before = {name: app.conf.get(name) for name in settings}
@@ -293,7 +298,7 @@ class CeleryWorkerDriver:
             if fleet.living():
                 texts["unfinished"] = fleet.held()
         if self._hints:
-            texts["hint"] = "\n".join(self._hints)
+            texts["hint"] = "\n".join(dict.fromkeys(self._hints))
         return texts
 
     def close(self) -> None:

@@ -12,7 +12,15 @@ from pytest_taskservice.drivers.worker_spec import ModuleSource
 if TYPE_CHECKING:
     from celery import Celery
 
-__all__ = ["find_app", "find_databases", "find_modules", "find_queues", "is_local", "portable_settings"]
+__all__ = [
+    "find_app",
+    "find_databases",
+    "find_modules",
+    "find_queues",
+    "is_local",
+    "own_task_class",
+    "portable_settings",
+]
 
 
 def find_app(app: Celery) -> tuple[ModuleSource, str] | None:
@@ -27,6 +35,12 @@ def find_app(app: Celery) -> tuple[ModuleSource, str] | None:
             if value is app:
                 return _source(name), attribute
     return None
+
+
+def own_task_class(app: Celery) -> str:
+    """Return the name of the app's own task class, if it is one that only a function holds."""
+    kind: Any = app.task_cls
+    return kind.__name__ if isinstance(kind, type) and "<locals>" in kind.__qualname__ else ""
 
 
 def find_databases() -> dict[str, str]:

@@ -29,6 +29,7 @@ __all__ = ["STORY", "learn", "load_app", "load_module", "main"]
 
 STORY = "story"
 
+_KEPT_MAIL = "pytest_taskservice.drivers.kept_mail.EmailBackend"
 _WARM = (
     "celery.apps.worker",
     "celery.backends.redis",
@@ -72,6 +73,8 @@ def load_app(spec: WorkerSpec) -> Celery:
     from pytest_taskservice.drivers.staging import rebind
 
     _use_databases(spec.databases)
+    if spec.mail:
+        importlib.import_module("django.conf").settings.EMAIL_BACKEND = _KEPT_MAIL
     teach(spec.exchanges)
     redirects.install(spec.redirects)
     if spec.app is None:

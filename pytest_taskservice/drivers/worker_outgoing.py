@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from pytest_taskservice.drivers import celery_app, discovery
+from pytest_taskservice.drivers.unshared import unshared
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -56,6 +57,9 @@ class Outgoing:
         name = str(sender)
         if name not in self._serving.running.tasks and name in self._app.tasks:
             self._teach(name)
+        if self._stage is None and name in self._app.tasks:
+            for hint in unshared(self._app.tasks[name]):
+                self._hint(hint)
         if self._stage is None or self._stage.workers is None or not self._stage.workers.queues:
             fleet = self._serving.running
             for queue in message.get("declare") or ():

@@ -67,7 +67,8 @@ def install_seams(patches: Patches, simulation: Simulation, tell: Tell) -> None:
     _listen(patches, tell)
     if hasattr(_redis_utils, "get_lib_version"):
         patches.set(_redis_utils, "get_lib_version", _redis_version)
-    for name in ("close_database", "close_cache"):
+    # A child closes what it got from its parent under the parent's nose, and by another name.
+    for name in ("close_database", "_close_database", "_maybe_close_db_fd", "close_cache"):
         patches.set(_django.DjangoWorkerFixup, name, _nothing)
 
 

@@ -82,6 +82,82 @@ def test_the_settings_are_back():
 """
 
 
+APART = """
+from unittest import mock
+
+import pytest
+from django.core.cache import cache
+from django.core.mail import send_mail
+
+from store import tasks
+from store.models import Item
+
+
+@pytest.mark.django_db
+def test_rows(taskservice_app):
+    item = Item.objects.create(name="chair")
+    assert tasks.rename.delay(item.pk, "lamp").get(timeout=10) == 1
+
+
+def test_rows_are_rolled_back(transactional_db):
+    assert Item.objects.count() == 0
+
+
+def test_settings(settings, taskservice_app):
+    settings.GREETING = "moin"
+    assert tasks.greet.delay().get(timeout=10) == "moin"
+
+
+def test_mocks(taskservice_app):
+    with mock.patch("store.tasks.name_of", return_value="mocked"):
+        assert tasks.called.delay().get(timeout=10) == "mocked"
+
+
+def test_mail(mailoutbox, taskservice_app):
+    tasks.write.delay().get(timeout=10)
+    assert [mail.subject for mail in mailoutbox] == ["Receipt"]
+
+
+def test_cache(taskservice_app):
+    cache.set("key", 1)
+    assert tasks.cached.delay().get(timeout=10) == 1
+"""
+
+APART_TASKS = (
+    TASKS
+    + """
+
+from django.conf import settings
+from django.core.cache import cache
+from django.core.mail import send_mail
+
+
+def name_of():
+    return "real"
+
+
+@shared_task
+def called():
+    return name_of()
+
+
+@shared_task
+def greet():
+    return getattr(settings, "GREETING", "hello")
+
+
+@shared_task
+def write():
+    send_mail("Receipt", "", "shop@example.org", ["ada@example.org"])
+
+
+@shared_task
+def cached():
+    return cache.get("key")
+"""
+)
+
+
 def make_project(pytester: pytest.Pytester, *, test_database: str) -> None:
     files = {
         "proj/__init__.py": "",
@@ -115,3 +191,34 @@ def test_a_database_in_memory_is_explained(pytester: pytest.Pytester) -> None:
 
     result.assert_outcomes(passed=1, failed=1)
     result.stdout.fnmatch_lines(["Django's test database is in this process's memory*"])
+
+
+def make_apart(pytester: pytest.Pytester) -> None:
+    make_project(pytester, test_database='{"NAME": HOME / "test.db"}')
+    (pytester.path / "store" / "tasks.py").write_text(APART_TASKS)
+    (pytester.path / "test_store.py").write_text(APART)
+
+
+def test_what_a_test_has_to_itself_is_seen_where_tasks_share_its_process(pytester: pytest.Pytester) -> None:
+    make_apart(pytester)
+
+    result = pytester.runpytest_subprocess("--taskservice-backend=celery-sim,celery-eager")
+
+    result.assert_outcomes(passed=11)
+
+
+def test_what_another_process_does_not_see_is_named_where_a_test_fails(pytester: pytest.Pytester) -> None:
+    make_apart(pytester)
+
+    result = pytester.runpytest_subprocess("--taskservice-backend=celery")
+
+    result.assert_outcomes(passed=1, failed=5)
+    result.stdout.fnmatch_lines_random(
+        [
+            "store.tasks.rename was sent from inside a transaction on 'default': *celery-sim*",
+            "store.tasks.greet was sent while the test overrode GREETING: *celery-sim*",
+            "store.tasks.called was sent while store.tasks.name_of was a mock: *celery-sim*",
+            "*kept mail 'Receipt' in this worker, another process*",
+            "store.tasks uses Django's cache, which is a LocMemCache: *celery-sim*",
+        ]
+    )

@@ -1,0 +1,88 @@
+"""What a test has that a worker in another process has not, told where it is certain: when a task is sent.
+
+Nothing is imported for it: a suite without Django or mocks pays a look into ``sys.modules``.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+__all__ = ["keeps_mail", "unshared"]
+
+_LOCAL_MAIL = "django.core.mail.backends.locmem.EmailBackend"
+_ELSEWHERE = "the worlds celery-sim and celery-eager show it"
+
+
+def unshared(task: Any) -> list[str]:
+    """Return, in whole lines, what a worker process does not see of the test that sends ``task`` now."""
+    return [*_open_transactions(task), *_overridden_settings(task), *_own_cache(task), *_mocks(task)]
+
+
+def keeps_mail() -> bool:
+    """Return whether Django's test environment keeps mail from being sent."""
+    django = _django()
+    return django is not None and django.EMAIL_BACKEND == _LOCAL_MAIL
+
+
+def _open_transactions(task: Any) -> Iterator[str]:
+    database: Any = sys.modules.get("django.db")
+    if database is None or _django() is None:
+        return
+    for connection in database.connections.all(initialized_only=True):
+        if connection.in_atomic_block:
+            yield (
+                f"{task.name} was sent from inside a transaction on {connection.alias!r}: a worker does not "
+                "see its rows before it is committed, which django_db(transaction=True) and "
+                f"TransactionTestCase do; {_ELSEWHERE} without"
+            )
+
+
+def _overridden_settings(task: Any) -> Iterator[str]:
+    django = _django()
+    if django is None:
+        return
+    conf: Any = sys.modules["django.conf"]
+    held, names = django._wrapped, set()  # noqa: SLF001 - Django has no public name for what is overridden
+    while isinstance(held, conf.UserSettingsHolder) and held.default_settings is not conf.global_settings:
+        names |= {name for name in vars(held) if name.isupper()}
+        held = held.default_settings
+    if names:
+        yield (
+            f"{task.name} was sent while the test overrode {', '.join(sorted(names))}: the worker, another "
+            f"process, has the project's settings; {_ELSEWHERE}"
+        )
+
+
+def _own_cache(task: Any) -> Iterator[str]:
+    cache: Any = sys.modules.get("django.core.cache")
+    local: Any = sys.modules.get("django.core.cache.backends.locmem")
+    module = sys.modules.get(task.__module__)
+    if cache is None or local is None or module is None or _django() is None:
+        return
+    used = any(value is cache.cache or value is cache.caches for value in list(vars(module).values()))
+    if used and any(isinstance(one, local.LocMemCache) for one in cache.caches.all(initialized_only=True)):
+        yield (
+            f"{module.__name__} uses Django's cache, which is a LocMemCache: each process has its own; "
+            f"{_ELSEWHERE} shared"
+        )
+
+
+def _mocks(task: Any) -> Iterator[str]:
+    mock: Any = sys.modules.get("unittest.mock")
+    module = sys.modules.get(task.__module__)
+    if mock is None or module is None:
+        return
+    for name, value in list(vars(module).items()):
+        # By its type: a mock with a spec says that it is something else.
+        if issubclass(type(value), mock.NonCallableMock):
+            yield (
+                f"{task.name} was sent while {module.__name__}.{name} was a mock: the worker, another "
+                f"process, has the real one; {_ELSEWHERE}"
+            )
+
+
+def _django() -> Any:
+    conf: Any = sys.modules.get("django.conf")
+    return conf.settings if conf is not None and conf.settings.configured else None
