@@ -124,7 +124,7 @@ class AnyIODriver:
 
             self._test.enter_context(AppPatch(app, memory_changes(app)).applied())
             refuse = partial(self._refuse, Capability.CELERY_MESSAGES)
-            self._test.enter_context(guarded(app, on_apply=lambda _: refuse(), on_send=refuse))
+            self._test.enter_context(guarded(app, on_apply=lambda *_: refuse(), on_send=refuse))
         if self._stage is not None and self._stage.beat:
             self._start_beat(self._stage)
 

@@ -77,12 +77,12 @@ def required(call: TaskCall) -> list[Capability]:
 def guarded(
     app: Celery,
     *,
-    on_apply: Callable[[Mapping[str, Any]], None],
+    on_apply: Callable[[Any, Mapping[str, Any]], None],
     on_send: Callable[[], None],
 ) -> Iterator[None]:
     """Ask ``on_apply`` before each ``apply_async`` of the app's tasks, ``on_send`` before ``send_task``.
 
-    ``on_apply`` gets the call's options; either refuses by raising.
+    ``on_apply`` gets the task and the call's options; either refuses by raising.
     """
     from celery.app.task import Task
 
@@ -92,7 +92,7 @@ def guarded(
     @wraps(apply)
     def guarded_apply(task: Any, *args: Any, **options: Any) -> Any:
         if task.app is app:
-            on_apply(options)
+            on_apply(task, options)
         return apply(task, *args, **options)
 
     @wraps(send_task)

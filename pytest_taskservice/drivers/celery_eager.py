@@ -16,6 +16,8 @@ from pytest_taskservice.drivers import celery_app
 from pytest_taskservice.drivers.app_patch import AppPatch, memory_changes
 from pytest_taskservice.drivers.base import CanvasRuns, Capability, CapabilityError, Outcome, TaskCall
 from pytest_taskservice.drivers.canvases import send_canvas
+from pytest_taskservice.drivers.eager_verdicts import asked_for_verdicts
+from pytest_taskservice.drivers.eager_words import EagerWords
 from pytest_taskservice.history import Event, EventKind, EventLog
 
 if TYPE_CHECKING:
@@ -74,6 +76,7 @@ class CeleryEagerDriver:
         self._test = ExitStack()
         self._events: list[Event] = []
         self._labels: dict[str, str] = {}
+        self._words: EagerWords | None = None
 
     def cannot(self, capability: Capability) -> str | None:
         """Return why eager mode cannot show ``capability``."""
@@ -103,8 +106,10 @@ class CeleryEagerDriver:
         self._test.enter_context(AppPatch(app, changes | dict(settings)).applied())
         self._allow_joins()
         self._store_results(app)
-        self._guard(app)
+        self._words = EagerWords()
+        self._guard(app, self._words)
         self._listen(app)
+        self._test.enter_context(self._words.listening())
 
     def clock(self) -> Clock:
         """Refuse."""
@@ -203,15 +208,15 @@ class CeleryEagerDriver:
         return f"cannot show {', '.join(sorted(_CANNOT))}"
 
     def report(self) -> dict[str, str]:
-        """Return nothing: there is no second process."""
-        return {}
+        """Return what eager mode did otherwise than a worker would have."""
+        return {"eager mode": self._words.text()} if self._words is not None else {}
 
     def close(self) -> None:
         """Restore the app."""
         self._test.close()
 
-    def _refuse(self, capability: Capability, *, word: str = "") -> NoReturn:
-        error = CapabilityError(self.name, word or capability, _CANNOT[capability])
+    def _refuse(self, capability: Capability, *, word: str = "", reason: str = "") -> NoReturn:
+        error = CapabilityError(self.name, word or capability, reason or _CANNOT[capability])
         self.refused.append(error)
         raise error
 
@@ -227,14 +232,18 @@ class CeleryEagerDriver:
             task.store_eager_result = True
             self._test.callback(setattr, task, "store_eager_result", before)
 
-    def _guard(self, app: Celery) -> None:
+    def _guard(self, app: Celery, words: EagerWords) -> None:
         """Refuse calls that eager mode would play wrongly."""
 
-        def check(options: Mapping[str, Any]) -> None:
+        def check(task: Any, options: Mapping[str, Any]) -> None:
             # A retry comes through apply() and keeps its countdown: that lie is Capability.BACKOFF.
             for option, capability in _OPTIONS.items():
                 if options.get(option) is not None:
                     self._refuse(capability)
+            words.sent(task, options)
+
+        def refuse_verdict(word: str, reason: str) -> None:
+            self._refuse(Capability.SETTINGS, word=word, reason=reason)
 
         def refuse() -> None:
             # Eager mode has no say in send_task(name): the message would wait for ever.
@@ -247,6 +256,7 @@ class CeleryEagerDriver:
 
         self._test.enter_context(celery_app.guarded(app, on_apply=check, on_send=refuse))
         self._test.enter_context(celery_app.without_workers(app, on_control=refuse_command))
+        self._test.enter_context(asked_for_verdicts(refuse_verdict))
 
     def _listen(self, app: Celery) -> None:
         from celery import signals
@@ -256,6 +266,10 @@ class CeleryEagerDriver:
                 request = message.get("request") or getattr(sender, "request", None)
                 if getattr(sender, "app", None) is app and request is not None:
                     self._record(kind, sender, request, message)
+                    if kind is EventKind.STARTED and self._words is not None:
+                        self._words.started(sender, request)
+                    elif kind is EventKind.RETRIED and self._words is not None:
+                        self._words.retried(sender, request, message.get("reason"))
 
             return record
 

@@ -46,7 +46,7 @@ def refusing_frozen_time(app: Celery) -> Iterator[None]:
             patches.set(kind, name, _checked(getattr(kind, name), app))
     send = _checker("send a task")
     try:
-        with guarded(app, on_apply=lambda _: send(), on_send=send):
+        with guarded(app, on_apply=lambda *_: send(), on_send=send):
             yield
     finally:
         patches.undo()

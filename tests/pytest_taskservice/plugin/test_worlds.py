@@ -292,3 +292,93 @@ def test_a_test_that_forbids_waiting_does_not_forbid_it_to_the_next(downstream: 
     )
 
     downstream.run("--taskservice-backend=celery-eager").assert_outcomes(passed=2)
+
+
+ASTRAY = """
+    from celery import chain, signals
+    from celery.exceptions import Ignore, Reject
+    from celery.result import AsyncResult
+    from shopx.celery import app
+
+    @app.task
+    def reject(requeue):
+        raise Reject("no", requeue=requeue)
+
+    @app.task(bind=True)
+    def ignore(self):
+        self.update_state(state="PARTIAL")
+        raise Ignore
+
+    @app.task(bind=True, max_retries=1, rate_limit="1/m")
+    def again(self):
+        if self.request.retries == 0:
+            raise self.retry(countdown=60)
+        return self.request.delivery_info["routing_key"]
+"""
+
+
+def test_eager_mode_is_not_believed_what_it_says_of_a_rejected_or_ignored_run(downstream: Downstream) -> None:
+    downstream.write(
+        test_shopx=ASTRAY
+        + """
+    def test_delivered_again(taskservice_app):
+        reject.delay(True)
+
+    def test_state(taskservice_app):
+        assert reject.delay(False).state == "REJECTED"
+
+    def test_ignored(taskservice_app):
+        assert ignore.delay().get(timeout=5) is None
+
+    def test_chain(taskservice_app):
+        chain(ignore.si(), again.si())()
+
+    def test_nobody_looks(taskservice_app):
+        reject.delay(False)
+
+    def test_what_is_stored(taskservice_app):
+        assert AsyncResult(ignore.delay().id).state == "PARTIAL"
+    """
+    )
+
+    result = downstream.run("-rs", "--taskservice-backend=celery-eager")
+
+    result.assert_outcomes(passed=2, skipped=4)
+    result.stdout.fnmatch_lines_random(
+        [
+            "SKIPPED*celery-eager cannot: Reject (eager mode has no message to deliver again)",
+            "SKIPPED*celery-eager cannot: Reject (eager mode says REJECTED of the run, and no worker does)",
+            "SKIPPED*celery-eager cannot: Ignore (eager mode says IGNORED of the run, and no worker does)",
+        ]
+    )
+
+
+def test_a_failing_test_is_told_what_eager_mode_did_otherwise(downstream: Downstream) -> None:
+    downstream.write(
+        test_shopx=ASTRAY
+        + """
+    def test_astray(taskservice_app):
+        got = []
+
+        @signals.task_received.connect
+        def note(**_):
+            got.append(1)
+
+        assert again.apply_async(queue="slow").get(timeout=5) == "slow"
+    """
+    )
+
+    result = downstream.run("--taskservice-backend=celery-eager")
+
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(
+        [
+            "*taskservice eager mode*",
+            "task_received was listened to: eager mode has no worker and no message, and never sends it",
+            "test_shopx.again was sent with queue 'slow': eager mode has no queues",
+            "test_shopx.again has rate_limit '1/m': eager mode ran it at once",
+            "test_shopx.again[[]*[]] raised Retry with countdown 60: eager mode ran it again at once",
+            "test_shopx.again looked at delivery_info['routing_key']: eager mode delivers nothing",
+        ],
+        consecutive=True,
+    )

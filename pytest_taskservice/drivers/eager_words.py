@@ -1,0 +1,128 @@
+"""What eager mode did otherwise than a worker would have, in whole lines: a failing test is told them.
+
+For uses that an honest test may well have, and that are no reason to skip it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import wraps
+from typing import Any
+
+__all__ = ["EagerWords"]
+
+_ROUTES = ("queue", "routing_key", "exchange", "priority")
+_ATTRIBUTES = {
+    "rate_limit": "ran it at once",
+    "time_limit": "let it run as long as it would",
+    "soft_time_limit": "let it run as long as it would",
+    "expires": "ran it before it could expire",
+}
+# What a worker, a beat or a message would send.
+_SILENT = (
+    "after_task_publish",
+    "before_task_publish",
+    "beat_embedded_init",
+    "beat_init",
+    "celeryd_after_setup",
+    "celeryd_init",
+    "heartbeat_sent",
+    "task_received",
+    "task_rejected",
+    "task_revoked",
+    "task_sent",
+    "task_unknown",
+    "worker_before_create_process",
+    "worker_init",
+    "worker_process_init",
+    "worker_process_shutdown",
+    "worker_ready",
+    "worker_shutdown",
+    "worker_shutting_down",
+)
+
+
+class EagerWords:
+    """The words on one test."""
+
+    def __init__(self) -> None:
+        self._lines: dict[str, None] = {}
+
+    def text(self) -> str:
+        """Return the lines, in the order in which they came to be true."""
+        return "\n".join(self._lines)
+
+    def sent(self, task: Any, options: Mapping[str, Any]) -> None:
+        """Note what the options of a call name in vain."""
+        for name in _ROUTES:
+            if options.get(name) is not None:
+                self._say(f"{task.name} was sent with {name} {options[name]!r}: eager mode has no queues")
+
+    def started(self, task: Any, request: Any) -> None:
+        """Note what the task is set to, and see whether its body asks how it was delivered."""
+        for name, did in _ATTRIBUTES.items():
+            if (value := getattr(task, name, None)) is not None:
+                self._say(f"{task.name} has {name} {value!r}: eager mode {did}")
+        if type(request.delivery_info) is dict:
+            request.delivery_info = _Delivery(request.delivery_info, task.name, self._say)
+
+    def retried(self, task: Any, request: Any, reason: Any) -> None:
+        """Note a retry that a worker would have put off."""
+        if (when := getattr(reason, "when", None)) is not None:
+            wait = f"countdown {when:g}" if isinstance(when, int | float) else f"eta {when}"
+            run = f"{task.name}[{str(request.id)[:8]}]"
+            self._say(f"{run} raised Retry with {wait}: eager mode ran it again at once")
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Note each signal that the test listens to in vain."""
+        from celery import signals
+
+        connected: list[Any] = []
+        for name in _SILENT:
+            signal: Any = getattr(signals, name, None)
+            if signal is not None:
+                self._note_receivers(signal, name)
+                connected.append(signal)
+        try:
+            yield
+        finally:
+            for signal in connected:
+                signal.__dict__.pop("connect", None)
+
+    def _note_receivers(self, signal: Any, name: str) -> None:
+        connect = signal.connect
+
+        @wraps(connect)
+        def noted(*args: Any, **options: Any) -> Any:
+            self._say(f"{name} was listened to: eager mode has no worker and no message, and never sends it")
+            return connect(*args, **options)
+
+        signal.connect = noted
+
+    def _say(self, line: str) -> None:
+        self._lines[line] = None
+
+
+class _Delivery(dict[str, Any]):
+    """What a request says of its delivery, and to whom it has said something that no worker would."""
+
+    def __init__(self, told: Mapping[str, Any], task: str, say: Callable[[str], None]) -> None:
+        super().__init__(told)
+        self._task, self._say = task, say
+
+    def __getitem__(self, key: str) -> Any:
+        self._looked(key)
+        return super().__getitem__(key)
+
+    def get(self, key: str, default: Any = None) -> Any:
+        self._looked(key)
+        return super().get(key, default)
+
+    def _looked(self, key: str) -> None:
+        # A retry of Celery's own takes everything along, unasked.
+        caller = str(sys._getframe(2).f_globals.get("__name__", ""))  # noqa: SLF001 - cheap, and nothing else says it
+        if key != "is_eager" and not caller.startswith("celery."):
+            self._say(f"{self._task} looked at delivery_info[{key!r}]: eager mode delivers nothing")
