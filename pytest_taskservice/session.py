@@ -35,6 +35,7 @@ class HarnessSession:
         self.options = options
         self.root = root
         self.namespace = f"taskservice-test:{os.getpid()}-{secrets.token_hex(4)}:{worker_id}:"
+        self._controlled = worker_id != "main"
         self._shared = False
         self._server: RedisServer | None = None
         self._drivers: dict[str, WorldDriver] = {}
@@ -44,6 +45,7 @@ class HarnessSession:
     def redis(self) -> RedisServer:
         """Return the session's Redis, started on first use."""
         if self._server is None:
+            self.end_with_controller()
             from pytest_taskservice.redis import RedisRequest, acquire
             from taskservice.reaper import shared_reaper
 
@@ -66,6 +68,14 @@ class HarnessSession:
     def opened(self) -> Mapping[str, WorldDriver]:
         """Return the worlds in use, by name."""
         return self._drivers
+
+    def end_with_controller(self) -> None:
+        """Have a process of xdist's die with the one that started it: it would go on for up to 15 s."""
+        if self._controlled:
+            from pytest_taskservice.orphans import die_with_parent
+
+            die_with_parent()
+            self._controlled = False
 
     def warm(self) -> None:
         """Start Redis and a worker process, which gets ready while tests are collected."""
@@ -116,6 +126,7 @@ class HarnessSession:
             self._release_keys()
 
     def _open(self, world: str) -> WorldDriver:
+        self.end_with_controller()
         if world == "celery":
             return self._open_worker()
         if world == "celery-eager":

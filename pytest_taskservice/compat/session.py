@@ -51,6 +51,7 @@ class CompatSession:
         name = name or (self._current.name if self._current else self.worlds[0])
         if self._current is None or self._current.name != name:
             self.leave()
+            self._harness.end_with_controller()
             self._current = open_compat_world(name, self._harness)
         if self._test is not None and not self._begun:
             self._begun = True

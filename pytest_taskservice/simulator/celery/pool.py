@@ -199,7 +199,8 @@ class Job:
             # Its soft limit may be over by then, before anything of Celery's in the process sees to that.
             world.simulation.spend(world.body_cost(self))
             found = self._call_apart(fiber)
-        except GreenletExit:
+        except (GreenletExit, KeyboardInterrupt):
+            # Ctrl-C is for the session, whoever's code it strikes.
             raise
         except SoftTimeLimitExceeded:
             self.finish("error_callback", _sent(ExceptionInfo()))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -120,6 +121,62 @@ def test_nothing_is_left_of_a_world_that_ends_in_the_middle_of_its_faults(
         else:
             os.killpg(process.pid, signal.SIGINT)
             assert process.wait(20) == pytest.ExitCode.INTERRUPTED
+
+        assert downstream.remains_in_the_end() == []
+    finally:
+        process.kill()
+        process.communicate()
+
+
+BUSY = """
+    import select
+    from pathlib import Path
+    import pytest
+    from shopx.celery import app
+
+    @app.task
+    def busy(name):
+        Path(__file__).with_name(name).touch()
+        # For real, in every world: a sleep takes no time in virtual time.
+        for _ in range(600):
+            select.select([], [], [], 0.1)
+
+    @pytest.mark.parametrize("n", range(2))
+    def test_busy(taskservice_app, n):
+        busy.delay(f"busy{n}").get(timeout=600)
+"""
+
+
+@pytest.mark.parametrize("world", ["celery-sim", "celery-eager"])
+def test_ctrl_c_in_a_task_of_the_tests_own_process_ends_the_session(
+    downstream: Downstream, world: str
+) -> None:
+    downstream.write(test_shopx=BUSY)
+    process = downstream.start(f"--taskservice-backend={world}")
+    try:
+        _await_file(downstream.root / "busy0")
+        os.killpg(process.pid, signal.SIGINT)
+
+        assert process.wait(20) == pytest.ExitCode.INTERRUPTED
+        assert not (downstream.root / "busy1").exists()
+        assert downstream.remains_in_the_end() == []
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere xdist's processes go on for some seconds")
+@pytest.mark.parametrize("world", ["celery", "celery-sim", "celery-eager"])
+def test_nothing_is_left_of_the_processes_of_an_xdist_that_was_killed(
+    downstream: Downstream, world: str
+) -> None:
+    downstream.write(test_shopx=BUSY)
+    process = downstream.start(f"--taskservice-backend={world}", "-pxdist", "-n2")
+    try:
+        _await_file(downstream.root / "busy0")
+        _await_file(downstream.root / "busy1")
+        assert len(downstream.processes()) >= 3
+        process.kill()
 
         assert downstream.remains_in_the_end() == []
     finally:
