@@ -191,6 +191,8 @@ def pytest_runtest_makereport(
         # A scenario's own report has its history, and so has a simulation's.
         is_told = isinstance(item, pytest.Function) and driver.name != "celery-sim"
         report.sections += _world_sections(driver, history=is_told)
+        if driver.name.startswith("celery") and (app := _current_app_of(item)) is not None:
+            report.sections.append(("taskservice current app", app))
     if report.failed and (findings := item.config.stash.get(_FINDINGS, None)):
         report.sections += [("taskservice finding", repr(finding)) for finding in findings]
         findings.clear()
@@ -229,6 +231,23 @@ def _world_sections(driver: WorldDriver, *, history: bool) -> list[tuple[str, st
     except Exception as error:  # noqa: BLE001 - must not hide the test's own failure
         texts = {"world": f"could not be asked: {type(error).__name__}: {error}"}
     return [(f"taskservice {title}", text) for title, text in texts.items() if text]
+
+
+def _current_app_of(item: pytest.Item) -> str | None:
+    """Say so if the test made another app than its own the current one: shared tasks go there."""
+    ours = getattr(item, "funcargs", {}).get("taskservice_app")
+    if ours is None:
+        return None
+    from celery import _state
+
+    current: Any = _state.get_current_app()
+    if current is ours:
+        return None
+    return (
+        f"shared tasks and AsyncResult(id) went to {current!r}, which the test or a fixture of it made "
+        f"current, and not to the app in this world, {ours!r}: have the fixture taskservice_app (or "
+        "celery_app) return the current one"
+    )
 
 
 def _runs_tests(session: pytest.Session) -> bool:

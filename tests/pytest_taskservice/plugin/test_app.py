@@ -191,3 +191,64 @@ def test_no_app_is_needed_for_tasks_of_the_task_service(downstream: Downstream) 
     result = downstream.run("--taskservice-backend=celery,anyio")
 
     result.assert_outcomes(passed=3)
+
+
+FACTORY = """
+    from celery import Celery, Task, shared_task
+
+    def create_app():
+        class ContextTask(Task):
+            def __call__(self, *args, **kwargs):
+                return "in context", self.run(*args, **kwargs)
+
+        app = Celery("made", task_cls=ContextTask, broker="memory://")
+        app.set_default()
+        return app
+
+    @shared_task
+    def shared():
+        return 1
+"""
+
+
+def test_a_task_class_that_only_a_factory_holds_is_named_where_a_test_fails(downstream: Downstream) -> None:
+    downstream.ini()
+    downstream.write(
+        factory=FACTORY,
+        test_shopx="""
+        import pytest
+        from factory import create_app, shared
+
+        @pytest.fixture
+        def celery_app():
+            return create_app()
+
+        def test_context(taskservice_app):
+            assert shared.delay().get(timeout=10) == ["in context", 1]
+        """,
+    )
+
+    result = downstream.run(CELERY)
+
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines("no module holds this app, *without its task class ContextTask: *")
+
+
+def test_another_app_that_was_made_current_is_named_where_a_test_fails(downstream: Downstream) -> None:
+    downstream.write(
+        factory=FACTORY,
+        test_shopx="""
+        from factory import create_app, shared
+
+        def test_second(taskservice_app):
+            create_app()
+            assert shared.delay().get(timeout=0.1) == 1
+        """,
+    )
+
+    result = downstream.run("--taskservice-backend=celery-eager")
+
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(
+        "shared tasks and AsyncResult(id) went to <Celery made*not to the app in this world, <Celery shopx*"
+    )
