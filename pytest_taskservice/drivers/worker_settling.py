@@ -28,8 +28,9 @@ def settle(
         look = fleet.look(min(left, 1.0))
         coming = _coming(fleet, place, story=story, faults=faults)
         if look.idle and not coming:
-            # They hand on to each other, by ways that take time: at rest is what has not moved since.
-            if not story or look.seen == before:
+            # They hand on to each other, and to themselves, by ways that take time: at rest is what has not
+            # moved since.
+            if look.seen == before:
                 return
             before = look.seen
             time.sleep(_PAUSE)
