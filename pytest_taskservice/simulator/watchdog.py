@@ -31,6 +31,7 @@ __all__ = ["watched"]
 # Neither asyncio, trio, billiard, faulthandler nor pytest-timeout want it, and unhandled it does nothing.
 _SIGNAL = signal.SIGURG
 _LOOKS = 8
+_LINGER = 0.02
 _DEBUGGERS = frozenset({"bdb", "pdb", "pudb", "pydevd", "IPython"})
 _main = threading.main_thread().ident
 
@@ -77,14 +78,17 @@ class _Watchdog:
     def leave(self) -> None:
         with self._changing:
             self._watched = None
+            if self._bell.locked():
+                self._bell.release()
 
     def _watch(self) -> None:
         looks = _Looks()
         while True:
-            rung = self._bell.acquire(timeout=self._seconds / _LOOKS)
+            rest = _LINGER if self._watched is None else self._seconds / _LOOKS
+            rung = self._bell.acquire(timeout=rest)
             with self._changing:
-                if self._watched is None and looks.at is None and not rung:
-                    # Nothing was there, now and a look ago.
+                if self._watched is None and not rung:
+                    # Whoever forks next is not to be warned of a thread.
                     self._lives = False
                     return
                 if looks.enough(None if rung else self._watched):
@@ -95,19 +99,18 @@ class _Looks:
     """How often the same event was seen at work. It keeps nothing of what it looks at."""
 
     def __init__(self) -> None:
-        self.at: object = None
-        """What stands for the simulation that was looked at last."""
+        self._at: object = None
         self._event = -1
         self._count = 0
 
     def enough(self, watched: _Watched | None) -> bool:
         """Look once more; return whether the event has taken too long."""
         if watched is None:
-            self.at = None
+            self._at = None
             return False
         simulation = watched.simulation
-        same = self.at is watched.token and simulation.busy and simulation.events == self._event
-        self.at, self._event = watched.token, simulation.events
+        same = self._at is watched.token and simulation.busy and simulation.events == self._event
+        self._at, self._event = watched.token, simulation.events
         self._count = self._count + 1 if same else 0
         if self._count < _LOOKS:
             return False

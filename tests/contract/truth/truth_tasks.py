@@ -257,7 +257,7 @@ def expected(self: Any, *given: Any, does: dict[str, Any]) -> Any:
     return act(self, given, does)
 
 
-@task(bind=True, soft_time_limit=0.5, time_limit=2.5)  # type: ignore[untyped-decorator] # see above
+@task(bind=True, soft_time_limit=0.5, time_limit=1.4)  # type: ignore[untyped-decorator] # see above
 def limited(self: Any, *given: Any, does: dict[str, Any]) -> Any:
     return act(self, given, does)
 
