@@ -33,6 +33,7 @@ state: Any = import_module("celery.worker.state")
 
 _ENDS = ("kill", "term", "restart", "pause", "lose_child")
 _REQUESTS = ("term", "restart")
+_FATAL = ("kill", "lose_child")
 _BLOW = 5.0
 _POLL = 0.0005
 
@@ -102,6 +103,9 @@ class Strikes:
                 if time.monotonic() > deadline:
                     return
                 time.sleep(_POLL)
+            if strike.kind in _FATAL and self._is_struck(strike, task.request):
+                # The claim comes before the blow, which is on its way.
+                threading.Event().wait(max(0.0, deadline - time.monotonic()))
 
     def _after(self, task: Any = None, task_id: str = "", **_: Any) -> None:
         for strike in self._meant(Point.STORED, task.request.shadow, task.name):
@@ -116,6 +120,13 @@ class Strikes:
         if self._ledger.is_spent(strike):
             return True
         return any(claim["run"] == run for claim in self._ledger.claims(strike.id))
+
+    def _is_struck(self, strike: Strike, request: Any) -> bool:
+        """Whether the blow is for this body, and not for one before it of a message that has come again."""
+        if (request.delivery_info or {}).get("redelivered"):
+            return False
+        claims = self._ledger.claims(strike.id)
+        return any(claim["run"] == request.id and claim["worker"] == self._worker for claim in claims)
 
     def _slow(self, task: Any) -> None:
         """Have a body take longer, within its own time limits."""
