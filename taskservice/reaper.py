@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import errno
 import itertools
 import json
 import logging
@@ -22,9 +23,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,6 +35,8 @@ from urllib.parse import urlsplit
 __all__ = ["Reaper", "Release", "delete_keys", "process_identity", "shared_reaper"]
 
 POLL_SECONDS = 0.25
+# A shell that begins once it is told to, and ends without a word if whoever is to tell it has died.
+GATE = ("/bin/sh", "-c", 'read -r _ && exec "$@" </dev/null', "sh")
 UNDO_SECONDS = 1.5  # with the poll and a margin this stays within the promised two seconds
 EXIT_SECONDS = 2.5
 SCAN_COUNT = 500
@@ -46,9 +50,8 @@ logger = logging.getLogger(__name__)
 class Reaper:
     """The parent's end: remembers for as long as this process lives, and cleans up when it cannot.
 
-    The helper starts with the first registration. Each ``watch_*`` returns a function that releases
-    the entry, to be called once the thing is gone; calling it twice is harmless. In a forked child
-    every call does nothing.
+    The helper starts with the first registration. Each entry comes with a function that releases it,
+    to be called once the thing is gone; calling it twice is harmless. A forked child registers nothing.
     """
 
     def __init__(self) -> None:
@@ -57,6 +60,29 @@ class Reaper:
         self._ids = itertools.count(1)
         self._helper: subprocess.Popen[bytes] | None = None
         self._closed = False
+
+    def start(self, argv: Sequence[str], **options: Any) -> tuple[subprocess.Popen[bytes], Release]:
+        """Start a program that is watched before it begins: no instant is left to die in between.
+
+        It leads a process group of its own, and reads nothing. ``options`` are the other ones of
+        :class:`subprocess.Popen`. Raises :class:`FileNotFoundError` if there is no such program.
+        """
+        if shutil.which(argv[0]) is None:
+            raise FileNotFoundError(errno.ENOENT, "no such program", argv[0])
+
+        process = subprocess.Popen([*GATE, *argv], stdin=subprocess.PIPE, start_new_session=True, **options)
+        release = self.watch_group(process.pid)
+        assert process.stdin is not None
+        with contextlib.suppress(BrokenPipeError), process.stdin as gate:
+            gate.write(b"\n")
+        return process, release
+
+    def folder(self, prefix: str) -> tuple[Path, Release]:
+        """Make a directory for temporary files that is watched before it is there."""
+        path = Path(tempfile.gettempdir(), prefix + os.urandom(6).hex())
+        release = self.watch_path(path)
+        path.mkdir(0o700)
+        return path, release
 
     def watch_group(self, pgid: int) -> Release:
         """Kill this process group, whose leader has the same id, if we die."""

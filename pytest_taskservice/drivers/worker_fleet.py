@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_taskservice.drivers.ledger import Ledger
@@ -79,8 +77,8 @@ class Fleet:
         on_gone: Callable[[Member], None],
     ) -> None:
         self._closing = ExitStack()
-        directory = Path(tempfile.mkdtemp(prefix="taskservice-world-"))
-        self._closing.callback(reaper.watch_path(directory))
+        directory, release = reaper.folder("taskservice-world-")
+        self._closing.callback(release)
         self._closing.callback(shutil.rmtree, directory, ignore_errors=True)
         self.ledger = Ledger(directory)
         self.members = [

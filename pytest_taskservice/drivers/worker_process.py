@@ -10,10 +10,9 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,14 +39,15 @@ class WorkerProcess:
     """
 
     def __init__(self, reaper: Reaper, *, story: bool = False) -> None:
-        self.directory = Path(tempfile.mkdtemp(prefix="taskservice-worker-"))
-        self._released: list[Callable[[], None]] = [reaper.watch_path(self.directory)]
+        self.directory, release = reaper.folder("taskservice-worker-")
+        self._released = [release]
         self._log = (self.directory / "worker.log").open("wb")
         self._agent, theirs = socket.socketpair()
         self.agent = theirs.fileno()
         # One datagram an echo: every process of a pool may write to it.
         self.echoes, echo = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.echo = echo.fileno()
+        # It ends by itself if we die before it is told what to serve, and so before it is watched.
         self._process = subprocess.Popen(
             [sys.executable, "-m", "pytest_taskservice.drivers.worker_main", *(["story"] if story else [])],
             stdin=subprocess.PIPE,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-import tempfile
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
@@ -32,8 +31,8 @@ class MortalRedis:
         self._reaper = reaper
         self._timeout = timeout
         self._closing = ExitStack()
-        self._home = tempfile.mkdtemp(prefix="taskservice-redis-")
-        self._closing.callback(reaper.watch_path(self._home))
+        self._home, release = reaper.folder("taskservice-redis-")
+        self._closing.callback(release)
         self._closing.callback(shutil.rmtree, self._home, ignore_errors=True)
         self._process: subprocess.Popen[bytes] | None = None
         self._release = _nothing
@@ -54,8 +53,7 @@ class MortalRedis:
         """Come up again, with what was held; return once it answers."""
         if self.alive:
             return
-        self._process = spawn(self._binary, self.port, self._home, journal=True)
-        self._release = self._reaper.watch_group(self._process.pid)
+        self._process, self._release = spawn(self._binary, self.port, self._home, self._reaper, journal=True)
         wait_until_ready(self._process, self.port, self._timeout, self._home)
 
     def kill(self) -> None:

@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import subprocess
-import tempfile
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -19,7 +18,7 @@ from pytest_taskservice.redis.wire import POLL_SECONDS, server_info, version_tex
 from taskservice.programs import BINARIES, LOOPBACK, binary_in_wheel, binary_on_path, free_port
 
 if TYPE_CHECKING:
-    from taskservice.reaper import Reaper
+    from taskservice.reaper import Reaper, Release
 
 __all__ = [
     "embedded_binary",
@@ -98,37 +97,34 @@ def _start(binary: str, provider: str, request: RedisRequest, reaper: Reaper) ->
 
 def _launch(binary: str, timeout: float, reaper: Reaper, stack: ExitStack) -> tuple[int, dict[str, str]]:
     """Start one process in a directory of its own; ``stack`` undoes it all."""
-    home = tempfile.mkdtemp(prefix="taskservice-redis-")
-    stack.callback(reaper.watch_path(home))
+    home, release = reaper.folder("taskservice-redis-")
+    stack.callback(release)
     stack.callback(shutil.rmtree, home, ignore_errors=True)
     port = free_port()
-    process = spawn(binary, port, home)
-    stack.callback(reaper.watch_group(process.pid))
+    process, release = spawn(binary, port, home, reaper)
+    stack.callback(release)
     stack.callback(stop, process)
     return port, wait_until_ready(process, port, timeout, home)
 
 
-def spawn(binary: str, port: int, home: str, *, journal: bool = False) -> subprocess.Popen[bytes]:
+def spawn(
+    binary: str, port: int, home: Path, reaper: Reaper, *, journal: bool = False
+) -> tuple[subprocess.Popen[bytes], Release]:
     """Start a server in the directory ``home``; a ``journal`` brings back what it held when it died."""
     try:
-        with Path(home, LOG).open("ab") as output:
-            return subprocess.Popen(
-                _command(binary, port, home, journal),
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                cwd=home,
-                start_new_session=True,
+        with (home / LOG).open("ab") as output:
+            return reaper.start(
+                _command(binary, port, home, journal), stdout=output, stderr=subprocess.STDOUT, cwd=home
             )
     except OSError as error:
         raise RedisProviderError(f"cannot run {binary}: {error}") from error
 
 
-def _command(binary: str, port: int, home: str, journal: bool) -> list[str]:
+def _command(binary: str, port: int, home: Path, journal: bool) -> list[str]:
     options = {
         "--bind": LOOPBACK,
         "--port": str(port),
-        "--dir": home,
+        "--dir": str(home),
         "--save": "",
         "--appendonly": "yes" if journal else "no",
         "--protected-mode": "yes",
@@ -138,11 +134,11 @@ def _command(binary: str, port: int, home: str, journal: bool) -> list[str]:
 
 
 def wait_until_ready(
-    process: subprocess.Popen[bytes], port: int, timeout: float, home: str
+    process: subprocess.Popen[bytes], port: int, timeout: float, home: Path
 ) -> dict[str, str]:
     """Return what the server says of itself once it answers, within ``timeout`` seconds."""
     deadline = time.perf_counter() + timeout
-    log = Path(home, LOG)
+    log = home / LOG
     reason = "it did not answer"
     while (left := deadline - time.perf_counter()) > 0:
         if process.poll() is not None:

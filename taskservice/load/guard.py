@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import subprocess
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final, Self
@@ -29,8 +28,7 @@ class Children:
         self._reaper = Reaper()
 
     def __enter__(self) -> Self:
-        self.folder = Path(tempfile.mkdtemp(prefix="taskservice-load-"))
-        self._forget_folder = self._reaper.watch_path(self.folder)
+        self.folder, self._forget_folder = self._reaper.folder("taskservice-load-")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -52,16 +50,14 @@ class Children:
         """Run a program; what it says is in its log."""
         log = self.folder / f"{name}.log"
         with log.open("ab") as output:
-            process = subprocess.Popen(
+            process, forget = self._reaper.start(
                 argv,
-                stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 env={**os.environ, **(environment or {})},
                 pass_fds=pass_fds,
-                start_new_session=True,
             )
-        self._running.append((process, self._reaper.watch_group(process.pid)))
+        self._running.append((process, forget))
         self._logs[process.pid] = log
         return process
 

@@ -5,15 +5,12 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import time
-from collections.abc import Callable
 
 import pytest
 
 from taskservice.programs import BINARIES
 
 IMAGE = os.environ.get("TASKSERVICE_TEST_REDIS_IMAGE", "redis:7-local")
-PROMPT = 2.0
 
 
 def need_engine() -> None:
@@ -36,12 +33,3 @@ def miss(reason: str) -> None:
     if os.environ.get("CI"):
         pytest.fail(reason)
     pytest.skip(reason)
-
-
-def eventually(condition: Callable[[], bool], *, within: float = PROMPT) -> bool:
-    deadline = time.monotonic() + within
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.005)
-    return True

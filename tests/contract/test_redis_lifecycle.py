@@ -20,7 +20,8 @@ from pytest_taskservice.errors import RedisProviderError
 from pytest_taskservice.redis import RedisRequest, RedisServer, acquire
 from pytest_taskservice.redis.container import LABEL
 from taskservice.reaper import process_identity
-from tests.contract.redis_providers import IMAGE, eventually, need, need_engine
+from tests.contract.redis_providers import IMAGE, need, need_engine
+from tests.waiting import eventually
 
 OWN = ("server", "embedded", "container", "fake")
 

@@ -17,7 +17,8 @@ import redis
 from pytest_taskservice.errors import RedisProviderError
 from pytest_taskservice.redis import RedisRequest, RedisServer, acquire
 from pytest_taskservice.redis.namespace import clear_keys, flush
-from tests.contract.redis_providers import IMAGE, PROMPT, eventually, need
+from tests.contract.redis_providers import IMAGE, need
+from tests.waiting import PROMPT, eventually
 
 PROVIDERS = ("url", "server", "embedded", "container", "fake")
 

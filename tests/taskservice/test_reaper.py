@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,11 +16,10 @@ import redis
 
 from pytest_taskservice.redis import RedisRequest, acquire
 from taskservice.reaper import Reaper, process_identity, shared_reaper
+from tests.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-
-PROMISED = 2.0
 
 # A run that registers one of each, releases a second of each, and then waits to be killed.
 PROGRAM = """
@@ -53,21 +51,42 @@ time.sleep(600)
 """
 
 
+# Runs that are killed in the instant between making a thing and saying so, as nearly as can be.
+DIES_EARLY = {
+    "a program": """
+import os, signal, subprocess, sys
+from taskservice.reaper import Reaper
+
+def die(pgid):
+    print(pgid, flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+reaper = Reaper()
+reaper.watch_group = die
+reaper.start(["touch", sys.argv[1]])
+""",
+    "a folder": """
+import os, pathlib, signal, sys, tempfile
+from taskservice.reaper import Reaper
+
+def die(path, mode):
+    os.mkdir(path, mode)
+    print(path, flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+tempfile.tempdir = os.path.dirname(sys.argv[1])
+pathlib.Path.mkdir = die
+Reaper().folder("taskservice-")
+""",
+}
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Run:
     process: subprocess.Popen[str]
     groups: list[int]
     helper: int
     child: int
-
-
-def eventually(condition: Callable[[], bool], *, within: float = PROMISED) -> bool:
-    deadline = time.monotonic() + within
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.005)
-    return True
 
 
 def alive(pid: int) -> bool:
@@ -152,6 +171,41 @@ def test_a_killed_run_keeps_what_was_released(
     assert (tmp_path / "released" / "deep").is_dir()
     assert (tmp_path / "released.file").is_file()
     assert sorted(client.keys()) == ["other", "released:1"]
+
+
+def test_no_instant_is_left_to_die_between_making_a_program_and_watching_it(tmp_path: Path) -> None:
+    trace = tmp_path / "trace"
+
+    pid = int(died_early("a program", trace))
+
+    assert eventually(lambda: not alive(pid))
+    assert not trace.exists()
+
+
+def test_no_instant_is_left_to_die_between_making_a_folder_and_watching_it(tmp_path: Path) -> None:
+    made = Path(died_early("a folder", tmp_path / "trace"))
+
+    assert made.parent == tmp_path
+    assert eventually(lambda: not made.exists())
+
+
+def test_a_program_reads_nothing_and_keeps_its_own_words(tmp_path: Path) -> None:
+    output = tmp_path / "output"
+    reaper = Reaper()
+
+    with output.open("wb") as file:
+        argv = [sys.executable, "-c", "import sys; print(sys.argv[1:], sys.stdin.read())", "a b", "$HOME", ""]
+        process, release = reaper.start(argv, stdout=file)
+    process.wait(20)
+    release()
+    reaper.close()
+
+    assert output.read_text() == "['a b', '$HOME', ''] \n"
+
+
+def test_a_program_that_is_not_there_is_named() -> None:
+    with pytest.raises(FileNotFoundError, match="no such program: 'no-such-program'"):
+        Reaper().start(["no-such-program"])
 
 
 def test_the_helper_is_deaf_to_what_stops_a_terminal(start: Callable[..., Run]) -> None:
@@ -242,6 +296,14 @@ def test_a_forked_child_has_a_reaper_of_its_own_and_leaves_ours_alone(tmp_path: 
     assert parents._helper.poll() is None
     assert kept.exists()
     release()
+
+
+def died_early(what: str, trace: Path) -> str:
+    run = subprocess.run(
+        [sys.executable, "-c", DIES_EARLY[what], str(trace)], capture_output=True, text=True, check=False
+    )
+    assert run.returncode == -signal.SIGKILL, run.stderr
+    return run.stdout.strip()
 
 
 def ignored(pid: int) -> int:
