@@ -17,7 +17,7 @@ _ELSEWHERE = "the worlds celery-sim and celery-eager show it"
 
 def unshared(task: Any) -> list[str]:
     """Return, in whole lines, what a worker process does not see of the test that sends ``task`` now."""
-    return [*_open_transactions(task), *_overridden_settings(task), *_own_cache(task), *_mocks(task)]
+    return [*_open_transactions(task), *_overridden_settings(task), *_in_its_module(task)]
 
 
 def keeps_mail() -> bool:
@@ -55,32 +55,37 @@ def _overridden_settings(task: Any) -> Iterator[str]:
         )
 
 
-def _own_cache(task: Any) -> Iterator[str]:
-    cache: Any = sys.modules.get("django.core.cache")
-    local: Any = sys.modules.get("django.core.cache.backends.locmem")
+def _in_its_module(task: Any) -> Iterator[str]:
+    """Look at what the names in a task's module stand for."""
     module = sys.modules.get(task.__module__)
-    if cache is None or local is None or module is None or _django() is None:
+    mock: Any = sys.modules.get("unittest.mock")
+    cache = _own_cache()
+    if module is None or (mock is None and cache is None):
         return
-    used = any(value is cache.cache or value is cache.caches for value in list(vars(module).values()))
-    if used and any(isinstance(one, local.LocMemCache) for one in cache.caches.all(initialized_only=True)):
+    cached = False
+    for name, value in list(vars(module).items()):
+        # By its type: a mock with a spec says that it is something else.
+        if mock is not None and issubclass(type(value), mock.NonCallableMock):
+            yield (
+                f"{task.name} was sent while {module.__name__}.{name} was a mock: the worker, another "
+                f"process, has the real one; {_ELSEWHERE}"
+            )
+        cached = cached or (cache is not None and (value is cache.cache or value is cache.caches))
+    if cached:
         yield (
             f"{module.__name__} uses Django's cache, which is a LocMemCache: each process has its own; "
             f"{_ELSEWHERE} shared"
         )
 
 
-def _mocks(task: Any) -> Iterator[str]:
-    mock: Any = sys.modules.get("unittest.mock")
-    module = sys.modules.get(task.__module__)
-    if mock is None or module is None:
-        return
-    for name, value in list(vars(module).items()):
-        # By its type: a mock with a spec says that it is something else.
-        if issubclass(type(value), mock.NonCallableMock):
-            yield (
-                f"{task.name} was sent while {module.__name__}.{name} was a mock: the worker, another "
-                f"process, has the real one; {_ELSEWHERE}"
-            )
+def _own_cache() -> Any:
+    """Return Django's cache module if a cache in use is this process's own."""
+    cache: Any = sys.modules.get("django.core.cache")
+    local: Any = sys.modules.get("django.core.cache.backends.locmem")
+    if cache is None or local is None or _django() is None:
+        return None
+    used = cache.caches.all(initialized_only=True)
+    return cache if any(isinstance(one, local.LocMemCache) for one in used) else None
 
 
 def _django() -> Any:

@@ -103,7 +103,9 @@ class Strikes:
                 if time.monotonic() > deadline:
                     return
                 time.sleep(_POLL)
-            if strike.kind in _FATAL and self._is_struck(strike, task.request):
+            # A message that has come again was struck in a body before this one.
+            again = (task.request.delivery_info or {}).get("redelivered")
+            if strike.kind in _FATAL and not again and self._claimed(strike, task_id, worker=self._worker):
                 # The claim comes before the blow, which is on its way.
                 threading.Event().wait(max(0.0, deadline - time.monotonic()))
 
@@ -117,16 +119,14 @@ class Strikes:
 
     def _is_over(self, strike: Strike, run: str) -> bool:
         """Whether the blow has fallen, or is not for this run."""
-        if self._ledger.is_spent(strike):
-            return True
-        return any(claim["run"] == run for claim in self._ledger.claims(strike.id))
+        return self._ledger.is_spent(strike) or self._claimed(strike, run)
 
-    def _is_struck(self, strike: Strike, request: Any) -> bool:
-        """Whether the blow is for this body, and not for one before it of a message that has come again."""
-        if (request.delivery_info or {}).get("redelivered"):
-            return False
-        claims = self._ledger.claims(strike.id)
-        return any(claim["run"] == request.id and claim["worker"] == self._worker for claim in claims)
+    def _claimed(self, strike: Strike, run: str, *, worker: str | None = None) -> bool:
+        """Whether the blow was claimed for ``run``, by ``worker`` or anybody."""
+        return any(
+            claim["run"] == run and worker in {None, claim["worker"]}
+            for claim in self._ledger.claims(strike.id)
+        )
 
     def _slow(self, task: Any) -> None:
         """Have a body take longer, within its own time limits."""

@@ -255,20 +255,20 @@ PLAIN_SHORTCUTS = (
 
 def install_json(patches: Any) -> None:
     """Let kombu read and write JSON with one decoder and one encoder, not with a new one for each message."""
+    hook = _kombu_json.object_hook
+    decoder: Any = json.JSONDecoder(object_hook=hook)
     for function, original, quick in (
-        (_kombu_json.loads, json.loads, _loader()),
+        (_kombu_json.loads, json.loads, _loader(decoder, hook)),
         (_kombu_json.dumps, json.dumps, _dumper()),
     ):
         if original in (function.__defaults__ or ()):
             patches.default(function, original, quick)
     decoders = _serialization.registry._decoders  # noqa: SLF001 - kombu offers no way to ask which it is
     if decoders.get(_JSON) is _kombu_json.loads:
-        patches.item(decoders, _JSON, _reader(_kombu_json.loads))
+        patches.item(decoders, _JSON, _reader(decoder, _kombu_json.loads))
 
 
-def _loader() -> Callable[..., Any]:
-    hook = _kombu_json.object_hook
-    decoder: Any = json.JSONDecoder(object_hook=hook)
+def _loader(decoder: Any, hook: Callable[[Any], Any]) -> Callable[..., Any]:
     scan = decoder.scan_once
 
     def loads(text: Any, **options: Any) -> Any:
@@ -281,8 +281,7 @@ def _loader() -> Callable[..., Any]:
     return loads
 
 
-def _reader(original: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    decoder: Any = json.JSONDecoder(object_hook=_kombu_json.object_hook)
+def _reader(decoder: Any, original: Callable[[Any], Any]) -> Callable[[Any], Any]:
     scan = decoder.scan_once
 
     def loads(data: Any) -> Any:
