@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from taskservice import BlockingTaskService, TaskService
 
 __all__ = [
+    "ENTER",
     "HARNESS",
     "WORLD",
     "app_of",
@@ -37,17 +38,24 @@ __all__ = [
 HARNESS = pytest.StashKey[HarnessSession]()
 _CLOCKS = ("virtual", "real")
 WORLD: pytest.StashKey[WorldDriver] = pytest.StashKey()
+ENTER: pytest.StashKey[Callable[[pytest.FixtureRequest], None]] = pytest.StashKey()
+"""How an item that is no test function enters its ``world``."""
 
 
 @pytest.fixture
 def taskservice_backend(request: pytest.FixtureRequest) -> Iterator[str]:
     """The name of the world the test runs in; asking for it makes the test run in every chosen one."""
     harness = request.config.stash[HARNESS]
-    world = getattr(request, "param", harness.options.backends[0])
+    enter = request.node.stash.get(ENTER, None)
+    # A unittest.TestCase has no parameters.
+    world = request.node.world if enter else getattr(request, "param", harness.options.backends[0])
     driver, problem = None, ""
     try:
         driver = harness.driver(world)
-        open_world(request, world)
+        if enter:
+            enter(request)
+        else:
+            open_world(request, world)
     except HarnessError as error:
         problem = str(error)
     try:

@@ -24,6 +24,7 @@ from pytest_taskservice.fixtures import (
     taskservice_sim,
 )
 from pytest_taskservice.options import add_options, parse_backends, read_options
+from pytest_taskservice.outside import FIXTURE, outside_lines, outside_section
 from pytest_taskservice.played import Played
 from pytest_taskservice.progress import Progress
 from pytest_taskservice.session import HarnessSession
@@ -52,12 +53,11 @@ _MARKER = (
 )
 _FINDINGS = pytest.StashKey[list[Any]]()
 _SCENARIO_SUFFIX = ".scenario.yaml"
-_FIXTURE = "taskservice_backend"
 _COMPAT = "pytest_taskservice.celery_compat"
 _WORLD_FIXTURES = {
     "task_service",
     "taskservice_app",
-    _FIXTURE,
+    FIXTURE,
     "taskservice_clock",
     "taskservice_driver",
     "taskservice_sim",
@@ -116,6 +116,12 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
     return lines
 
 
+def pytest_report_collectionfinish(config: pytest.Config, items: list[pytest.Item]) -> list[str]:
+    """Say which tests are in none of the worlds chosen for this run; an ini file's are for other runs too."""
+    chosen = config.getoption("taskservice_backend") is not None
+    return outside_lines(items, config.stash[HARNESS].options) if chosen else []
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_pycollect_makeitem(collector: pytest.Collector, name: str, obj: object) -> None:
     """A test that asks for one of our fixtures is in a world before its other fixtures are built."""
@@ -126,16 +132,16 @@ def pytest_pycollect_makeitem(collector: pytest.Collector, name: str, obj: objec
         return
     marks = getattr(obj, "pytestmark", ())
     if any(mark.name == "taskservice" for mark in marks) or _asks_for_world(obj):
-        pytest.mark.usefixtures(_FIXTURE)(obj)
+        pytest.mark.usefixtures(FIXTURE)(obj)
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run a test that is in a world in every chosen one."""
-    if _FIXTURE not in metafunc.fixturenames:
+    if FIXTURE not in metafunc.fixturenames:
         return
     for marker in metafunc.definition.iter_markers("parametrize"):
-        if _FIXTURE in str(marker.args[0] if marker.args else marker.kwargs.get("argnames")):
+        if FIXTURE in str(marker.args[0] if marker.args else marker.kwargs.get("argnames")):
             return
 
     options = metafunc.config.stash[HARNESS].options
@@ -149,7 +155,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if not chosen:
         reason = f"meant for {', '.join(meant or ())}; chosen: {', '.join(options.backends)}"
         params = [pytest.param((meant or ("",))[0], marks=pytest.mark.skip(reason=reason))]
-    metafunc.parametrize(_FIXTURE, params, indirect=True)
+    metafunc.parametrize(FIXTURE, params, indirect=True)
 
 
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
@@ -174,6 +180,8 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
         failure = error
     driver = item.stash.get(WORLD, None)
     if driver is not None and driver.refused:
+        # Where a unittest.TestCase keeps its failures, which count for more than what is raised here.
+        vars(item).pop("_excinfo", None)
         raise pytest.skip.Exception(str(driver.refused[0]), _use_item_location=True)
     if failure is not None:
         raise failure
@@ -193,6 +201,9 @@ def pytest_runtest_makereport(
         report.sections += _world_sections(driver, history=is_told)
         if driver.name.startswith("celery") and (app := _current_app_of(item)) is not None:
             report.sections.append(("taskservice current app", app))
+    if report.failed and driver is None and call.excinfo is not None:
+        outside = outside_section(item, call.excinfo.value, item.config.stash[HARNESS].options)
+        report.sections += [("taskservice", outside)] if outside else []
     if report.failed and (findings := item.config.stash.get(_FINDINGS, None)):
         report.sections += [("taskservice finding", repr(finding)) for finding in findings]
         findings.clear()

@@ -65,12 +65,14 @@ class Reaper:
         """Start a program that is watched before it begins: no instant is left to die in between.
 
         It leads a process group of its own, and reads nothing. ``options`` are the other ones of
-        :class:`subprocess.Popen`. Raises :class:`FileNotFoundError` if there is no such program.
+        :class:`subprocess.Popen`. Raises :class:`FileNotFoundError` if there is no such program; one that
+        cannot be run ends with status 126 or 127.
         """
         if shutil.which(argv[0]) is None:
             raise FileNotFoundError(errno.ENOENT, "no such program", argv[0])
 
         process = subprocess.Popen([*GATE, *argv], stdin=subprocess.PIPE, start_new_session=True, **options)
+        process.args = list(argv)
         release = self.watch_group(process.pid)
         assert process.stdin is not None
         with contextlib.suppress(BrokenPipeError), process.stdin as gate:

@@ -33,6 +33,7 @@ __all__ = [
 PORT_ATTEMPTS = 5
 LOG = "server.log"
 LOG_LINES = 8
+_CANNOT_RUN = (126, 127)
 
 
 class _PortTakenError(Exception):
@@ -163,6 +164,8 @@ def _explain_exit(process: subprocess.Popen[bytes], log: Path) -> None:
     tail = _tail(log)
     if "Address already in use" in tail:
         raise _PortTakenError(tail)
+    if process.returncode in _CANNOT_RUN:
+        raise RedisProviderError(f"cannot run {_binary(process)}: {tail}")
 
     raise RedisProviderError(
         f"{_binary(process)} ended at its start with status {process.returncode}; its last words:\n{tail}"

@@ -12,7 +12,8 @@ from pytest_taskservice.drivers.base import Capability, CapabilityError
 from pytest_taskservice.drivers.celery_app import find_task
 from pytest_taskservice.drivers.synthetic import SYNTHETIC, register
 from pytest_taskservice.errors import HarnessError, ScenarioError, TaskImportError, UnknownNameError
-from pytest_taskservice.fixtures import HARNESS, WORLD, app_of, open_world
+from pytest_taskservice.fixtures import ENTER, HARNESS, WORLD, app_of, open_world
+from pytest_taskservice.outside import FIXTURE
 from pytest_taskservice.played import failure_report, keep
 from pytest_taskservice.report.text import first_line, render_play
 from pytest_taskservice.scenario.engine import REAL_TIME, Clock, run
@@ -83,21 +84,17 @@ class ScenarioItem(pytest.Item):
         self._fixtureinfo = _fixtures(self)
         self.fixturenames = self._fixtureinfo.names_closure
         self.funcargs: dict[str, object] = {}
+        self.stash[ENTER] = self._enter
         for tag in scenario.tags:
             self.config.addinivalue_line("markers", f"{tag}: a scenario's tag")
             self.add_marker(tag)
 
     def setup(self) -> None:
-        """Enter the world."""
+        """Enter the world as a test does, by its fixture: those of the user's that need it find it."""
         from _pytest.fixtures import TopRequest
 
         if self._skip:
             raise _skipped(self._skip)
-        node: Any = self
-        # It may be run again.
-        self.funcargs = {}
-        self._request = TopRequest(node, _ispytest=True)
-        self._request._fillfixtures()  # noqa: SLF001 - as above
         driver = self.config.stash[HARNESS].driver(self.world)
         for capability, why in needs(self._scenario):
             if reason := driver.cannot(capability):
@@ -108,25 +105,29 @@ class ScenarioItem(pytest.Item):
                 f"{self._backend} runs in real time; this story needs {format_duration(length)}, "
                 f"the bound is {format_duration(_PATIENCE)}"
             )
-        self.addfinalizer(driver.reset)
-        self._wrong = None
+        # It may be run again.
+        self.funcargs, self._wrong = {}, None
+        node: Any = self
+        self._request = TopRequest(node, _ispytest=True)
+        self._request._fillfixtures()  # noqa: SLF001 - as doctest items do
+
+    def _enter(self, request: pytest.FixtureRequest) -> None:
         try:
-            self._enter(driver)
+            self._open(request)
         except CapabilityError as error:
             raise _skipped(str(error)) from None
         except (TaskImportError, UnknownNameError) as error:
             # The story cannot be played; that is told as its failure.
             self._wrong = error
 
-    def _enter(self, driver: WorldDriver) -> None:
-        seed = getattr(driver, "seed", self.config.stash[HARNESS].options.seed)
-        app = app_of(self._request)
+    def _open(self, request: pytest.FixtureRequest) -> None:
+        driver: Any = self.config.stash[HARNESS].driver(self.world)
+        self._seed = getattr(driver, "seed", self.config.stash[HARNESS].options.seed)
+        app = app_of(request)
         register(app)
         self.addfinalizer(lambda: app.tasks.pop(SYNTHETIC, None))
-        self._seed = seed
-        story_driver: Any = driver
-        story_driver.set_stage(stage_of(self._scenario, seed=seed))
-        open_world(self._request, self.world, needs_app=True)
+        driver.set_stage(stage_of(self._scenario, seed=self._seed))
+        open_world(request, self.world, needs_app=True)
         # Told before the first step is done, and at the line that names it.
         for task in self._scenario.tasks.values():
             if task.call is not None:
@@ -184,6 +185,7 @@ def _fixtures(item: ScenarioItem) -> Any:
     file: Any = item.parent
     found = file.stash.get(_FIXTURES, None)
     if found is None:
+        file.add_marker(pytest.mark.usefixtures(FIXTURE))
         manager = item.session._fixturemanager  # noqa: SLF001 - pytest has no public way
         found = file.stash[_FIXTURES] = manager.getfixtureinfo(node=item, func=None, cls=None)
     return found

@@ -4,7 +4,9 @@ A test that looks again and again whether one of them is done, and sleeps in bet
 all its virtual patience before that one has begun. A thread that is blocked, or that waits in the simulation,
 has nothing to do; a process is given as long as the test sleeps.
 
-Replaces ``subprocess.Popen.__init__`` and ``poll``, to know of processes. Leans on ``sys._current_frames``.
+Replaces ``subprocess.Popen.__init__`` and ``poll``, to know of processes. Leans on ``sys._current_frames``,
+``threading._DummyThread`` and ``threading._dangling``, which holds a thread to its end: ``enumerate`` has let
+go of it a moment before.
 """
 
 from __future__ import annotations
@@ -37,6 +39,9 @@ _LONGEST = 1.0
 _PATIENCE_WITH_PROCESSES = 60.0
 
 _now = time.monotonic
+# Of a thread that was not made in Python it is never known whether it has ended.
+_NotOurs = threading._DummyThread  # noqa: SLF001 - listed above
+_threads: WeakSet[Any] = threading._dangling  # type: ignore[attr-defined] # noqa: SLF001 - listed above
 _init: Any = subprocess.Popen.__init__
 _poll: Any = subprocess.Popen.poll
 
@@ -49,7 +54,8 @@ class Companions:
         self.monotonic = simulation.monotonic
         self._simulation = simulation
         self._owner = threading.get_ident()
-        self._strangers = {thread.ident for thread in threading.enumerate()}
+        # Not their numbers, which the next thread may get.
+        self._strangers = WeakSet(threading.enumerate())
         self._processes: WeakSet[Any] = WeakSet()
         self._places: dict[int, Any] = {}
         self._patience = _PATIENCE
@@ -79,7 +85,7 @@ class Companions:
         """Sleep in the simulation, after giving real time to whoever needs it."""
         # Who sleeps for no time only gives way; Celery does while it collects a result.
         if seconds > 0 and current_fiber() is None and threading.get_ident() == self._owner:
-            if threading.active_count() > 1:
+            if len(_threads) > 1:
                 self._let_threads_work()
             if self._processes:
                 self._let_processes_work(seconds)
@@ -110,10 +116,16 @@ class Companions:
 
     def _look(self) -> dict[int, Any]:
         """Return where each thread is that is not known to wait."""
-        mine = {thread.ident for thread in threading.enumerate()} - self._strangers - self.waiting()
-        mine.discard(self._owner)
-        frames = sys._current_frames() if mine else {}  # noqa: SLF001 - listed above
-        return {ident: _place(frames[ident]) for ident in mine if ident is not None and ident in frames}
+        mine = [thread for thread in list(_threads) if thread.is_alive() and thread not in self._strangers]
+        if not mine:
+            return {}
+        others = {self._owner, *self.waiting()}
+        frames = sys._current_frames()  # noqa: SLF001 - listed above
+        return {
+            thread.ident: _place(frames.get(thread.ident))
+            for thread in mine
+            if thread.ident not in others and (thread.ident in frames or type(thread) is not _NotOurs)
+        }
 
 
 def _runs(process: Any) -> bool:
@@ -128,5 +140,6 @@ def _runs(process: Any) -> bool:
         return False
 
 
-def _place(frame: Any) -> tuple[int, int]:
-    return id(frame), frame.f_lasti
+def _place(frame: Any) -> Any:
+    # One that has none is about to end, which it does not do while others keep Python busy.
+    return object() if frame is None else (id(frame), frame.f_lasti)

@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 from pytest_taskservice.errors import SimulationError
 from pytest_taskservice.simulator.redis import async_clients, clients, sync_clients
@@ -57,14 +58,14 @@ class SimulatedRedis:
         self.guard = SocketGuard(allow_sockets)
         self._owner = threading.get_ident()
         # Whatever they do, they did it before: no loop of the simulation waits for them.
-        self._strangers = {thread.ident for thread in threading.enumerate()}
+        self._strangers = WeakSet(threading.enumerate())
         self._collecting: set[int] = set()
         self._sync = Clients(self, "sync")
         self._asyncio = Clients(self, "asyncio")
 
     def has_threads(self) -> bool:
         """Return whether threads have begun since the simulation opened."""
-        return any(thread.ident not in self._strangers for thread in threading.enumerate())
+        return any(thread not in self._strangers for thread in threading.enumerate())
 
     def install(self, patches: Patches) -> None:
         """Take all clients over, sync and asyncio, until ``patches`` are undone."""

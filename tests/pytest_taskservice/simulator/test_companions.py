@@ -53,6 +53,21 @@ def test_a_thread_that_computes_is_waited_for() -> None:
     assert looked_for(lambda: not thread.is_alive())
 
 
+def test_a_thread_is_not_taken_for_one_that_had_its_number(simulation: CelerySimDriver) -> None:
+    simulation.reset()
+    go = threading.Event()
+    before = threading.Thread(target=go.wait)
+    before.start()
+    simulation.begin(app, {})
+    go.set()
+    before.join()
+
+    thread = threading.Thread(target=compute)
+    thread.start()
+
+    assert looked_for(lambda: not thread.is_alive())
+
+
 def test_a_thread_that_was_blocked_may_go_on() -> None:
     go, done = threading.Event(), threading.Event()
 

@@ -1,0 +1,106 @@
+"""Tests that are in no world although one was chosen: told before they run, and again where they fail.
+
+A suite that asks for none of our fixtures goes on as it did before, which is easily taken for a verdict.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_taskservice.worlds import worlds_of
+
+if TYPE_CHECKING:
+    from pytest_taskservice.options import HarnessOptions
+
+__all__ = ["FIXTURE", "outside_lines", "outside_section"]
+
+FIXTURE = "taskservice_backend"
+
+_WORLDS = {FIXTURE, "celery_compat_world"}
+_THEIRS = "celery.contrib.pytest"
+_ALL_IN = "usefixtures = taskservice_app in the ini file, or -o usefixtures=taskservice_app, puts all in"
+# What a test meets that sends tasks to a broker where nobody is: by the root of its module, and its name.
+_UNREACHED = {
+    ("builtins", "ConnectionError"),
+    ("celery", "TimeoutError"),
+    ("kombu", "OperationalError"),
+    ("redis", "ConnectionError"),
+}
+_CELERY = {"celery", "kombu"}
+
+
+def outside_lines(items: Sequence[pytest.Item], options: HarnessOptions) -> list[str]:
+    """Return, in whole lines, which of the collected tests the chosen worlds do not reach."""
+    if not items:
+        return []
+    lines = []
+    inside = [item for item in items if _WORLDS.intersection(getattr(item, "fixturenames", ()))]
+    theirs = sum(map(_has_theirs, items))
+    if theirs:
+        lines.append(
+            f"taskservice: {theirs} of these tests have Celery's own fixtures, which know no worlds: "
+            "-p pytest_taskservice.celery_compat serves the same from the chosen one"
+        )
+    elif not inside:
+        lines.append(f"taskservice: none of these tests asks for a world, so none is in one: {_ALL_IN}")
+    worlds = [world for name in options.backends for world in worlds_of(name, options)]
+    cases = sum(map(_is_case, inside))
+    if cases and len(worlds) > 1:
+        lines.append(
+            f"taskservice: unittest.TestCases take no parameters: {cases} of these tests run in {worlds[0]}, "
+            "and nowhere else"
+        )
+    return lines
+
+
+def outside_section(item: pytest.Item, error: BaseException, options: HarnessOptions) -> str | None:
+    """Return what there is to say of a test in no world that fails for want of a broker or a worker."""
+    if not (options.explicit and isinstance(item, pytest.Function)) or _WORLDS.intersection(
+        item.fixturenames
+    ):
+        return None
+    if not any(map(_is_unreached, _chain(error))) or not _passes_celery(error.__traceback__):
+        return None
+    return (
+        "this test is in no world, so its tasks went where the app's own settings say: have it ask for "
+        f"taskservice_app; {_ALL_IN}"
+    )
+
+
+def _has_theirs(item: pytest.Item) -> bool:
+    known: Any = getattr(item, "_fixtureinfo", None)
+    found = known.name2fixturedefs.values() if known else ()
+    return any(fixtures[-1].func.__module__ == _THEIRS for fixtures in found)
+
+
+def _is_case(item: pytest.Item) -> bool:
+    # Imported by whoever has one.
+    unittest: Any = sys.modules.get("unittest")
+    return bool(unittest) and issubclass(getattr(item, "cls", None) or object, unittest.TestCase)
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _is_unreached(error: BaseException) -> bool:
+    return any(
+        (kind.__module__.partition(".")[0], kind.__name__) in _UNREACHED for kind in type(error).__mro__
+    )
+
+
+def _passes_celery(traceback: TracebackType | None) -> bool:
+    while traceback is not None:
+        if traceback.tb_frame.f_globals.get("__name__", "").partition(".")[0] in _CELERY:
+            return True
+        traceback = traceback.tb_next
+    return False

@@ -1,0 +1,154 @@
+"""Suites that know nothing of the worlds: how they get into one without an edit, and what they are told."""
+
+from __future__ import annotations
+
+from textwrap import dedent
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.pytest_taskservice.plugin.conftest import Downstream
+
+ALL_IN = "-o usefixtures=taskservice_app"
+FUNCTION = """
+    from shopx.tasks import add
+
+    def test_sum():
+        assert add.delay(1, 2).get(timeout=10) == 3
+"""
+CASES = """
+    import unittest
+    from shopx.tasks import add
+
+    class TestSums(unittest.TestCase):
+        def setUp(self):
+            self.first = add.delay(1, 2)
+
+        def test_now(self):
+            self.assertEqual(self.first.get(timeout=10), 3)
+
+        def test_later(self):
+            result = add.apply_async((self.first.get(timeout=10), 4), countdown=0.1)
+            self.assertEqual(result.get(timeout=10), 7)
+"""
+# There is no broker to be reached, and none is looked for twice.
+IN_A_HURRY = """
+    from shopx.celery import app
+
+    app.conf.task_publish_retry = False
+"""
+STORY = """
+    schema: 1
+    name: adding up
+    tasks:
+      add: {call: shopx.tasks.add}
+    steps:
+      - {at: 0s, launch: add, args: [1, 2], as: sum}
+    expect:
+      eventually:
+        - {within: 5s, of: sum, status: SUCCESS, result: 3}
+"""
+
+
+@pytest.fixture(params=["-o", "ini"])
+def all_in(request: pytest.FixtureRequest, downstream: Downstream) -> list[str]:
+    """What puts all tests of a suite into the world."""
+    if request.param == "-o":
+        return ALL_IN.split()
+    downstream.ini(taskservice_app="shopx.celery:app", usefixtures="taskservice_app")
+    return []
+
+
+@pytest.mark.parametrize("world", ["celery", "celery-sim"])
+def test_a_whole_suite_runs_in_a_world_without_an_edit(
+    downstream: Downstream, all_in: list[str], world: str
+) -> None:
+    downstream.write(test_shopx=FUNCTION, test_cases=CASES)
+
+    result = downstream.run(*all_in, f"--taskservice-backend={world}")
+
+    result.assert_outcomes(passed=3)
+    assert not [line for line in result.outlines if "asks for a world" in line or "TestCases" in line]
+
+
+def test_a_test_case_skips_what_its_world_cannot_show(downstream: Downstream) -> None:
+    downstream.write(test_cases=CASES)
+
+    result = downstream.run(*ALL_IN.split(), "--taskservice-backend=celery-eager", "-rs")
+
+    result.assert_outcomes(passed=1, skipped=1)
+    result.stdout.fnmatch_lines(["SKIPPED*test_cases.py:*celery-eager cannot: eta *"])
+
+
+def test_of_several_worlds_a_test_case_is_told_its_own(downstream: Downstream) -> None:
+    downstream.write(test_shopx=FUNCTION, test_cases=CASES)
+
+    result = downstream.run(*ALL_IN.split(), "--taskservice-backend=celery-sim,celery-eager")
+
+    result.assert_outcomes(passed=4)
+    told = (
+        "taskservice: unittest.TestCases take no parameters: 2 of these tests run in celery-sim, and nowhere"
+    )
+    result.stdout.fnmatch_lines([f"{told} else"])
+
+
+@pytest.mark.parametrize("world", ["celery", "celery-sim", "celery-eager", "anyio"])
+@pytest.mark.parametrize("way", ["ini", "autouse"])
+def test_stories_go_on_where_every_test_is_in_a_world(downstream: Downstream, way: str, world: str) -> None:
+    downstream.root.joinpath("sums.scenario.yaml").write_text(dedent(STORY), "utf-8")
+    if way == "autouse":
+        downstream.write(
+            conftest="""
+            import pytest
+
+            @pytest.fixture(autouse=True)
+            def first(taskservice_app, taskservice_backend):
+                assert taskservice_app.main == "shopx"
+            """
+        )
+
+    options = ALL_IN.split() if way == "ini" else []
+    result = downstream.run(*options, f"--taskservice-backend={world}")
+
+    result.assert_outcomes(passed=2 if world == "anyio" else 1)
+
+
+def test_a_suite_that_asks_for_no_world_is_told_before_it_fails_and_there(downstream: Downstream) -> None:
+    downstream.write(
+        conftest=IN_A_HURRY, test_shopx=FUNCTION + "\n    def test_other():\n        assert add(1, 2) == 4\n"
+    )
+
+    result = downstream.run("--taskservice-backend=celery-sim")
+
+    result.assert_outcomes(failed=2)
+    told = [line for line in result.outlines if "puts all in" in line]
+    assert len(told) == 2
+    assert told[0].startswith("taskservice: none of these tests asks for a world, so none is in one: ")
+    assert told[1].startswith(
+        "this test is in no world, so its tasks went where the app's own settings say: "
+    )
+
+
+@pytest.mark.parametrize("chosen", [True, False])
+def test_of_a_world_in_the_ini_file_only_failures_are_told(downstream: Downstream, chosen: bool) -> None:
+    downstream.write(conftest=IN_A_HURRY, test_shopx=FUNCTION)
+    downstream.ini(**({"taskservice_backend": "celery-sim"} if chosen else {}))
+
+    result = downstream.run()
+
+    result.assert_outcomes(failed=1)
+    assert len([line for line in result.outlines if "puts all in" in line]) == chosen
+
+
+def test_of_celerys_own_fixtures_it_is_said_who_serves_them(downstream: Downstream) -> None:
+    downstream.write(
+        conftest='pytest_plugins = ["celery.contrib.pytest"]',
+        test_shopx="def test_it(celery_config): ...",
+    )
+
+    result = downstream.run("--taskservice-backend=celery-sim")
+    served = downstream.run("--taskservice-backend=celery-sim", "-p", "pytest_taskservice.celery_compat")
+
+    result.stdout.fnmatch_lines(["taskservice: 1 of these tests have Celery's own fixtures, * -p pytest_*"])
+    assert not [line for line in served.outlines if "Celery's own fixtures" in line]
