@@ -52,6 +52,7 @@ def taskservice_backend(request: pytest.FixtureRequest) -> Iterator[str]:
     driver, problem = None, ""
     try:
         driver = harness.driver(world)
+        harness.on_enter()
         if enter:
             enter(request)
         else:

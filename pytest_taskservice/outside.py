@@ -32,6 +32,7 @@ _UNREACHED = {
     ("redis", "ConnectionError"),
 }
 _CELERY = {"celery", "kombu"}
+_TESTING = "celery.contrib.testing.worker"
 
 
 def outside_lines(items: Sequence[pytest.Item], options: HarnessOptions) -> list[str]:
@@ -59,12 +60,19 @@ def outside_lines(items: Sequence[pytest.Item], options: HarnessOptions) -> list
 
 
 def outside_section(item: pytest.Item, error: BaseException, options: HarnessOptions) -> str | None:
-    """Return what there is to say of a test in no world that fails for want of a broker or a worker."""
-    if not (options.explicit and isinstance(item, pytest.Function)) or _WORLDS.intersection(
-        item.fixturenames
-    ):
+    """Return what there is to say of what fails, outside of worlds, for want of a broker or a worker."""
+    if not options.explicit or not isinstance(item, pytest.Function):
         return None
-    if not any(map(_is_unreached, _chain(error))) or not _passes_celery(error.__traceback__):
+    if not any(map(_is_unreached, _chain(error))):
+        return None
+    passed = set(_modules(error.__traceback__))
+    if _TESTING in passed:
+        return (
+            "Celery's start_worker was asked for outside of a world, where setUpClass and fixtures of "
+            "classes and modules are: -p pytest_taskservice.celery_compat serves it there too"
+        )
+    roots = {module.partition(".")[0] for module in passed}
+    if roots.isdisjoint(_CELERY) or _WORLDS.intersection(item.fixturenames):
         return None
     return (
         "this test is in no world, so its tasks went where the app's own settings say: have it ask for "
@@ -98,9 +106,7 @@ def _is_unreached(error: BaseException) -> bool:
     )
 
 
-def _passes_celery(traceback: TracebackType | None) -> bool:
+def _modules(traceback: TracebackType | None) -> Iterator[str]:
     while traceback is not None:
-        if traceback.tb_frame.f_globals.get("__name__", "").partition(".")[0] in _CELERY:
-            return True
+        yield traceback.tb_frame.f_globals.get("__name__", "")
         traceback = traceback.tb_next
-    return False

@@ -41,6 +41,8 @@ class HarnessSession:
         self._drivers: dict[str, WorldDriver] = {}
         self._app: Celery | None = None
         self._release_keys: Callable[[], None] = _nothing
+        self.on_enter: Callable[[], None] = _nothing
+        """Called before a test enters a world."""
 
     def redis(self) -> RedisServer:
         """Return the session's Redis, started on first use."""

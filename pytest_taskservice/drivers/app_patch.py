@@ -113,7 +113,7 @@ class AppPatch:
 
     def _swap(self) -> None:
         """Exchange the app's caches with ours; doing it twice is doing nothing."""
-        app = self._app
+        app: Any = self._app
         for name in _STATE:
             mine = self._state[name]
             self._state[name] = getattr(app, name)
@@ -124,9 +124,10 @@ class AppPatch:
                 app.__dict__[name] = self._cached.pop(name)
             if theirs is not None:
                 self._cached[name] = theirs
-        # What an AMQP of ours asked the configuration to tell it, which would otherwise keep it for good.
-        conf: Any = app.conf
-        observers: list[Any] = conf._observers  # noqa: SLF001 - nothing else takes an observer away
+        # What an AMQP of ours asked the configuration to tell it, which would otherwise keep it for good. One
+        # that a test gave the app anew, and nobody has read, has nobody to tell, and may be wrong.
+        conf = app._conf  # noqa: SLF001 - conf would read it
+        observers: list[Any] = vars(conf).get("_observers", []) if conf is not None else []
         mine, gone = self._observers, self._cached.get("amqp")
         self._observers = [each for each in observers if gone and getattr(each, "__self__", None) is gone]
         observers[:] = [each for each in observers if each not in self._observers] + mine

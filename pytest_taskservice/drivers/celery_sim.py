@@ -13,6 +13,7 @@ from pytest_taskservice.drivers import celery_app
 from pytest_taskservice.drivers.app_patch import AppPatch, simulation_changes
 from pytest_taskservice.drivers.base import Capability, CapabilityError, Outcome, TaskCall
 from pytest_taskservice.drivers.canvases import send_canvas
+from pytest_taskservice.drivers.embedded import embedded_by, worker_options
 from pytest_taskservice.drivers.sim_faults import SimulatedFaults
 from pytest_taskservice.drivers.staging import rebound, stage_settings, start_of
 from pytest_taskservice.errors import HarnessError, HarnessTimeoutError
@@ -131,6 +132,7 @@ class CelerySimDriver:
             # First, for it reads the functions that are replaced next.
             stack.enter_context(coupled(Clock(world.simulation)))
             stack.enter_context(world)
+            stack.enter_context(embedded_by(self._serving))
             if loops:
                 world.open_loops()
             world.before_send, world.route = self._before_send, self._route
@@ -265,6 +267,22 @@ class CelerySimDriver:
         test.own_workers = True
         options.setdefault("concurrency", self._options.concurrency)
         return test.world.start_worker(test.app, **options)
+
+    @contextmanager
+    def _serving(self, app: Celery, **asked: Any) -> Iterator[SimulatedWorker]:
+        """Stand for what Celery's ``start_worker`` starts."""
+        test = self._current()
+        if app is not test.app:
+            raise HarnessError(
+                f"start_worker was asked for {app!r}, and the app in this world is {test.app!r}: have the "
+                "fixture taskservice_app return the former"
+            )
+        worker = self.start_worker(**worker_options(asked))
+        try:
+            yield worker
+        finally:
+            if worker.process.alive:
+                test.world.stop(worker)
 
     def reset(self) -> None:
         """Close the simulation and give the app back."""

@@ -252,7 +252,10 @@ def replaced(simulation: Sleeper) -> Iterator[None]:
     """Put the stand-ins of ``simulation`` in place; one simulation at a time."""
     global _open  # noqa: PLW0603 - the functions of a module have no object to ask
     if _open is not None:
-        raise SimulationError("a simulation is open already: close it first")
+        raise SimulationError(
+            "a simulation is open already: a test is in one, by taskservice_app and its kin or by Celery's "
+            "own fixtures, and not by both"
+        )
     chance = random.getstate()
     random.seed(simulation.random.stream("module random").random())
     _sites.enter()

@@ -152,3 +152,73 @@ def test_of_celerys_own_fixtures_it_is_said_who_serves_them(downstream: Downstre
 
     result.stdout.fnmatch_lines(["taskservice: 1 of these tests have Celery's own fixtures, * -p pytest_*"])
     assert not [line for line in served.outlines if "Celery's own fixtures" in line]
+
+
+STARTED = """
+    from celery.contrib.testing.worker import start_worker
+    from shopx.celery import app
+    from shopx.tasks import add
+
+    def test_it():
+        with start_worker(app, perform_ping_check=False):
+            assert add.delay(1, 2).get(timeout=10) == 3
+"""
+STARTED_BY_CLASS = """
+    import unittest
+    from celery.contrib.testing.worker import start_worker
+    from shopx.celery import app
+    from shopx.tasks import add
+
+    class TestSums(unittest.TestCase):
+        @classmethod
+        def setUpClass(cls):
+            cls.enterClassContext(start_worker(app, perform_ping_check=False))
+
+        def test_now(self):
+            self.assertEqual(add.delay(1, 2).get(timeout=10), 3)
+
+        def test_later(self):
+            self.assertEqual(add.apply_async((1, 2), countdown=0.1).get(timeout=10), 3)
+"""
+COMPAT = "-p pytest_taskservice.celery_compat"
+
+
+@pytest.mark.parametrize("options", [ALL_IN, COMPAT, f"{ALL_IN} {COMPAT}"], ids=["all in", "compat", "both"])
+@pytest.mark.parametrize("world", ["celery", "celery-sim"])
+def test_celerys_start_worker_is_served_in_a_test(downstream: Downstream, world: str, options: str) -> None:
+    downstream.write(test_shopx=STARTED)
+
+    result = downstream.run(*options.split(), f"--taskservice-backend={world}")
+
+    result.assert_outcomes(passed=1)
+
+
+@pytest.mark.parametrize("options", [COMPAT, f"{ALL_IN} {COMPAT}"], ids=["compat", "both"])
+@pytest.mark.parametrize("world", ["celery", "celery-sim"])
+def test_celerys_start_worker_is_served_in_a_class(downstream: Downstream, world: str, options: str) -> None:
+    downstream.write(test_shopx=STARTED_BY_CLASS)
+
+    result = downstream.run(*options.split(), f"--taskservice-backend={world}")
+
+    result.assert_outcomes(passed=2)
+
+
+def test_a_worker_started_before_a_world_is_told_who_serves_it(downstream: Downstream) -> None:
+    downstream.write(conftest=IN_A_HURRY, test_shopx=STARTED_BY_CLASS)
+
+    result = downstream.run(*ALL_IN.split(), "--taskservice-backend=celery-sim")
+
+    result.assert_outcomes(errors=2)
+    result.stdout.fnmatch_lines(["Celery's start_worker was asked for outside of a world, *celery_compat *"])
+
+
+def test_start_worker_of_another_app_names_both(downstream: Downstream) -> None:
+    other = STARTED.replace("import app", "import Celery").replace("(app,", "(Celery('other'),")
+    downstream.write(test_shopx=other)
+
+    result = downstream.run(*ALL_IN.split(), "--taskservice-backend=celery-sim")
+
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(
+        ["*start_worker was asked for <Celery other *in this world is <Celery shopx*"]
+    )
