@@ -63,5 +63,7 @@ def replay_command(item: pytest.Item, options: HarnessOptions, *, seed: int, pat
         name: item.config.getoption(f"taskservice_{name}", default=None) for name in ("app", "concurrency")
     }
     choices += [f"--taskservice-{name}={value}" for name, value in given.items() if value is not None]
+    # What puts a test into its world may be given so.
+    choices += [f"-o {shlex.quote(entry)}" for entry in item.config.getoption("override_ini", None) or ()]
     quoted = shlex.quote(nodeid)
     return " ".join(["pytest", quoted if quoted != nodeid else f"'{nodeid}'", *choices])

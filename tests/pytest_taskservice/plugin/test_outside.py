@@ -72,6 +72,20 @@ def test_a_whole_suite_runs_in_a_world_without_an_edit(
     assert not [line for line in result.outlines if "asks for a world" in line or "TestCases" in line]
 
 
+def test_the_command_that_replays_a_test_puts_it_into_its_world(downstream: Downstream) -> None:
+    downstream.write(test_cases=CASES.replace("10), 3)", "10), 4)"))
+
+    result = downstream.run(*ALL_IN.split(), "--taskservice-backend=celery-sim")
+    replay = next(
+        line.split() for line in result.outlines if line.startswith("replay:") and "test_now" in line
+    )
+    again = downstream.run(*(word.strip("'") for word in replay[2:]))
+
+    result.assert_outcomes(failed=1, passed=1)
+    again.assert_outcomes(failed=1)
+    again.stdout.fnmatch_lines(["* taskservice simulation *"])
+
+
 def test_a_test_case_skips_what_its_world_cannot_show(downstream: Downstream) -> None:
     downstream.write(test_cases=CASES)
 
