@@ -159,6 +159,9 @@ class Machine(RuleBasedStateMachine):
     @rule(run_id=runs, what=st.sampled_from(ACTS), behind=BEHIND, small=st.integers(0, 2), leap=LEAP)
     def act(self, run_id: str, what: str, behind: int, small: int, leap: float) -> None:
         self.now += leap
+        # The store may find out by this instant what is gone: before the act, so that we know it too.
+        self.store.due(self.now)
+        self.forget_what_is_gone()
         getattr(self, what)(run_id, behind, small)
 
     def claim(self, run_id: str, _: int, __: int) -> None:

@@ -111,6 +111,7 @@ class MemoryStore:
     ) -> None:
         marked = [(mark, encode_event(kind, data, now)) for mark, kind, data in events]
         with self._lock:
+            self._forget_past(now)
             kept = self._kept.get(run_id)
             if kept is None or not kept.held_by(token):
                 raise LeaseLostError(run_id, token)
