@@ -12,14 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_taskservice.worlds import worlds_of
+from pytest_taskservice.worlds import FIXTURE, worlds_of
 
 if TYPE_CHECKING:
     from pytest_taskservice.options import HarnessOptions
 
-__all__ = ["FIXTURE", "outside_lines", "outside_section"]
-
-FIXTURE = "taskservice_backend"
+__all__ = ["outside_lines", "outside_section"]
 
 _WORLDS = {FIXTURE, "celery_compat_world"}
 _THEIRS = "celery.contrib.pytest"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_taskservice.fixtures import HARNESS, WORLD
-from pytest_taskservice.worlds import replay_command, unseeded
+from pytest_taskservice.worlds import FIXTURE, replay_command, unseeded
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -229,7 +229,7 @@ class Played:
 
         assert self._options.report is not None
         call: Any = getattr(item, "callspec", None)
-        named = call.params.get("taskservice_backend") if call else getattr(item, "world", None)
+        named = call.params.get(FIXTURE) if call else getattr(item, "world", None)
         world = str(named or driver.name)
         seed = getattr(driver, "seed", None) if driver.name == "celery-sim" else None
         replay = _replay(item, self._options, driver.name, seed)

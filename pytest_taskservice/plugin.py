@@ -24,11 +24,11 @@ from pytest_taskservice.fixtures import (
     taskservice_sim,
 )
 from pytest_taskservice.options import add_options, parse_backends, read_options
-from pytest_taskservice.outside import FIXTURE, outside_lines, outside_section
+from pytest_taskservice.outside import outside_lines, outside_section
 from pytest_taskservice.played import Played
 from pytest_taskservice.progress import Progress
 from pytest_taskservice.session import HarnessSession
-from pytest_taskservice.worlds import worlds_of
+from pytest_taskservice.worlds import FIXTURE, worlds_of
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -10,8 +10,10 @@ from pytest_taskservice.options import DEFAULT_START, HarnessOptions
 if TYPE_CHECKING:
     import pytest
 
-__all__ = ["replay_command", "split_world", "unseeded", "worlds_of"]
+__all__ = ["FIXTURE", "replay_command", "split_world", "unseeded", "worlds_of"]
 
+FIXTURE = "taskservice_backend"
+"""The fixture that has the worlds as its parameters, and puts a test into one of them."""
 _SIMULATED = "celery-sim"
 _SEEDED = f"{_SIMULATED}-seed="
 _SEED = "-seed="

@@ -11,6 +11,7 @@ import pytest
 
 from pytest_taskservice.compat.session import CompatSession
 from pytest_taskservice.errors import HarnessError
+from pytest_taskservice.worlds import FIXTURE
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -194,7 +195,7 @@ def _app(
 def _worker(
     request: pytest.FixtureRequest, app: Celery, pool: Any, parameters: Mapping[str, Any]
 ) -> Iterator[CompatWorker | None]:
-    if "taskservice_backend" in request.fixturenames:
+    if FIXTURE in request.fixturenames:
         pytest.fail(
             "taskservice: this test asks for a worker of its own and for the harness's, which would serve "
             "the same app: leave out celery_worker and celery_session_worker, or the fixtures of taskservice",

@@ -1,21 +1,15 @@
-"""One test session's use of Celery's fixtures: the world they are in, and who starts workers in it.
-
-Celery's ``start_worker`` stays its own, however early a test has imported it: it pings the worker and sends
-its signals. The worker that it starts is ours. Leans on the names ``_start_worker_thread`` and
-``_set_task_join_will_block`` in ``celery.contrib.testing.worker``.
-"""
+"""One test session's use of Celery's fixtures: the world they are in, and who starts workers in it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from pytest_taskservice.compat.base import CompatWorker, CompatWorld, WorkerRequest
 from pytest_taskservice.compat.worlds import able, open_compat_world, why_unable
-from pytest_taskservice.drivers.base import CapabilityError
-from pytest_taskservice.errors import HarnessError
+from pytest_taskservice.drivers.embedded import embedded_by, let_tests_join, refuse_controller
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -23,9 +17,6 @@ if TYPE_CHECKING:
     from pytest_taskservice.session import HarnessSession
 
 __all__ = ["CompatSession"]
-
-_SEAM = "_start_worker_thread"
-_SEAMS = (_SEAM, "_set_task_join_will_block")
 
 
 class CompatSession:
@@ -40,7 +31,7 @@ class CompatSession:
         self._test: str | None = None
         self._begun = False
         """Whether the world in use knows of the test."""
-        self._uninstall: Callable[[], None] | None = None
+        self._installed: ExitStack | None = None
         harness.on_enter = self._give_way
 
     def refusal(self) -> str | None:
@@ -62,8 +53,9 @@ class CompatSession:
     def begin_test(self, name: str, *, asks: bool) -> None:
         """Have every worker that this test starts be one of ours; ``asks`` says that it has such fixtures."""
         self._test = name
-        if self.worlds and self._uninstall is None:
-            self._uninstall = self._install()
+        if self.worlds and self._installed is None:
+            self._installed = ExitStack()
+            self._installed.enter_context(embedded_by(self._serving))
         # What has nothing to do with Celery is left in real time, whatever the test before it had.
         if self._current is not None and (asks or self._current.lasting()):
             self.world()
@@ -104,31 +96,15 @@ class CompatSession:
     def close(self) -> None:
         """Close the world, and give Celery its workers back."""
         self.leave()
-        if self._uninstall is not None:
-            self._uninstall()
-            self._uninstall = None
+        if self._installed is not None:
+            self._installed.close()
+            self._installed = None
 
     def _give_way(self) -> None:
         """Close a simulation that a class has opened before its test entered another world."""
         if self._begun and self._current is not None and self._current.name == "celery-sim":
             self._current.end_test()
             self._begun = False
-
-    def _install(self) -> Callable[[], None]:
-        testing: Any = import_module("celery.contrib.testing.worker")
-        missing = [name for name in _SEAMS if not hasattr(testing, name)]
-        if missing:
-            raise HarnessError(
-                f"this Celery's contrib.testing.worker has no {', '.join(missing)}: "
-                "taskservice knows 5.5 to 5.7"
-            )
-        original = getattr(testing, _SEAM)
-        setattr(testing, _SEAM, self._serving)
-
-        def undo() -> None:
-            setattr(testing, _SEAM, original)
-
-        return undo
 
     @contextmanager
     def _serving(self, app: Celery, **asked: Any) -> Iterator[CompatWorker]:
@@ -139,8 +115,7 @@ class CompatSession:
             testing.setup_app_for_worker(app, request.loglevel, asked.get("logfile"))
             world = self.world()
             worker = world.start_worker(app, request)
-            # As Celery's does: a test that built a worker here may have left it set.
-            testing._set_task_join_will_block(False)  # noqa: SLF001 - listed above
+            let_tests_join()
             try:
                 yield worker
             finally:
@@ -153,10 +128,7 @@ def _request(asked: dict[str, Any]) -> WorkerRequest:
 
     known = {"hostname", "pool", "concurrency", "loglevel", "shutdown_timeout"}
     ours = {"logfile", "perform_ping_check", "WorkController"}
-    if "WorkController" in asked:
-        raise CapabilityError(
-            "the world", f"WorkController={asked['WorkController']!r}", "the worker is its own"
-        )
+    refuse_controller("the world", asked)
     return WorkerRequest(
         options={key: value for key, value in asked.items() if key not in known | ours},
         **{"hostname": anon_nodename(), **{key: asked[key] for key in known & asked.keys()}},

@@ -13,7 +13,6 @@ from pytest_taskservice.drivers.celery_app import find_task
 from pytest_taskservice.drivers.synthetic import SYNTHETIC, register
 from pytest_taskservice.errors import HarnessError, ScenarioError, TaskImportError, UnknownNameError
 from pytest_taskservice.fixtures import ENTER, HARNESS, WORLD, app_of, open_world
-from pytest_taskservice.outside import FIXTURE
 from pytest_taskservice.played import failure_report, keep
 from pytest_taskservice.report.text import first_line, render_play
 from pytest_taskservice.scenario.engine import REAL_TIME, Clock, run
@@ -23,7 +22,7 @@ from pytest_taskservice.scenario.model import Scenario, Skip
 from pytest_taskservice.scenario.needs import needs
 from pytest_taskservice.scenario.stage import stage_of
 from pytest_taskservice.scenario.words import format_duration
-from pytest_taskservice.worlds import worlds_of
+from pytest_taskservice.worlds import FIXTURE, worlds_of
 
 if TYPE_CHECKING:
     from os import PathLike
