@@ -76,11 +76,14 @@ class CelerySim:
         world: Any = self._driver.world
         return world.faults.inject(kind, **options)
 
-    def find(self, check: Check, *, seeds: int = 1000, start_at: int = 0) -> Finding | None:
+    def find(
+        self, check: Check, *, seeds: int = 1000, start_at: int = 0, processes: int = 1
+    ) -> Finding | None:
         """Run ``check`` in a fresh simulation for each of ``seeds`` seeds; return the first failure.
 
-        The test's own simulation is closed meanwhile, so nothing may have happened in it. A new one is opened
-        after that.
+        ``processes`` forks that many, for the same answer sooner; what a check keeps outside of its
+        simulation is then kept in its process. The test's own simulation is closed meanwhile, so nothing may
+        have happened in it. A new one is opened after that.
         """
         __tracebackhide__ = True
         driver = self._driver
@@ -103,6 +106,7 @@ class CelerySim:
                 file=_file_of(check),
                 seeds=seeds,
                 start_at=start_at,
+                processes=processes,
             )
 
 
@@ -112,6 +116,7 @@ def find(  # noqa: PLR0913 - a world's options, all with a default
     *,
     seeds: int = 1000,
     start_at: int = 0,
+    processes: int = 1,
     start: datetime | None = None,
     concurrency: int = 2,
     settings: Mapping[str, Any] | None = None,
@@ -120,7 +125,8 @@ def find(  # noqa: PLR0913 - a world's options, all with a default
 
     Return the first failure, or ``None``. A worker with ``concurrency`` slots starts with the first message,
     unless the check starts its own. ``start`` is the virtual clock's first instant, and ``settings`` change
-    those of the app.
+    those of the app. ``processes`` forks that many, for the same answer sooner; what a check keeps outside of
+    its simulation is then kept in its process.
     """
     options = SimulatorOptions(concurrency=concurrency)
     driver = CelerySimDriver(options=replace(options, start=start) if start else options)
@@ -132,6 +138,7 @@ def find(  # noqa: PLR0913 - a world's options, all with a default
         file=_file_of(check),
         seeds=seeds,
         start_at=start_at,
+        processes=processes,
     )
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from traceback import extract_tb
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pytest_taskservice.drivers.base import CapabilityError
+from pytest_taskservice.errors import HarnessError
+from pytest_taskservice.hunting.processes import lowest_failing
 from pytest_taskservice.simulator.shrinking import Shrunk, failure_of, shrink
 from pytest_taskservice.simulator.telling import tell
 
@@ -119,6 +121,7 @@ def hunt(  # noqa: PLR0913 - what to run, where, and how often
     file: str,
     seeds: int,
     start_at: int,
+    processes: int,
 ) -> Finding | None:
     """Run ``check`` with each of ``seeds`` seeds from ``start_at`` on; return the first failure.
 
@@ -126,13 +129,42 @@ def hunt(  # noqa: PLR0913 - what to run, where, and how often
     """
     if seeds < 1 or start_at < 0:
         raise ValueError(f"need at least one seed, from 0 on; got seeds={seeds}, start_at={start_at}")
+    if processes < 1:
+        raise ValueError(f"need at least one process; got processes={processes}")
 
     hunt = _Hunt(driver, app, settings, check, file)
-    for seed in range(start_at, start_at + seeds):
+    # The first one here: what it has imported and made, children have from their start.
+    wanted = range(start_at, start_at + (seeds if processes == 1 else 1))
+    found = _first(hunt, wanted)
+    if found is None and (rest := range(wanted.stop, start_at + seeds)):
+        found = _first_of_all(hunt, rest, min(processes, len(rest)))
+    return found
+
+
+def _first(hunt: _Hunt, seeds: Sequence[int]) -> Finding | None:
+    for seed in seeds:
         error, story = hunt.run(seed)
         if error is not None:
             return Finding(seed=seed, error=error, story=story, shrunk=_shrunk(hunt, story, error))
     return None
+
+
+def _first_of_all(hunt: _Hunt, seeds: Sequence[int], processes: int) -> Finding | None:
+    def play(seed: int) -> None:
+        error, _ = hunt.run(seed)
+        if error is not None:
+            raise error
+
+    failing = lowest_failing(play, seeds, processes)
+    if failing is None:
+        return None
+    found = _first(hunt, [failing.seed])
+    if found is None:
+        raise HarnessError(
+            f"seed {failing.seed} failed in a process of its own and passes in this one: the check, or what "
+            f"it calls, keeps something from seed to seed. There it ended with\n{failing.told}"
+        )
+    return found
 
 
 def _shrunk(hunt: _Hunt, story: Story, error: BaseException) -> Shrunk:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
+from typing import TYPE_CHECKING
 
 import pytest
 from celery import Celery
 
 from pytest_taskservice.errors import HarnessError
 from pytest_taskservice.hunting import CelerySim, find
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 app = Celery("hunted", broker="redis://localhost/0", backend="redis://localhost/0", set_as_current=False)
 stock = {"left": 0}
@@ -121,3 +127,58 @@ def test_a_check_that_cannot_be_run_is_refused() -> None:
         find(app, greedy)
     with pytest.raises(ValueError, match="need at least one seed, from 0 on; got seeds=0"):
         find(app, one_is_counted, seeds=0)
+    with pytest.raises(ValueError, match="need at least one process; got processes=0"):
+        find(app, one_is_counted, processes=0)
+
+
+def test_several_processes_find_what_one_finds() -> None:
+    alone = find(app, both_are_counted, seeds=200)
+
+    together = find(app, both_are_counted, seeds=200, processes=3)
+
+    assert alone is not None
+    assert together is not None
+    assert (together.seed, together.digest) == (alone.seed, alone.digest)
+    assert repr(together) == repr(alone)
+
+
+def test_the_first_seed_is_played_here_and_each_other_one_by_one_process(tmp_path: Path) -> None:
+    def check(sim: CelerySim) -> None:
+        with (tmp_path / str(os.getpid())).open("a") as played:
+            played.write(f"{sim.seed} ")
+
+    assert find(app, check, seeds=10, start_at=20, processes=3) is None
+
+    played = {path.name: [int(seed) for seed in path.read_text().split()] for path in tmp_path.iterdir()}
+    assert played.pop(str(os.getpid())) == [20]
+    assert sorted(played.values()) == [[21, 24, 27], [22, 25, 28], [23, 26, 29]]
+
+
+def test_a_skip_in_another_process_ends_the_hunt_too() -> None:
+    def check(sim: CelerySim) -> None:
+        if sim.seed == 4:
+            pytest.skip("not that one")
+
+    with pytest.raises(pytest.skip.Exception, match="not that one"):
+        find(app, check, seeds=9, processes=2)
+
+
+def test_what_fails_in_another_process_alone_is_told_with_its_traceback() -> None:
+    here = os.getpid()
+
+    def check(sim: CelerySim) -> None:
+        assert os.getpid() == here or sim.seed < 5, "not at home"
+
+    with pytest.raises(HarnessError, match=r"(?s)seed 5 failed in a process of its own .* not at home"):
+        find(app, check, seeds=9, processes=2)
+
+
+def test_a_process_that_dies_is_told_with_its_seed() -> None:
+    here = os.getpid()
+
+    def check(sim: CelerySim) -> None:
+        if sim.seed == 6 and os.getpid() != here:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    with pytest.raises(HarnessError, match="a process that played seed 6 ended with signal 9, and said noth"):
+        find(app, check, seeds=9, processes=2)

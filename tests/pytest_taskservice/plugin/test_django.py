@@ -222,3 +222,45 @@ def test_what_another_process_does_not_see_is_named_where_a_test_fails(pytester:
             "store.tasks uses Django's cache, which is a LocMemCache: *celery-sim*",
         ]
     )
+
+
+HUNTS = """
+import pytest
+
+from store.models import Item
+from store.tasks import rename
+
+
+@pytest.mark.django_db
+def test_hunt(taskservice_sim):
+    item = Item.objects.create(name="chair")
+
+    def check(sim):
+        assert rename.delay(item.pk, f"lamp {sim.seed}").get() == 1
+        assert sim.seed < 7
+
+    found = taskservice_sim.find(check, seeds=9, processes=2)
+
+    assert found.seed == 7
+    item.refresh_from_db()
+    assert item.name == "lamp 7"
+"""
+
+
+def test_processes_of_a_hunt_have_a_database_in_memory_each_to_itself(pytester: pytest.Pytester) -> None:
+    make_project(pytester, test_database="{}")
+    (pytester.path / "test_store.py").write_text(HUNTS)
+
+    result = pytester.runpytest_subprocess("--taskservice-backend=celery-sim")
+
+    result.assert_outcomes(passed=1)
+
+
+def test_a_connection_that_processes_of_a_hunt_would_share_is_refused(pytester: pytest.Pytester) -> None:
+    make_project(pytester, test_database='{"NAME": HOME / "test.db"}')
+    (pytester.path / "test_store.py").write_text(HUNTS)
+
+    result = pytester.runpytest_subprocess("--taskservice-backend=celery-sim")
+
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["E *Django's connection 'default' is open, which processes cannot share*"])

@@ -184,6 +184,37 @@ def test_nothing_is_left_of_the_processes_of_an_xdist_that_was_killed(
         process.communicate()
 
 
+def test_nothing_is_left_of_a_hunt_in_several_processes_after_kill_9(downstream: Downstream) -> None:
+    downstream.write(
+        test_shopx="""
+        import os
+        from pathlib import Path
+
+        PARENT = os.getpid()
+
+        def test_hunt(taskservice_sim):
+            def check(sim):
+                if os.getpid() != PARENT:
+                    Path(__file__).with_name(f"hunting{sim.seed}").touch()
+                    os.read(os.pipe()[0], 1)
+
+            taskservice_sim.find(check, seeds=9, processes=2)
+        """
+    )
+    process = downstream.start("--taskservice-backend=celery-sim")
+    try:
+        _await_file(downstream.root / "hunting1")
+        _await_file(downstream.root / "hunting2")
+        # Pytest, helper and two children.
+        assert len(downstream.processes()) >= 4
+        process.kill()
+
+        assert downstream.remains_in_the_end() == []
+    finally:
+        process.kill()
+        process.communicate()
+
+
 def _await_file(path: Path) -> None:
     deadline = time.monotonic() + 20
     while not path.exists():
