@@ -36,8 +36,11 @@ _BROKEN = "Error 32 while writing to socket. Broken pipe."
 
 def install(clients: Clients, patches: Patches) -> None:
     """Lead all connections made by ``redis.asyncio.Redis`` and its pools to simulated servers."""
-    for name, make in taken_over(AbstractConnection, _METHODS):
-        patches.set(AbstractConnection, name, make(clients, getattr(AbstractConnection, name)))
+    made = {
+        name: make(clients, getattr(AbstractConnection, name))
+        for name, make in taken_over(AbstractConnection, _METHODS)
+    }
+    patches.methods(AbstractConnection, made)
 
 
 def _connect(clients: Clients, before: Method) -> Method:

@@ -51,8 +51,8 @@ class SocketGuard:
         """Stand before every connection of this process, until ``patches`` are undone."""
         if self._allowed is True:
             return
-        for name in ("connect", "connect_ex"):
-            patches.set(socket.socket, name, self._guarded(getattr(socket.socket, name)))
+        names = ("connect", "connect_ex")
+        patches.methods(socket.socket, {name: self._guarded(getattr(socket.socket, name)) for name in names})
 
     def _guarded(self, before: Any) -> Any:
         def connect(sock: socket.socket, address: Any, /) -> Any:
