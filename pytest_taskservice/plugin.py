@@ -51,6 +51,8 @@ _MARKER = (
     "taskservice(backend=NAMES, config={...}, clock='real', allow_sockets=[...]): narrow the worlds a test "
     "runs in, change the app's Celery settings for it, have it run in real time, or connect for real"
 )
+_OUTSIDE = "taskservice_outside"
+_TOLD_OUTSIDE = pytest.StashKey[list[str]]()
 _FINDINGS = pytest.StashKey[list[Any]]()
 _SCENARIO_SUFFIX = ".scenario.yaml"
 _COMPAT = "pytest_taskservice.celery_compat"
@@ -117,11 +119,23 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
 
 
 def pytest_report_collectionfinish(config: pytest.Config, items: list[pytest.Item]) -> list[str]:
-    """Say which tests are in none of the worlds chosen for this run; an ini file's are for other runs too."""
-    # Celery's fixtures in our worlds: its start_worker, which no fixture shows, is served too.
-    served = config.pluginmanager.has_plugin(_COMPAT)
-    chosen = config.getoption("taskservice_backend") is not None and not served
-    return outside_lines(items, config.stash[HARNESS].options) if chosen else []
+    """Say which tests are in none of the chosen worlds."""
+    return _outside(config, items)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Have xdist's controller say it: its workers, who collect, say nothing themselves."""
+    output = getattr(session.config, "workeroutput", None)
+    if output is not None:
+        output[_OUTSIDE] = _outside(session.config, session.items)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Keep what one of xdist's workers, each of which has collected all tests, has said of them."""
+    told = getattr(node, "workeroutput", {}).get(_OUTSIDE)
+    if told:
+        node.config.stash[_TOLD_OUTSIDE] = told
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -224,7 +238,9 @@ def pytest_assertrepr_compare(
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    """Say what the worker was."""
+    """Say what the worker was, and what xdist's workers have found."""
+    for line in config.stash.get(_TOLD_OUTSIDE, []):
+        terminalreporter.write_line(line)
     harness = config.stash[HARNESS]
     driver = harness.opened().get("celery")
     if driver is None:
@@ -234,6 +250,14 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         # There was no header to say it.
         line += f" · Redis: {_redis_of(harness)}"
     terminalreporter.write_line(line)
+
+
+def _outside(config: pytest.Config, items: list[pytest.Item]) -> list[str]:
+    # Celery's fixtures in our worlds: its start_worker, which no fixture shows, is served too.
+    served = config.pluginmanager.has_plugin(_COMPAT)
+    # An ini file's worlds are for other runs too.
+    chosen = config.getoption("taskservice_backend") is not None and not served
+    return outside_lines(items, config.stash[HARNESS].options) if chosen else []
 
 
 def _world_sections(driver: WorldDriver, *, history: bool) -> list[tuple[str, str]]:

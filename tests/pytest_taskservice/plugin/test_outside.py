@@ -144,6 +144,17 @@ def test_a_suite_that_asks_for_no_world_is_told_before_it_fails_and_there(downst
     )
 
 
+def test_with_xdist_the_same_is_told_once_at_the_end(downstream: Downstream) -> None:
+    downstream.write(test_shopx="def test_it(): ...\n\ndef test_other(): ...\n")
+
+    result = downstream.run("--taskservice-backend=celery-sim", "-p", "xdist", "-n2")
+
+    result.assert_outcomes(passed=2)
+    told = [line for line in result.outlines if "puts all in" in line]
+    assert len(told) == 1
+    assert told[0].startswith("taskservice: none of these tests asks for a world, so none is in one: ")
+
+
 @pytest.mark.parametrize("chosen", [True, False])
 def test_of_a_world_in_the_ini_file_only_failures_are_told(downstream: Downstream, chosen: bool) -> None:
     downstream.write(conftest=IN_A_HURRY, test_shopx=FUNCTION)
