@@ -63,6 +63,8 @@ class EventLog:
 
     def __init__(self, events: Iterator[Event] | None = None) -> None:
         self._events: list[Event] = sorted(events or (), key=_instant)
+        # Made when somebody asks for a run: a verdict asks for each of thousands.
+        self._by_run: dict[str, list[Event]] | None = None
 
     def append(self, event: Event) -> None:
         """Add ``event`` behind all that happened no later than it."""
@@ -70,10 +72,17 @@ class EventLog:
         # Two processes report: an event may arrive after a later one of the other process.
         if len(self._events) > 1 and event.at < self._events[-2].at:
             self._events.sort(key=_instant)
+            self._by_run = None
+        elif self._by_run is not None:
+            self._by_run.setdefault(event.run, []).append(event)
 
     def of(self, run: str) -> list[Event]:
         """Return the events of one run, in order."""
-        return [event for event in self._events if event.run == run]
+        if self._by_run is None:
+            self._by_run = {}
+            for event in self._events:
+                self._by_run.setdefault(event.run, []).append(event)
+        return list(self._by_run.get(run, ()))
 
     def __iter__(self) -> Iterator[Event]:
         return iter(tuple(self._events))

@@ -245,11 +245,10 @@ class _Play:
             entries=tuple(self._scenario.beat),
             config=self._scenario.config,
         )
-        sent = {run for name in record.entries for run in runs_of(name, record)}
-        if not sent:
-            return record
+        # In the order of the events: every look takes its time, and one seed gives one story.
+        sent = dict.fromkeys(run for name in record.entries for run in runs_of(name, record))
         endings = dict(record.endings) | {run: self._driver.outcome(run) for run in sent}
-        return replace(record, endings=endings)
+        return replace(record, endings=endings, looked=self._pace.log_time())
 
     def _verdict(self, record: Record, mismatches: tuple[Mismatch, ...]) -> Verdict:
         captured = {name: runs_of(name, record) for name in (*record.entries, *record.runs)}

@@ -47,6 +47,8 @@ _ENDINGS = {
 }
 _RESULT_KEPT = 86_400.0
 """How long Celery keeps a result, unless told."""
+_TOLD_AFTER = 1.0
+"""Seconds by which an end may be told later than its result is written."""
 _Finding = tuple[str, str, float | None]
 
 
@@ -211,7 +213,10 @@ def _has_expired(last: View, ending: Ending, record: Record) -> bool:
     """Tell whether a result is no longer kept."""
     settings = record.config.celery if record.config is not None else {}
     kept = settings.get("result_expires", _RESULT_KEPT)
-    return ending.status == "PENDING" and kept is not None and record.end - last.at >= kept
+    # Celery counts in whole seconds, and keeps for ever what it would keep for none.
+    seconds = int(kept or 0)
+    age = max(record.end, record.looked) - last.at + _TOLD_AFTER
+    return ending.status == "PENDING" and 0 < seconds <= age
 
 
 def _disagreement(last: View, ending: Ending) -> str:

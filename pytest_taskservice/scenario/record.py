@@ -134,7 +134,8 @@ class Record:
     """What is known of a story that was played.
 
     ``runs`` holds run ids by captured name, ``accepted`` those of all that were launched,
-    ``endings`` what is known by run id; ``start`` is the story's first instant and ``end`` its last one.
+    ``endings`` what is known by run id; ``start`` is the story's first instant and ``end`` its last one, and
+    by ``looked`` all endings had been looked up, which takes time too.
     ``workflows`` holds ids of workflow runs by captured name, ``workflow_endings`` has ``None`` where the
     data is gone, and ``keys`` how many keys the store held, each time somebody looked. ``entries`` names the
     entries of the beat: the event of a message that it sent says in its detail of which it is.
@@ -146,6 +147,7 @@ class Record:
     accepted: tuple[str, ...]
     endings: Mapping[str, Ending]
     end: float = 0.0
+    looked: float = 0.0
     launched: Mapping[str, Launched] = field(default_factory=dict)
     workflows: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     started: Mapping[str, Started] = field(default_factory=dict)
