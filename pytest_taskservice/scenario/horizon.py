@@ -66,11 +66,11 @@ def longest(scenario: Scenario, *, redelivery: float) -> float:
     )
     length = max(story_length(scenario), max((step.begins for step in steps), default=0.0) + one_by_one)
     is_hurt = scenario.faults is not None or any(isinstance(step, Inject) for step in scenario.steps)
-    if not is_hurt:
-        return length
-
     options = scenario.config.celery.get("broker_transport_options") or {}
-    return 2 * length + float(options.get("visibility_timeout") or redelivery)
+    visibility = float(options.get("visibility_timeout") or redelivery)
+    # What is not over by then is given to somebody else without any fault, and begins anew.
+    is_doubled = 0 < visibility < length
+    return 2 * length + visibility if is_hurt or is_doubled else length
 
 
 def _broken_until(scenario: Scenario) -> Iterator[float]:
