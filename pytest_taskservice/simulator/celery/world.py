@@ -357,7 +357,7 @@ class CeleryWorld:
             elif worker.process.held_up is not None:
                 yield f"{name} is paused"
             for job in worker.simulated_pool.jobs:
-                yield f"{name} runs {job.name}[{job.id}]"
+                yield f"{name} runs {job}"
         yield from self.faults.explain()
         for broker in self._brokers.values():
             for queue, raw in broker.waiting()[:10]:
