@@ -23,6 +23,7 @@ from collections.abc import Callable
 from functools import cache, partial
 from importlib import import_module
 from importlib.metadata import version
+from types import CellType, FunctionType
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -141,11 +142,34 @@ def _set_clocks(patches: Patches, simulation: Simulation) -> None:
         timer.enter_at,
         timer.enter_after,
         timer.__iter__,
-        _trace.build_tracer,
+        _beneath(_trace.build_tracer, _trace),
     ):
         patches.default(function, _monotonic, substitute(_monotonic))
     # It makes text of whatever it gets.
     patches.default(_kombu_uuid.uuid, uuid4, simulation.random.ids("kombu"))
+
+
+def _beneath(found: Any, module: Any) -> Any:
+    """Return the function of ``module`` that ``found`` is or wraps, by a closure (sentry_sdk) or openly."""
+    seen: dict[int, Any] = {}
+    waiting = [found]
+    while waiting:
+        function = waiting.pop(0)
+        if type(function) is FunctionType and function.__globals__ is vars(module):
+            return function
+        if id(function) in seen or not callable(function):
+            continue
+        seen[id(function)] = function
+        cells = getattr(function, "__closure__", None) or ()
+        waiting += [getattr(function, "__wrapped__", None), *map(_content, cells)]
+    return found
+
+
+def _content(cell: CellType) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:
+        return None  # its variable has no value yet
 
 
 def _listen(patches: Patches, tell: Tell) -> None:
