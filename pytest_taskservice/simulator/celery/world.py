@@ -374,7 +374,8 @@ def _listen(worker: SimulatedWorker, queues: list[str]) -> None:
 
 
 def _address(client: Any) -> tuple[str, int, str]:
-    return (str(client.hostname or "localhost"), int(client.port or 0), str(client.virtual_host or "/"))
+    port = int(client.port or transport.default_port(client))
+    return (str(client.hostname or "localhost"), port, str(client.virtual_host or "/"))
 
 
 def _named(raw: Mapping[str, Any]) -> str:
