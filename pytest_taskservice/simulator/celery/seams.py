@@ -2,7 +2,8 @@
 be there.
 
 - ``kombu.transport.TRANSPORT_ALIASES`` and ``_transport_cache``: connections lead to the simulated broker.
-- ``kombu.pools``: the pools of before are put aside, those of the simulation are forgotten.
+- ``kombu.pools``, and what each app keeps of them: the pools of before are put aside, those of the simulation
+are forgotten.
 - Defaults bound at import, which no module's name reaches: ``monotonic`` in kombu's timer and in
 ``build_tracer``,
   ``uuid4`` in ``kombu.utils.uuid.uuid``.
@@ -19,7 +20,7 @@ be there.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache, partial
 from importlib import import_module
 from importlib.metadata import version
@@ -45,6 +46,7 @@ _kombu_uuid: Any = import_module("kombu.utils.uuid")
 _kombu_transport: Any = import_module("kombu.transport")
 _kombu_pools: Any = import_module("kombu.pools")
 _trace: Any = import_module("celery.app.trace")
+_state: Any = import_module("celery._state")
 _components: Any = import_module("celery.worker.components")
 _asynchronous: Any = import_module("celery.backends.asynchronous")
 _requests: Any = import_module("celery.worker.request")
@@ -86,6 +88,28 @@ def _connect(patches: Patches) -> None:
         kept = list(dict.items(group))
         dict.clear(group)
         patches.on_undo(partial(_fill_again, group, kept))
+    # An app that no world has in hand, beside the one under test, keeps its pool as well.
+    held = [(owner, name, value) for owner, name in _holders() if (value := getattr(owner, name)) is not None]
+    _forget_pools()
+    patches.on_undo(_hand_back, held)
+
+
+def _holders() -> Iterator[tuple[Any, str]]:
+    for app in list(_state._get_active_apps()):  # noqa: SLF001 - Celery has no public name for it
+        yield app, "_pool"
+        if "amqp" in vars(app):
+            yield app.amqp, "_producer_pool"
+
+
+def _forget_pools() -> None:
+    for owner, name in _holders():
+        setattr(owner, name, None)
+
+
+def _hand_back(held: list[tuple[Any, str, Any]]) -> None:
+    _forget_pools()
+    for owner, name, value in held:
+        setattr(owner, name, value)
 
 
 def _keep_pending(patches: Patches) -> None:

@@ -335,3 +335,35 @@ def test_a_strategy_of_ones_own_gives_the_pool_any_function(downstream: Downstre
     downstream.write(conftest=CONFTEST, shopx__shared=SHARED, test_many=MANY)
 
     downstream.run("--taskservice-backend=celery-sim").assert_outcomes(passed=4)
+
+
+BESIDE = """
+import pytest
+from celery import Celery
+
+app = Celery("beside", broker="memory://", backend="cache+memory://")
+
+
+@app.task
+def double(x):
+    return 2 * x
+
+
+@pytest.fixture(scope="session")
+def celery_config():
+    return {"broker_url": "memory://", "result_backend": "cache+memory://"}
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_any_worker_of_the_broker_serves_it(celery_session_worker, number):
+    assert double.delay(number).get(timeout=10) == 2 * number
+"""
+
+
+def test_an_app_beside_the_fixtures_is_in_each_simulation_anew(downstream: Downstream) -> None:
+    downstream.ini()
+    downstream.write(test_beside=BESIDE)
+
+    result = downstream.run("-p", "pytest_taskservice.celery_compat", "--taskservice-backend=celery-sim")
+
+    result.assert_outcomes(passed=3)
