@@ -86,26 +86,22 @@ def guarded(
     """
     from celery.app.task import Task
 
-    tasks: Any = Task
-    apply, send_task = tasks.apply_async, app.send_task
+    send_task = app.send_task
 
-    @wraps(apply)
-    def guarded_apply(task: Any, *args: Any, **options: Any) -> Any:
+    def ask(task: Any, *_: Any, **options: Any) -> None:
         if task.app is app:
             on_apply(task, options)
-        return apply(task, *args, **options)
 
     @wraps(send_task)
     def guarded_send(*args: Any, **options: Any) -> Any:
         on_send()
         return send_task(*args, **options)
 
-    tasks.apply_async = guarded_apply
     app.__dict__["send_task"] = guarded_send
     try:
-        yield
+        with _asked_before(Task, "apply_async", ask):
+            yield
     finally:
-        tasks.apply_async = apply
         app.__dict__.pop("send_task", None)
 
 
@@ -114,27 +110,44 @@ def without_workers(app: Celery, *, on_control: Callable[[str], None]) -> Iterat
     """Ask ``on_control`` before each remote command of ``app``, a revoke of an eager result included."""
     from celery.result import EagerResult
 
-    eager: Any = EagerResult
     control: Any = app.control
-    broadcast, revoke = control.broadcast, eager.revoke
+    broadcast = control.broadcast
 
     @wraps(broadcast)
     def guarded_broadcast(command: str, *args: Any, **options: Any) -> Any:
         on_control(command)
         return broadcast(command, *args, **options)
 
-    @wraps(revoke)
-    def guarded_revoke(result: Any, *args: Any, **options: Any) -> Any:
-        on_control("revoke")
-        return revoke(result, *args, **options)
-
     control.broadcast = guarded_broadcast
-    eager.revoke = guarded_revoke
+    try:
+        with _asked_before(EagerResult, "revoke", lambda *_, **__: on_control("revoke")):
+            yield
+    finally:
+        del control.broadcast
+
+
+@contextmanager
+def _asked_before(owner: Any, name: str, ask: Callable[..., None]) -> Iterator[None]:
+    """Call ``ask`` before each call of the method ``name`` of a class, with the same arguments.
+
+    Whoever wraps the method meanwhile, as sentry_sdk does once in a process, is left in place at the end.
+    """
+    original = getattr(owner, name)
+    asking = True
+
+    @wraps(original)
+    def method(*args: Any, **options: Any) -> Any:
+        if asking:
+            ask(*args, **options)
+        return original(*args, **options)
+
+    setattr(owner, name, method)
     try:
         yield
     finally:
-        del control.broadcast
-        eager.revoke = revoke
+        asking = False
+        if getattr(owner, name) is method:
+            setattr(owner, name, original)
 
 
 def outcome_of(app: Celery, run_id: str) -> Outcome:

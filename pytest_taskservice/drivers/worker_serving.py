@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -81,6 +82,7 @@ class Serving:
         self._patches: dict[tuple[str, str, str], AppPatch] = {}
         self._exchanges: dict[str, str] = {}
         self._failed: tuple[tuple[WorkerSpec, ...], str] | None = None
+        self._pid = os.getpid()
 
     @property
     def running(self) -> Fleet:
@@ -138,7 +140,7 @@ class Serving:
     def is_ready(self, app: Celery) -> bool:
         """Whether the workers in use may serve another test of ``app``."""
         fleet = self.fleet
-        if fleet is None or not all(member.alive for member in fleet.members):
+        if self._pid != os.getpid() or fleet is None or not all(member.alive for member in fleet.members):
             return False
         if self.specs[0].databases != discovery.find_databases():
             return False
@@ -146,6 +148,13 @@ class Serving:
 
     def serve(self, app: Celery, settings: Mapping[str, Any], stage: Stage | None) -> None:
         """Have workers for ``app`` with ``settings``, as ``stage`` wants them: those we have, or new ones."""
+        if self._pid != os.getpid():
+            # The session would find its workers told, or gone, by somebody it knows nothing of.
+            raise WorkerStartError(
+                "the workers are those of the session, from which this test was forked (pytest-forked, "
+                "os.fork); run it unforked, or in the world celery-sim"
+            )
+
         started = time.perf_counter()
         if self.fleet is not None:
             # Also the one we have: it may be the one to be taken.

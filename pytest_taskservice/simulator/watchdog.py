@@ -130,7 +130,7 @@ class _Watched:
         if fiber is None or not simulation.busy or _is_debugged(frame):
             return
         job: Any = getattr(fiber.process, "job", None)
-        who = "an event" if job is None else f"task {job.name}[{job.id}]"
+        who = "an event" if job is None else f"task {job}"
         simulation.failure = SimulationBlockedError(
             who, self.seconds, _place(frame), simulation.waiting_for()
         )

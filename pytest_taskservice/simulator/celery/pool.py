@@ -9,7 +9,7 @@ from __future__ import annotations
 import pickle
 import signal
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -60,7 +60,7 @@ class SimulatedPool(_BasePool):  # type: ignore[misc] # the stubs know other sig
 
     def on_apply(self, target: Any, args: Any = (), kwargs: Any = None, **options: Any) -> Job:
         """Take a body; it starts a little later."""
-        job = Job(self, target, tuple(args), options)
+        job = Job(self, target, tuple(args), kwargs or {}, options)
         self.jobs[job] = None
         world = self.world
         world.simulation.after(world.simulation.random.between("start", world.latency.start), job.run)
@@ -144,11 +144,18 @@ class Job:
     """One body in one process; stands for billiard's ``ApplyResult`` too."""
 
     def __init__(
-        self, pool: SimulatedPool, target: Callable[..., Any], args: tuple[Any, ...], options: dict[str, Any]
+        self,
+        pool: SimulatedPool,
+        target: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        options: dict[str, Any],
     ) -> None:
         self.pool = pool
-        self.name: str = args[0]
-        self.id: str = args[1]
+        # A strategy of somebody's own may hand over any function: celery-batches, one for many messages.
+        self._traced = _is_of_message(args)
+        self.name: str = args[0] if self._traced else _name_of(target)
+        self.id: str = args[1] if self._traced else ""
         self.pid = 0
         self.done = False
         self.returned: Any = None
@@ -156,15 +163,19 @@ class Job:
         self.sleeps = 0
         self._target = target
         self._args = args
+        self._kwargs = kwargs
         self._options = options
         self._fiber: Fiber | None = None
         self._dues: list[Due] = []
         self._terminated: int | None = None
 
+    def __str__(self) -> str:
+        return f"{self.name}[{self.id}]" if self._traced else self.name
+
     @property
     def request(self) -> Any:
-        """Return the message's headers."""
-        return self._args[2]
+        """Return the message's headers; a function that is called for no one message has none."""
+        return self._args[2] if self._traced else {}
 
     @property
     def attempt(self) -> int:
@@ -189,7 +200,7 @@ class Job:
         fiber.process = ChildProcess(main, pid=self.pid, job=self)
         self._limit("soft_timeout", self._reach_soft_limit)
         self._limit("timeout", self._reach_hard_limit)
-        main.post(self._options["accept_callback"], self.pid, world.simulation.monotonic())
+        self._post("accept_callback", self.pid, world.simulation.monotonic())
         world.at_body(self)
         if self._terminated is not None:
             self.kill(self._terminated)
@@ -208,9 +219,13 @@ class Job:
         except BaseException as error:  # noqa: BLE001 - whatever ends a process
             self._leave(error, ExceptionInfo())
             return
-        self.returned = found
-        world.at_end(self)
-        self.finish("callback", _sent(found) if found[0] else found)
+        self._end(found)
+
+    def _end(self, found: Any) -> None:
+        if self._traced:
+            self.returned = found
+            self.pool.world.at_end(self)
+        self.finish("callback", _sent(found) if not self._traced or found[0] else found)
 
     def finish(self, callback: str, *args: Any) -> None:
         """Tell the main process how it ended."""
@@ -267,11 +282,11 @@ class Job:
             return _trace.fast_trace_task(
                 name, task_id, dict(request), body, content_type, encoding, _loc=known
             )
-        return self._target(*self._args)
+        return self._target(*self._args, **self._kwargs)
 
     def _leave(self, error: BaseException, told: ExceptionInfo) -> None:
         """End as a process does whose body raises what Celery's tracer lets pass: ``sys.exit()`` for one."""
-        if BILLIARD < _TELLS_EXITS:
+        if BILLIARD < _TELLS_EXITS and (self._traced or not isinstance(error, Exception)):
             status = error.code if isinstance(error, SystemExit) else 1
             self._lose(f"Worker exited prematurely: exitcode {status or 0} Job: {self.id}.")
         else:
@@ -293,10 +308,20 @@ class Job:
     def _tell(self, callback: str, args: tuple[Any, ...]) -> None:
         pool = self.pool
         pool.world.release(pool.process)
-        if callback == "callback" and not args[0][0]:
+        if callback == "callback" and self._traced and not args[0][0]:
             _, result, runtime = args[0]
-            pool.world.record.succeeded(self._args[2], pool.process.name, result, runtime)
-        self._options[callback](*args)
+            pool.world.record.succeeded(self.request, pool.process.name, result, runtime)
+        self._say(callback, *args)
+
+    def _post(self, callback: str, *args: Any) -> None:
+        told = self._options.get(callback)
+        if told is not None:
+            self.pool.process.post(told, *args)
+
+    def _say(self, callback: str, *args: Any) -> None:
+        told = self._options.get(callback)
+        if told is not None:
+            told(*args)
 
     def _limit(self, name: str, action: Callable[[float], None]) -> None:
         seconds = self._options.get(name)
@@ -305,7 +330,7 @@ class Job:
 
     def _reach_soft_limit(self, seconds: float) -> None:
         if not self._is_over(self._reach_soft_limit, seconds):
-            self.pool.process.post(self._options["timeout_callback"], True, seconds)
+            self._post("timeout_callback", True, seconds)
             process: Any = self._fiber and self._fiber.process
             self._interrupt(SoftTimeLimitExceeded() if process is None else process.soft_limit())
 
@@ -326,12 +351,22 @@ class Job:
 
     def _time_out(self, seconds: float) -> None:
         self.pool.world.release(self.pool.process)
-        self._options["error_callback"](_caught(TimeLimitExceeded(seconds)))
-        self._options["timeout_callback"](False, seconds)
+        self._say("error_callback", _caught(TimeLimitExceeded(seconds)))
+        self._say("timeout_callback", False, seconds)
 
     def _interrupt(self, error: BaseException) -> None:
         if self._fiber is not None:
             self._fiber.interrupt(error)
+
+
+def _is_of_message(args: tuple[Any, ...]) -> bool:
+    """Return whether a body is called as Celery's tracer is: with a task's name, an id and a message."""
+    return len(args) > 2 and isinstance(args[0], str) and isinstance(args[2], Mapping)
+
+
+def _name_of(target: Callable[..., Any]) -> str:
+    name = getattr(target, "__qualname__", None)
+    return f"{target.__module__}.{name}" if name else repr(target)
 
 
 def _sent(found: Any) -> Any:

@@ -2,7 +2,8 @@
 be there.
 
 - ``kombu.transport.TRANSPORT_ALIASES`` and ``_transport_cache``: connections lead to the simulated broker.
-- ``kombu.pools``: the pools of before are put aside, those of the simulation are forgotten.
+- ``kombu.pools``, and what each app keeps of them: the pools of before are put aside, those of the simulation
+are forgotten.
 - Defaults bound at import, which no module's name reaches: ``monotonic`` in kombu's timer and in
 ``build_tracer``,
   ``uuid4`` in ``kombu.utils.uuid.uuid``.
@@ -19,10 +20,11 @@ be there.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache, partial
 from importlib import import_module
 from importlib.metadata import version
+from types import CellType, FunctionType
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -44,6 +46,7 @@ _kombu_uuid: Any = import_module("kombu.utils.uuid")
 _kombu_transport: Any = import_module("kombu.transport")
 _kombu_pools: Any = import_module("kombu.pools")
 _trace: Any = import_module("celery.app.trace")
+_state: Any = import_module("celery._state")
 _components: Any = import_module("celery.worker.components")
 _asynchronous: Any = import_module("celery.backends.asynchronous")
 _requests: Any = import_module("celery.worker.request")
@@ -85,6 +88,28 @@ def _connect(patches: Patches) -> None:
         kept = list(dict.items(group))
         dict.clear(group)
         patches.on_undo(partial(_fill_again, group, kept))
+    # An app that no world has in hand, beside the one under test, keeps its pool as well.
+    held = [(owner, name, value) for owner, name in _holders() if (value := getattr(owner, name)) is not None]
+    _forget_pools()
+    patches.on_undo(_hand_back, held)
+
+
+def _holders() -> Iterator[tuple[Any, str]]:
+    for app in list(_state._get_active_apps()):  # noqa: SLF001 - Celery has no public name for it
+        yield app, "_pool"
+        if "amqp" in vars(app):
+            yield app.amqp, "_producer_pool"
+
+
+def _forget_pools() -> None:
+    for owner, name in _holders():
+        setattr(owner, name, None)
+
+
+def _hand_back(held: list[tuple[Any, str, Any]]) -> None:
+    _forget_pools()
+    for owner, name, value in held:
+        setattr(owner, name, value)
 
 
 def _keep_pending(patches: Patches) -> None:
@@ -141,11 +166,34 @@ def _set_clocks(patches: Patches, simulation: Simulation) -> None:
         timer.enter_at,
         timer.enter_after,
         timer.__iter__,
-        _trace.build_tracer,
+        _beneath(_trace.build_tracer, _trace),
     ):
         patches.default(function, _monotonic, substitute(_monotonic))
     # It makes text of whatever it gets.
     patches.default(_kombu_uuid.uuid, uuid4, simulation.random.ids("kombu"))
+
+
+def _beneath(found: Any, module: Any) -> Any:
+    """Return the function of ``module`` that ``found`` is or wraps, by a closure (sentry_sdk) or openly."""
+    seen: dict[int, Any] = {}
+    waiting = [found]
+    while waiting:
+        function = waiting.pop(0)
+        if type(function) is FunctionType and function.__globals__ is vars(module):
+            return function
+        if id(function) in seen or not callable(function):
+            continue
+        seen[id(function)] = function
+        cells = getattr(function, "__closure__", None) or ()
+        waiting += [getattr(function, "__wrapped__", None), *map(_content, cells)]
+    return found
+
+
+def _content(cell: CellType) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:
+        return None  # its variable has no value yet
 
 
 def _listen(patches: Patches, tell: Tell) -> None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pytest_taskservice.simulator.celery.broker import Broker
     from pytest_taskservice.simulator.celery.world import CeleryWorld
 
-__all__ = ["SimulatedTransport", "attach"]
+__all__ = ["SimulatedTransport", "attach", "default_port"]
 
 _virtual: Any = virtual
 _world: CeleryWorld | None = None
@@ -283,6 +283,12 @@ class SimulatedTransport(_virtual.Transport):  # type: ignore[misc] # as above
         if driver := _driver_of(client.transport_cls):
             self.driver_type, self.driver_name = driver
 
+    @property
+    def default_connection_params(self) -> dict[str, Any]:
+        """Return what kombu's own transport adds to a URL: an app shows it to its users."""
+        defaults = {"port": default_port(self.client), "hostname": "localhost"}
+        return _AMQP_DEFAULTS | defaults if self.driver_type == "amqp" else defaults
+
     def driver_version(self) -> str:
         """Return what stands where a client library's version would."""
         return "simulated"
@@ -314,6 +320,14 @@ class SimulatedTransport(_virtual.Transport):  # type: ignore[misc] # as above
         """Do nothing, as above."""
 
 
+def default_port(client: Any) -> int:
+    """Return the port that a broker's URL means if it names none; 0 for those that have none."""
+    driver, _ = _driver_of(client.transport_cls) or ("", "")
+    if driver == "amqp":
+        return 5671 if client.ssl or client.transport_cls == "amqps" else 5672
+    return 6379 if driver == "redis" else 0
+
+
 def _driver_of(scheme: Any) -> tuple[str, str] | None:
     name = str(scheme).partition("+")[0]
     return {
@@ -335,6 +349,7 @@ def _copied(value: Any) -> Any:
     return loads(dumps(value))
 
 
+_AMQP_DEFAULTS = {"userid": "guest", "password": "guest", "login_method": "PLAIN"}
 _AMQP_PROPERTIES = (
     "content_type", "content_encoding", "application_headers", "delivery_mode", "priority", "correlation_id",
     "reply_to", "expiration", "message_id", "timestamp", "type", "user_id", "app_id", "cluster_id",

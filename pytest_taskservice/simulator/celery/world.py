@@ -357,7 +357,7 @@ class CeleryWorld:
             elif worker.process.held_up is not None:
                 yield f"{name} is paused"
             for job in worker.simulated_pool.jobs:
-                yield f"{name} runs {job.name}[{job.id}]"
+                yield f"{name} runs {job}"
         yield from self.faults.explain()
         for broker in self._brokers.values():
             for queue, raw in broker.waiting()[:10]:
@@ -374,7 +374,8 @@ def _listen(worker: SimulatedWorker, queues: list[str]) -> None:
 
 
 def _address(client: Any) -> tuple[str, int, str]:
-    return (str(client.hostname or "localhost"), int(client.port or 0), str(client.virtual_host or "/"))
+    port = int(client.port or transport.default_port(client))
+    return (str(client.hostname or "localhost"), port, str(client.virtual_host or "/"))
 
 
 def _named(raw: Mapping[str, Any]) -> str:

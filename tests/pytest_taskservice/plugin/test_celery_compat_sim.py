@@ -274,3 +274,96 @@ def test_what_does_not_ask_for_celery_is_in_no_simulation(downstream: Downstream
 
     result.assert_outcomes(passed=4)
     result.stdout.fnmatch_lines(["*in the world celery-sim: 2 simulations, seed 0"])
+
+
+MANY = """
+import pytest
+from celery import Task
+
+
+class Many(Task):
+    abstract = True
+
+    def Strategy(self, task, app, consumer):
+        taken = []
+
+        def take(message, body, ack, reject, callbacks, **_):
+            taken.append((message, ack))
+            if len(taken) == 2:
+                ids = [each.headers["id"] for each, _ in taken]
+                done = lambda _: [ack() for _, ack in taken]
+                consumer.pool.apply_async(apart, (task, ids), callback=done)
+
+        return take
+
+
+def apart(task, ids):
+    return task(ids)
+
+
+@pytest.mark.parametrize("found", [4, None, [1]])
+def test_one_call_for_two_messages(celery_app, celery_worker, found):
+    @celery_app.task(base=Many, typing=False)
+    def both(ids):
+        for each in ids:
+            celery_app.backend.mark_as_done(each, ids)
+        return found
+
+    celery_worker.reload()
+    results = [both.delay(), both.delay()]
+    ids = [each.id for each in results]
+
+    assert [each.get(timeout=10) for each in results] == [ids, ids]
+
+
+def test_one_call_that_fails(celery_app, celery_worker):
+    @celery_app.task(base=Many, typing=False)
+    def both(ids):
+        raise OSError("disk full")
+
+    celery_worker.reload()
+    both.delay()
+    with pytest.raises(Exception, match="idle"):
+        both.delay().get()
+
+    assert celery_app.control.ping(timeout=1)
+"""
+
+
+def test_a_strategy_of_ones_own_gives_the_pool_any_function(downstream: Downstream) -> None:
+    downstream.ini()
+    downstream.write(conftest=CONFTEST, shopx__shared=SHARED, test_many=MANY)
+
+    downstream.run("--taskservice-backend=celery-sim").assert_outcomes(passed=4)
+
+
+BESIDE = """
+import pytest
+from celery import Celery
+
+app = Celery("beside", broker="memory://", backend="cache+memory://")
+
+
+@app.task
+def double(x):
+    return 2 * x
+
+
+@pytest.fixture(scope="session")
+def celery_config():
+    return {"broker_url": "memory://", "result_backend": "cache+memory://"}
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_any_worker_of_the_broker_serves_it(celery_session_worker, number):
+    assert double.delay(number).get(timeout=10) == 2 * number
+"""
+
+
+def test_an_app_beside_the_fixtures_is_in_each_simulation_anew(downstream: Downstream) -> None:
+    downstream.ini()
+    downstream.write(test_beside=BESIDE)
+
+    result = downstream.run("-p", "pytest_taskservice.celery_compat", "--taskservice-backend=celery-sim")
+
+    result.assert_outcomes(passed=3)

@@ -182,3 +182,38 @@ def test_a_real_connection_is_refused_unless_it_is_allowed(downstream: Downstrea
     result.assert_outcomes(passed=1, failed=1)
     result.stdout.fnmatch_lines(["*no real connections in a simulation: 127.0.0.1:*allow_sockets=*"])
     assert downstream.run("--taskservice-backend=celery-sim", "--taskservice-allow-sockets=all").ret == 0
+
+
+CONNECTIONS = """
+import pytest
+from celery import Celery
+from kombu import Connection
+
+URLS = ["amqp://", "amqp://shop:secret@rabbit//", "amqps://rabbit", "redis://cache/3", "rediss://cache:7000"]
+MEANT = {}
+
+
+@pytest.mark.parametrize("url", URLS)
+def test_before(url):
+    with_broker = Celery(broker=url).connection()
+    MEANT[url] = with_broker.as_uri(), with_broker.info()["userid"], with_broker.info()["port"]
+
+
+@pytest.mark.parametrize("url", URLS)
+def test_within(taskservice_sim, url):
+    with_broker = Celery(broker=url).connection()
+    assert (with_broker.as_uri(), with_broker.info()["userid"], with_broker.info()["port"]) == MEANT[url]
+
+
+def test_a_port_that_is_left_out_is_the_usual_one(taskservice_sim):
+    with Connection("amqp://rabbit") as one, Connection("amqp://rabbit:5672") as other:
+        one.SimpleQueue("orders").put("chair")
+        assert other.SimpleQueue("orders").get(timeout=1).payload == "chair"
+"""
+
+
+def test_a_connection_tells_what_its_url_leaves_out(downstream: Downstream) -> None:
+    downstream.ini(taskservice_app="shopx.celery:app")
+    downstream.write(test_connections=CONNECTIONS)
+
+    downstream.run("--taskservice-backend=celery-sim").assert_outcomes(passed=11)

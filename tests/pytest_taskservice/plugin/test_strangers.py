@@ -177,3 +177,46 @@ def test_a_project_runs_unedited(downstream: Downstream, world: str) -> None:
     downstream.write(shopx__tasks=TASKS, test_shop=TESTS)
 
     downstream.run(f"--taskservice-backend={world}").assert_outcomes(passed=10)
+
+
+INSTRUMENTED = """
+from celery import Task
+from celery.app import trace
+
+from shopx.tasks import add
+
+SEEN = []
+
+
+def instrument():
+    # As the init() of an SDK does: once in a process, and nothing tells what is beneath.
+    apply_async, build_tracer = Task.apply_async, trace.build_tracer
+
+    def noted(self, *args, **options):
+        SEEN.append("sent")
+        return apply_async(self, *args, **options)
+
+    def told(name, task, *args, **options):
+        return build_tracer(name, task, *args, **options)
+
+    Task.apply_async, trace.build_tracer = noted, told
+
+
+def test_first():
+    instrument()
+    assert add.delay(1, 2).get(timeout=10) == 3
+    assert SEEN == ["sent"]
+
+
+def test_second():
+    assert add.delay(3, 4).get(timeout=10) == 7
+    assert SEEN == ["sent", "sent"]
+"""
+
+
+@pytest.mark.parametrize("world", ["celery", "celery-sim", "celery-eager"])
+def test_what_instruments_celery_in_a_test_goes_on_after_it(downstream: Downstream, world: str) -> None:
+    downstream.ini(taskservice_app="shopx.celery:app", usefixtures="taskservice_app")
+    downstream.write(test_instrumented=INSTRUMENTED)
+
+    downstream.run(f"--taskservice-backend={world}").assert_outcomes(passed=2)

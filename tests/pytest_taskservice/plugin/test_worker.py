@@ -434,3 +434,48 @@ def test_a_temporary_directory_with_a_long_path_is_no_obstacle(
     result.assert_outcomes(passed=1)
     # Nothing is left in it either.
     long.rmdir()
+
+
+def test_a_forked_test_leaves_the_sessions_worker_to_the_session(downstream: Downstream) -> None:
+    downstream.ini(taskservice_app="shopx.celery:app")
+    downstream.write(
+        conftest="""
+        import os
+
+        from _pytest.runner import runtestprotocol
+
+
+        def pytest_runtest_protocol(item, nextitem):
+            if item.name.startswith("test_forked"):
+                reading, writing = os.pipe()
+                if not os.fork():
+                    [setup, _] = runtestprotocol(item, log=False)
+                    os.write(writing, str(setup.longrepr).encode())
+                    os._exit(0)
+                os.close(writing)
+                assert b"from which this test was forked" in os.read(reading, 10_000)
+                os.wait()
+                return True
+        """,
+        test_forks="""
+        from shopx.tasks import add
+
+
+        def test_forked(taskservice_app):
+            add.delay(1, 2).get(timeout=10)
+
+
+        def test_after_it(taskservice_app):
+            assert add.delay(1, 2).get(timeout=10) == 3
+
+
+        def test_forked_from_where_a_worker_serves(taskservice_app):
+            add.delay(1, 2).get(timeout=10)
+
+
+        def test_after_that(taskservice_app):
+            assert add.delay(1, 2).get(timeout=10) == 3
+        """,
+    )
+
+    downstream.run("--taskservice-backend=celery").assert_outcomes(passed=2)
