@@ -10,6 +10,7 @@ import pytest
 
 from pytest_taskservice.errors import HarnessError, UnknownNameError
 from pytest_taskservice.session import HarnessSession, check_app, check_settings
+from pytest_taskservice.worlds import unseeded
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -169,6 +170,9 @@ def open_world(request: pytest.FixtureRequest, world: str, *, needs_app: bool = 
     # A world that has no network of its own is told which real one a test may use.
     if hasattr(driver, "allow_sockets"):
         driver.allow_sockets = _allowed_sockets(request)
+    # What a test leaves in the process under a name of its own must not be found by the next one.
+    if hasattr(driver, "place"):
+        driver.place = request.node.nodeid.replace(world, unseeded(world))
     driver.begin(
         app,
         check_settings(_settings_of(request)),

@@ -79,6 +79,8 @@ class CelerySimDriver:
         self.refused: list[CapabilityError] = []
         self.seed = 0
         """The seed of the next test."""
+        self.place = ""
+        """Where the next test's ids are drawn; a story has none, and the same ids wherever it is played."""
         self.allow_sockets: bool | Sequence[str] = False
         """Which real connections the next test may make: all, or those to ``host`` or ``host:port``."""
         self.calm_after: int | None = None
@@ -114,6 +116,7 @@ class CelerySimDriver:
         staged = {} if stage is None else stage_settings(app, stage, refuse=self._refuse)
         world = CeleryWorld(
             seed=self.seed,
+            place=self.place if stage is None else "",
             start=start_of(stage) or options.start,
             budget=Budget(events=options.events),
             allow_sockets=self.allow_sockets,
