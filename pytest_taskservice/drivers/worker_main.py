@@ -89,6 +89,8 @@ def load_app(spec: WorkerSpec) -> Celery:
     # Those that its modules have bound already; all others are bound under these.
     rebind(app, spec.world, before)
     app.backend_cls = None
+    # As a worker begins: Django is set up, and tasks are discovered, before a module of tasks is imported.
+    app.loader.init_worker()
     learn(app, modules=spec.modules, classes=spec.classes, carried=spec.carried)
     _register_ours(app)
     if spec.takes_safely:

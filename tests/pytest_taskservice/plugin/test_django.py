@@ -49,11 +49,11 @@ class Item(models.Model):
 TASKS = """
 from celery import shared_task
 
+from store.models import Item
+
 
 @shared_task
 def rename(key, name):
-    from store.models import Item
-
     return Item.objects.filter(pk=key).update(name=name)
 """
 
