@@ -137,6 +137,32 @@ def test_an_app_is_named_by_a_fixture_of_ours_that_a_conftest_overrides(downstre
     result.assert_outcomes(passed=4)
 
 
+def test_the_current_app_is_taken_as_the_app_that_it_is(downstream: Downstream) -> None:
+    downstream.write(
+        test_shopx="""
+        import pytest
+        from celery import current_app
+        from shopx.celery import app
+        from shopx.tasks import add
+
+        @pytest.fixture
+        def taskservice_app():
+            app.set_current()
+            return current_app
+
+        def test_it(taskservice_app):
+            assert add.delay(2, 3).get(timeout=5) == 5
+
+        def test_again(taskservice_app):
+            assert current_app._get_current_object() is app
+        """
+    )
+
+    result = downstream.run("--taskservice-backend=celery,celery-sim,celery-eager")
+
+    result.assert_outcomes(passed=6)
+
+
 def test_the_fixtures_a_celery_project_already_has_are_used(downstream: Downstream) -> None:
     downstream.ini()
     downstream.write(
