@@ -38,6 +38,8 @@ __all__ = [
 
 HARNESS = pytest.StashKey[HarnessSession]()
 _CLOCKS = ("virtual", "real")
+_DATABASES = ("_django_db_helper", "_django_db_marker")
+"""What all of pytest-django's fixtures of a database come to, and its marker."""
 WORLD: pytest.StashKey[WorldDriver] = pytest.StashKey()
 ENTER: pytest.StashKey[Callable[[pytest.FixtureRequest], None]] = pytest.StashKey()
 """How an item that is no test function enters its ``world``."""
@@ -47,6 +49,10 @@ ENTER: pytest.StashKey[Callable[[pytest.FixtureRequest], None]] = pytest.StashKe
 def taskservice_backend(request: pytest.FixtureRequest) -> Iterator[str]:
     """The name of the world the test runs in; asking for it makes the test run in every chosen one."""
     harness = request.config.stash[HARNESS]
+    # A worker is told the names of test databases, and fixtures that an ini file names come first of all.
+    for name in _DATABASES:
+        if name in request.fixturenames:
+            request.getfixturevalue(name)
     enter = request.node.stash.get(ENTER, None)
     # A unittest.TestCase has no parameters.
     world = request.node.world if enter else getattr(request, "param", harness.options.backends[0])
