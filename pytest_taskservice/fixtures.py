@@ -10,6 +10,7 @@ import pytest
 
 from pytest_taskservice.errors import HarnessError, UnknownNameError
 from pytest_taskservice.session import HarnessSession, check_app, check_settings
+from pytest_taskservice.worlds import unseeded
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -37,6 +38,8 @@ __all__ = [
 
 HARNESS = pytest.StashKey[HarnessSession]()
 _CLOCKS = ("virtual", "real")
+_DATABASES = ("_django_db_helper", "_django_db_marker")
+"""What all of pytest-django's fixtures of a database come to, and its marker."""
 WORLD: pytest.StashKey[WorldDriver] = pytest.StashKey()
 ENTER: pytest.StashKey[Callable[[pytest.FixtureRequest], None]] = pytest.StashKey()
 """How an item that is no test function enters its ``world``."""
@@ -46,6 +49,10 @@ ENTER: pytest.StashKey[Callable[[pytest.FixtureRequest], None]] = pytest.StashKe
 def taskservice_backend(request: pytest.FixtureRequest) -> Iterator[str]:
     """The name of the world the test runs in; asking for it makes the test run in every chosen one."""
     harness = request.config.stash[HARNESS]
+    # A worker is told the names of test databases, and fixtures that an ini file names come first of all.
+    for name in _DATABASES:
+        if name in request.fixturenames:
+            request.getfixturevalue(name)
     enter = request.node.stash.get(ENTER, None)
     # A unittest.TestCase has no parameters.
     world = request.node.world if enter else getattr(request, "param", harness.options.backends[0])
@@ -169,6 +176,9 @@ def open_world(request: pytest.FixtureRequest, world: str, *, needs_app: bool = 
     # A world that has no network of its own is told which real one a test may use.
     if hasattr(driver, "allow_sockets"):
         driver.allow_sockets = _allowed_sockets(request)
+    # What a test leaves in the process under a name of its own must not be found by the next one.
+    if hasattr(driver, "place"):
+        driver.place = request.node.nodeid.replace(world, unseeded(world))
     driver.begin(
         app,
         check_settings(_settings_of(request)),

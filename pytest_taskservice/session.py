@@ -207,10 +207,14 @@ def load_app(path: str, *, root: Path) -> Celery:
 def check_app(found: Any, where: str) -> Celery:
     """Return ``found`` if it is a Celery app; raise :class:`AppNotFoundError` that starts with ``where``."""
     from celery import Celery
+    from celery.local import Proxy
 
     if not isinstance(found, Celery):
         raise AppNotFoundError(f"{where}: not a Celery app but a {type(found).__name__}: {found!r}")
-    return found
+    # Of Celery's current_app the app that it is now: made current itself, it would stand for itself for ever.
+    named: Any = found
+    app: Celery = named._get_current_object() if type(named) is Proxy else named  # noqa: SLF001 - its only way
+    return app
 
 
 def _nothing() -> None:

@@ -13,6 +13,7 @@ from pytest_taskservice.drivers import celery_app
 from pytest_taskservice.drivers.app_patch import AppPatch, simulation_changes
 from pytest_taskservice.drivers.base import Capability, CapabilityError, Outcome, TaskCall
 from pytest_taskservice.drivers.canvases import send_canvas
+from pytest_taskservice.drivers.eager_words import WAITS_FOR_NOTHING
 from pytest_taskservice.drivers.embedded import embedded_by, worker_options
 from pytest_taskservice.drivers.sim_faults import SimulatedFaults
 from pytest_taskservice.drivers.staging import rebound, stage_settings, start_of
@@ -62,6 +63,8 @@ class _Test:
     settings: Mapping[str, Any]
     loops: bool
     stack: ExitStack
+    eager: bool
+    """Whether the app is eager by its own settings."""
     labels: dict[str, str] = field(default_factory=dict)
     worker: SimulatedWorker | None = None
     own_workers: bool = False
@@ -79,6 +82,8 @@ class CelerySimDriver:
         self.refused: list[CapabilityError] = []
         self.seed = 0
         """The seed of the next test."""
+        self.place = ""
+        """Where the next test's ids are drawn; a story has none, and the same ids wherever it is played."""
         self.allow_sockets: bool | Sequence[str] = False
         """Which real connections the next test may make: all, or those to ``host`` or ``host:port``."""
         self.calm_after: int | None = None
@@ -111,9 +116,11 @@ class CelerySimDriver:
         self.refused = []
         stack = ExitStack()
         options, stage = self._options, self._stage
+        eager = stage is None and bool(app.conf.task_always_eager)
         staged = {} if stage is None else stage_settings(app, stage, refuse=self._refuse)
         world = CeleryWorld(
             seed=self.seed,
+            place=self.place if stage is None else "",
             start=start_of(stage) or options.start,
             budget=Budget(events=options.events),
             allow_sockets=self.allow_sockets,
@@ -136,7 +143,9 @@ class CelerySimDriver:
             if loops:
                 world.open_loops()
             world.before_send, world.route = self._before_send, self._route
-            self._test = _Test(world=world, app=app, settings=settings, loops=loops, stack=stack.pop_all())
+            self._test = _Test(
+                world=world, app=app, settings=settings, loops=loops, stack=stack.pop_all(), eager=eager
+            )
         if stage is not None:
             try:
                 self._set_up(stage)
@@ -301,7 +310,10 @@ class CelerySimDriver:
         if self._test is None:
             return {}
         waiting = self._test.world.simulation.waiting_for()
-        return {"unfinished": "\n".join(waiting)} if waiting else {}
+        if not waiting:
+            return {}
+        hint = {"hint": WAITS_FOR_NOTHING} if self._test.eager else {}
+        return {"unfinished": "\n".join(waiting), **hint}
 
     def close(self) -> None:
         """Close the simulation, if one is open."""

@@ -17,6 +17,7 @@ from pytest_taskservice.drivers.base import (
     TaskCall,
     WorkflowControl,
 )
+from pytest_taskservice.drivers.eager_words import WAITS_FOR_NOTHING
 from pytest_taskservice.drivers.frozen import refuse_frozen_launches, refusing_frozen_time
 from pytest_taskservice.drivers.staging import rebound, with_settings
 from pytest_taskservice.drivers.together import at_once
@@ -79,6 +80,8 @@ class CeleryWorkerDriver:
         self._test = ExitStack()
         self._workflows: WorkflowControl | None = None
         self._told: list[Event] = []
+        self._eager = False
+        """Whether the app is eager by its own settings."""
         self._hints: list[str] = []
 
     def warm(self) -> None:
@@ -139,6 +142,7 @@ class CeleryWorkerDriver:
                 f"no module holds this app, so the worker made one, without its task class {lost}: name one "
                 "that a module holds (taskservice_app = 'module:app')"
             )
+        self._eager = self._stage is None and bool(app.conf.task_always_eager)
         app.finalize()
         before = {name: app.conf.get(name) for name in settings}
         self._test.enter_context(serving.patch(app, settings).applied())
@@ -297,8 +301,9 @@ class CeleryWorkerDriver:
             texts["worker log"] = fleet.log_text()
             if fleet.living():
                 texts["unfinished"] = fleet.held()
-        if self._hints:
-            texts["hint"] = "\n".join(dict.fromkeys(self._hints))
+        hints = [*self._hints, WAITS_FOR_NOTHING] if self._eager and self._told else self._hints
+        if hints:
+            texts["hint"] = "\n".join(dict.fromkeys(hints))
         return texts
 
     def close(self) -> None:

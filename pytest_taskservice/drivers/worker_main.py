@@ -89,6 +89,8 @@ def load_app(spec: WorkerSpec) -> Celery:
     # Those that its modules have bound already; all others are bound under these.
     rebind(app, spec.world, before)
     app.backend_cls = None
+    # As a worker begins: Django is set up, and tasks are discovered, before a module of tasks is imported.
+    app.loader.init_worker()
     learn(app, modules=spec.modules, classes=spec.classes, carried=spec.carried)
     _register_ours(app)
     if spec.takes_safely:
@@ -142,6 +144,8 @@ def load_module(source: ModuleSource) -> ModuleType:
 def _serve(spec: WorkerSpec) -> int:
     os.environ.clear()
     os.environ.update(spec.environment)
+    # Celery refuses root with pickle, for fear of strangers; a test's messages are its own.
+    os.environ.setdefault("C_FORCE_ROOT", "1")
     os.chdir(spec.cwd)
     sys.path[:] = spec.sys_path
     if spec.echo is not None:

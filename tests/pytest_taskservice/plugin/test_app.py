@@ -137,6 +137,60 @@ def test_an_app_is_named_by_a_fixture_of_ours_that_a_conftest_overrides(downstre
     result.assert_outcomes(passed=4)
 
 
+@pytest.mark.parametrize("world", ["celery", "celery-sim"])
+def test_who_relies_on_an_eager_app_is_told_where_a_test_fails(downstream: Downstream, world: str) -> None:
+    downstream.write(
+        conftest="""
+        from shopx.celery import app
+
+        app.conf.task_always_eager = True
+        """,
+        test_shopx="""
+        import os
+        from shopx.tasks import add
+
+        def test_it_does_not_wait(taskservice_app):
+            add.delay(2, 3)
+            assert os is None
+
+        def test_it_sends_nothing(taskservice_app):
+            assert os is None
+        """,
+    )
+
+    result = downstream.run(f"--taskservice-backend={world}")
+
+    result.assert_outcomes(failed=2)
+    told = [line for line in result.outlines if "in this world it has only been sent" in line]
+    assert len(told) == 1
+
+
+def test_the_current_app_is_taken_as_the_app_that_it_is(downstream: Downstream) -> None:
+    downstream.write(
+        test_shopx="""
+        import pytest
+        from celery import current_app
+        from shopx.celery import app
+        from shopx.tasks import add
+
+        @pytest.fixture
+        def taskservice_app():
+            app.set_current()
+            return current_app
+
+        def test_it(taskservice_app):
+            assert add.delay(2, 3).get(timeout=5) == 5
+
+        def test_again(taskservice_app):
+            assert current_app._get_current_object() is app
+        """
+    )
+
+    result = downstream.run("--taskservice-backend=celery,celery-sim,celery-eager")
+
+    result.assert_outcomes(passed=6)
+
+
 def test_the_fixtures_a_celery_project_already_has_are_used(downstream: Downstream) -> None:
     downstream.ini()
     downstream.write(

@@ -49,11 +49,11 @@ class Item(models.Model):
 TASKS = """
 from celery import shared_task
 
+from store.models import Item
+
 
 @shared_task
 def rename(key, name):
-    from store.models import Item
-
     return Item.objects.filter(pk=key).update(name=name)
 """
 
@@ -182,6 +182,20 @@ def test_a_task_works_on_the_test_database(pytester: pytest.Pytester) -> None:
     result = pytester.runpytest_subprocess("--taskservice-backend=celery,celery-eager")
 
     result.assert_outcomes(passed=3)
+
+
+def test_a_suite_that_is_put_into_the_world_as_a_whole_leaves_the_real_database_alone(
+    pytester: pytest.Pytester,
+) -> None:
+    make_project(pytester, test_database='{"NAME": HOME / "test.db"}')
+    (pytester.path / "test_store.py").write_text(TESTS.replace("(taskservice_app)", "()"))
+
+    result = pytester.runpytest_subprocess(
+        "--taskservice-backend=celery", "-o", "usefixtures=taskservice_app", "-k", "test_database"
+    )
+
+    result.assert_outcomes(passed=1)
+    assert not (pytester.path / "real.db").exists()
 
 
 def test_a_database_in_memory_is_explained(pytester: pytest.Pytester) -> None:

@@ -70,6 +70,44 @@ def test_a_celery_app_lives_through_hours_in_a_moment(downstream: Downstream) ->
     result.assert_outcomes(passed=10)
 
 
+def test_ids_of_one_test_do_not_come_again_in_another_and_are_its_seeds(downstream: Downstream) -> None:
+    downstream.write(
+        test_shopx="""
+        from pathlib import Path
+
+        import pytest
+        from celery import uuid
+        from shopx.tasks import add
+
+        # As a cache of the process would.
+        seen = {}
+
+        @pytest.fixture(autouse=True)
+        def ids(request, taskservice_backend):
+            drawn = {add.delay(1, 1).id, uuid()}
+            assert drawn.isdisjoint(seen)
+            seen.update(dict.fromkeys(drawn))
+            with Path("ids").open("a") as file:
+                print(request.node.originalname, *sorted(drawn), file=file)
+
+        def test_one():
+            pass
+
+        @pytest.mark.parametrize("number", [1, 2])
+        def test_parameters(number):
+            pass
+        """
+    )
+
+    result = downstream.run("--taskservice-backend=celery-sim")
+    again = downstream.run("--taskservice-backend=celery-sim", "--taskservice-seed=0")
+
+    result.assert_outcomes(passed=3)
+    again.assert_outcomes(passed=3)
+    told = (downstream.root / "ids").read_text().splitlines()
+    assert told[:3] == told[3:]
+
+
 def test_threads_loops_and_frozen_time_are_in_the_same_simulation(downstream: Downstream) -> None:
     downstream.write(
         test_shopx="""

@@ -299,6 +299,36 @@ def test_pickle_is_refused_and_the_report_says_so(downstream: Downstream) -> Non
     result.stdout.fnmatch_lines("*Refusing to deserialize untrusted content of type pickle*")
 
 
+def test_who_is_root_may_test_an_app_that_accepts_pickle(downstream: Downstream) -> None:
+    downstream.write(
+        conftest="""
+        from shopx.celery import app
+
+        app.conf.update(task_serializer="pickle", accept_content=["json", "pickle"])
+        """,
+        shopx__root="""
+        import os
+
+        os.getuid = os.geteuid = lambda: 0
+        """,
+        test_shopx="""
+        from celery import shared_task
+        from shopx import root
+
+        @shared_task
+        def count(found):
+            return len(found)
+
+        def test_it(taskservice_app):
+            assert count.delay({1, 2, 3}).get(timeout=5) == 3
+        """,
+    )
+
+    result = downstream.run(CELERY)
+
+    result.assert_outcomes(passed=1)
+
+
 def test_a_result_that_never_comes_does_not_hold_up_the_end(downstream: Downstream) -> None:
     downstream.write(
         test_shopx="""
