@@ -91,6 +91,11 @@ class Companions:
                 self._let_processes_work(seconds)
         self._simulation.sleep(seconds)
 
+    def read(self) -> None:
+        """Let a moment pass before a reading, if there has been one at this instant."""
+        if threading.get_ident() == self._owner:
+            self._simulation.read()
+
     def _let_processes_work(self, seconds: float) -> None:
         if self._patience_with_processes <= 0:
             return

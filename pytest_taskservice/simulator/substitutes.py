@@ -16,7 +16,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from types import ModuleType
+from types import FrameType, ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pytest_taskservice.errors import SimulationError
@@ -24,7 +24,7 @@ from pytest_taskservice.errors import SimulationError
 if TYPE_CHECKING:
     from pytest_taskservice.simulator.core.randomness import Randomness
 
-__all__ = ["Patches", "Sleeper", "real_sleep", "replaced", "substitute"]
+__all__ = ["Patches", "Sleeper", "note_reading", "real_sleep", "replaced", "substitute"]
 
 
 class Sleeper(Protocol):
@@ -37,6 +37,9 @@ class Sleeper(Protocol):
 
     def sleep(self, seconds: float) -> None:
         """Do nothing for ``seconds`` of virtual time; others go on."""
+
+    def read(self) -> None:
+        """Somebody is about to read a clock: no two readings need be the same."""
 
 
 real_sleep = time.sleep
@@ -70,8 +73,12 @@ _ON_BEHALF = frozenset(
 # others.
 _ONCE = frozenset({"kombu.common"})
 
+# They read clocks for the simulation's own course, often: what they see stands still between two events.
+_ITS_OWN = frozenset({"amqp", "billiard", "celery", "fakeredis", "kombu", "redis", "taskservice", "vine"})
+
 _open: Sleeper | None = None
 _exempt: dict[str, bool] = {}
+_readers: dict[str, bool] = {}
 
 
 def _sleep(seconds: float, /) -> None:
@@ -88,21 +95,29 @@ def _monotonic() -> float:
     if simulation is None:
         return _real_monotonic()
     # As _caller_is_real() finds out; this is asked at every turn.
-    real = _exempt.get(sys._getframe(1).f_globals.get("__name__", ""))  # noqa: SLF001 - as below
+    frame = sys._getframe(1)  # noqa: SLF001 - as below
+    real = _exempt.get(frame.f_globals.get("__name__", ""))
     if real is None:
         real = _caller_is_real()
-    return _real_monotonic() if real else simulation.monotonic()
+    if real:
+        return _real_monotonic()
+    note_reading(frame)
+    return simulation.monotonic()
 
 
 def _perf_counter() -> float:
     simulation = _open
-    return _real_perf_counter() if simulation is None or _caller_is_real() else simulation.monotonic()
+    if simulation is None or _caller_is_real():
+        return _real_perf_counter()
+    note_reading(sys._getframe(1))  # noqa: SLF001 - as below
+    return simulation.monotonic()
 
 
 def _monotonic_ns() -> int:
     simulation = _open
     if simulation is None or _caller_is_real():
         return _real_monotonic_ns()
+    note_reading(sys._getframe(1))  # noqa: SLF001 - as below
     return round(simulation.monotonic() * 1e9)
 
 
@@ -110,6 +125,7 @@ def _perf_counter_ns() -> int:
     simulation = _open
     if simulation is None or _caller_is_real():
         return _real_perf_counter_ns()
+    note_reading(sys._getframe(1))  # noqa: SLF001 - as below
     return round(simulation.monotonic() * 1e9)
 
 
@@ -127,6 +143,20 @@ def _caller_is_real() -> bool:
         root = name.partition(".")[0]
         found = _exempt[name] = name in _ONCE or (name not in _ON_BEHALF and root in _REAL_TIME)
     return found
+
+
+def note_reading(frame: FrameType) -> None:
+    """Tell the simulation of a reading of a clock, if it is one by a test or by what it tests.
+
+    Not one by a module that is imported just now, which is imported once in a process.
+    """
+    name = frame.f_globals.get("__name__", "")
+    counts = _readers.get(name)
+    if counts is None:
+        root = name.partition(".")[0]
+        counts = _readers[name] = root not in _REAL_TIME and root not in _ITS_OWN
+    if counts and _open is not None and frame.f_code.co_name != "<module>":
+        _open.read()
 
 
 _SUBSTITUTES: dict[Any, Callable[..., Any]] = {

@@ -4,7 +4,8 @@ time-machine replaces them in C, so names bound earlier are covered too. It does
 sleep: see ``substitutes``.
 
 Leans on ``Traveller._destination_timestamp_ns`` of time-machine, which is set instead of shifted, at every
-event. Where it is gone, ``shift`` does the same.
+event, and on ``time_ns``, which it asks for every reading. Where the former is gone, ``shift`` does the same,
+and nobody is told of readings.
 """
 
 from __future__ import annotations
@@ -13,14 +14,20 @@ import datetime as dt
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 __all__ = ["wall_clock"]
 
 
 @contextmanager
-def wall_clock(start: float) -> Iterator[Callable[[float], None]]:
-    """Hold the wall clock at ``start``, in seconds since the Unix epoch; yield what moves it elsewhere."""
+def wall_clock(
+    start: float, *, on_read: Callable[[FrameType], None] | None = None
+) -> Iterator[Callable[[float], None]]:
+    """Hold the wall clock at ``start``, in seconds since the Unix epoch; yield what moves it elsewhere.
+
+    ``on_read`` is told who is about to read it, by the frame, and may move it before.
+    """
     import time_machine
 
     travel = time_machine.travel(0, tick=False)
@@ -40,6 +47,14 @@ def wall_clock(start: float) -> Iterator[Callable[[float], None]]:
     with _unfrozen():
         traveller: Any = travel.start()
     direct = getattr(traveller, "_destination_timestamp_ns", None) == 0
+
+    def time_ns() -> int:
+        assert on_read is not None
+        on_read(sys._getframe(1))  # noqa: SLF001 - the one way to ask who reads
+        return traveller._destination_timestamp_ns  # type: ignore[no-any-return] # noqa: SLF001 - listed above
+
+    if direct and on_read is not None:
+        traveller.time_ns = time_ns
     try:
         move(start)
         yield move

@@ -36,7 +36,7 @@ from pytest_taskservice.simulator.companions import Companions
 from pytest_taskservice.simulator.core.fibers import current_fiber
 from pytest_taskservice.simulator.core.simulation import Budget, Simulation
 from pytest_taskservice.simulator.loops.fiber_loop import install_fiber_loops
-from pytest_taskservice.simulator.substitutes import Patches, replaced
+from pytest_taskservice.simulator.substitutes import Patches, note_reading, replaced
 from pytest_taskservice.simulator.threads import Threads
 from pytest_taskservice.simulator.wallclock import wall_clock
 from pytest_taskservice.simulator.watchdog import watched
@@ -297,7 +297,7 @@ class CeleryWorld:
 
     def _open(self, stack: ExitStack) -> None:
         simulation = self.simulation
-        simulation.on_move = stack.enter_context(wall_clock(simulation.now()))
+        simulation.on_move = stack.enter_context(wall_clock(simulation.now(), on_read=note_reading))
         stack.callback(gc.set_threshold, *gc.get_threshold())
         # Celery makes many objects that live for one message: the default looks at them every few tasks.
         gc.set_threshold(_COLLECT_EVERY, *gc.get_threshold()[1:])

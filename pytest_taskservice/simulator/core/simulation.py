@@ -26,6 +26,8 @@ MONOTONIC_START = 10_000.0
 
 
 _LAST_DIGIT = 1e-9
+_READING = 2e-6
+"""Seconds between two readings of the clock, more than the microseconds that it is told in."""
 _INSTANT = 1e-5
 """Seconds of which nobody can say that time has passed."""
 
@@ -102,6 +104,7 @@ class Simulation:
         """Told how long an event is about to sleep."""
         self.on_move = on_move
         self._step = 0.0
+        self._read = -1.0
         self._polled = (0, 0)
         self._agenda = Agenda()
         self._fibers = Fibers()
@@ -206,6 +209,15 @@ class Simulation:
         self._polled = (self.events, self._polled[1] + 1)
         if self._polled[1] > _POLLS:
             raise SimulationIdleError(f"{_POLLS:,} times time.sleep({seconds:g})", self.waiting_for())
+
+    def read(self) -> None:
+        """Let a moment pass before a reading of the clock, if there has been one at this very instant.
+
+        Nothing happens in it: what falls due is done when somebody waits, as beside a body that computes.
+        """
+        if self._elapsed == self._read:
+            self._move(self._elapsed + _READING)
+        self._read = self._elapsed
 
     def spend(self, seconds: float) -> None:
         """Let a little time pass, as talking to a server takes; others may come in between."""
@@ -333,7 +345,7 @@ class Simulation:
                     if following is None or following > deadline:
                         if self._stands_still() or self._outsiders_first(deadline):
                             continue
-                        self._move(deadline)
+                        self._move(max(deadline, self._elapsed))
                         return ready is not None and bool(ready())
                 elif idle_ends and self._is_stuck() and not self._let_others_run():
                     raise SimulationIdleError(what, self.waiting_for())

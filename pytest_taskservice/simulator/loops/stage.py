@@ -112,6 +112,9 @@ class Stage:
             finally:
                 seat.last = False
 
+    def read(self) -> None:
+        """Do nothing: in event loops alone time stands still until all of them wait."""
+
     async def pass_by(self, seconds: float) -> None:
         """Wait for ``seconds`` in an event loop of this stage, and for all that is due by then."""
         from anyio import Event
