@@ -16,6 +16,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from enum import Enum, auto
 from types import FrameType, ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -73,12 +74,22 @@ _ON_BEHALF = frozenset(
 # others.
 _ONCE = frozenset({"kombu.common"})
 
-# They read clocks for the simulation's own course, often: what they see stands still between two events.
-_ITS_OWN = frozenset({"amqp", "billiard", "celery", "fakeredis", "kombu", "redis", "taskservice", "vine"})
+
+class _Reader(Enum):
+    """Who reads a clock: what has real time, somebody in the simulation, or who acts for somebody."""
+
+    REAL = auto()
+    COUNTS = auto()
+    AGENT = auto()
+
+
+_AGENTS = frozenset({"amqp", "billiard", "celery", "fakeredis", "kombu", "redis", "taskservice", "vine"})
+_QUICK = "pytest_taskservice.simulator.celery.quick_"
+"""Where shortcuts for their functions are."""
 
 _open: Sleeper | None = None
 _exempt: dict[str, bool] = {}
-_readers: dict[str, bool] = {}
+_readers: dict[str, _Reader] = {}
 
 
 def _sleep(seconds: float, /) -> None:
@@ -101,7 +112,7 @@ def _monotonic() -> float:
         real = _caller_is_real()
     if real:
         return _real_monotonic()
-    note_reading(frame)
+    _note_own(frame)
     return simulation.monotonic()
 
 
@@ -109,7 +120,7 @@ def _perf_counter() -> float:
     simulation = _open
     if simulation is None or _caller_is_real():
         return _real_perf_counter()
-    note_reading(sys._getframe(1))  # noqa: SLF001 - as below
+    _note_own(sys._getframe(1))  # noqa: SLF001 - as below
     return simulation.monotonic()
 
 
@@ -117,7 +128,7 @@ def _monotonic_ns() -> int:
     simulation = _open
     if simulation is None or _caller_is_real():
         return _real_monotonic_ns()
-    note_reading(sys._getframe(1))  # noqa: SLF001 - as below
+    _note_own(sys._getframe(1))  # noqa: SLF001 - as below
     return round(simulation.monotonic() * 1e9)
 
 
@@ -125,7 +136,7 @@ def _perf_counter_ns() -> int:
     simulation = _open
     if simulation is None or _caller_is_real():
         return _real_perf_counter_ns()
-    note_reading(sys._getframe(1))  # noqa: SLF001 - as below
+    _note_own(sys._getframe(1))  # noqa: SLF001 - as below
     return round(simulation.monotonic() * 1e9)
 
 
@@ -146,17 +157,40 @@ def _caller_is_real() -> bool:
 
 
 def note_reading(frame: FrameType) -> None:
-    """Tell the simulation of a reading of a clock, if it is one by a test or by what it tests.
+    """Tell the simulation of a reading of the wall clock, if it is one for a test or for what it tests.
 
-    Not one by a module that is imported just now, which is imported once in a process.
+    Celery's own are for whoever has called it. None is one of a module that is imported just now, which
+    happens once in a process.
     """
-    name = frame.f_globals.get("__name__", "")
-    counts = _readers.get(name)
-    if counts is None:
-        root = name.partition(".")[0]
-        counts = _readers[name] = root not in _REAL_TIME and root not in _ITS_OWN
-    if counts and _open is not None and frame.f_code.co_name != "<module>":
+    reader: FrameType | None = frame
+    while reader is not None:
+        found = _reader(reader)
+        if found is not _Reader.AGENT:
+            _tell(found, reader)
+            return
+        reader = reader.f_back
+
+
+def _note_own(frame: FrameType) -> None:
+    """Tell of a reading of a clock that Celery reads all the time, of which its own are not told."""
+    _tell(_reader(frame), frame)
+
+
+def _tell(found: _Reader, frame: FrameType) -> None:
+    if found is _Reader.COUNTS and _open is not None and frame.f_code.co_name != "<module>":
         _open.read()
+
+
+def _reader(frame: FrameType) -> _Reader:
+    name = frame.f_globals.get("__name__", "")
+    found = _readers.get(name)
+    if found is None:
+        root = name.partition(".")[0]
+        found = _Reader.REAL if root in _REAL_TIME else _Reader.COUNTS
+        if root in _AGENTS or name.startswith(_QUICK):
+            found = _Reader.AGENT
+        _readers[name] = found
+    return found
 
 
 _SUBSTITUTES: dict[Any, Callable[..., Any]] = {

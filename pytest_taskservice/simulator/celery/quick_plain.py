@@ -99,7 +99,10 @@ def _option(original: Any) -> Any:
 
 def _now(_: Any) -> Any:
     # UTC is never ambiguous, and what Celery makes of an instant in UTC is that instant.
-    return lambda app: datetime.now(UTC).astimezone(app.timezone)
+    def now(app: Any) -> datetime:
+        return datetime.now(UTC).astimezone(app.timezone)
+
+    return now
 
 
 def _cached(original: Any) -> Any:

@@ -28,6 +28,9 @@ MONOTONIC_START = 10_000.0
 _LAST_DIGIT = 1e-9
 _READING = 2e-6
 """Seconds between two readings of the clock, more than the microseconds that it is told in."""
+_IMPATIENT = 1000
+"""After so many readings with nothing in between the moment between two of them is twice as long."""
+_LONGEST_READING = 0.1
 _INSTANT = 1e-5
 """Seconds of which nobody can say that time has passed."""
 
@@ -105,6 +108,7 @@ class Simulation:
         self.on_move = on_move
         self._step = 0.0
         self._read = -1.0
+        self._readings = 0
         self._polled = (0, 0)
         self._agenda = Agenda()
         self._fibers = Fibers()
@@ -213,10 +217,14 @@ class Simulation:
     def read(self) -> None:
         """Let a moment pass before a reading of the clock, if there has been one at this very instant.
 
-        Nothing happens in it: what falls due is done when somebody waits, as beside a body that computes.
+        It grows the longer somebody does nothing but ask for the time. Nothing happens in it: what falls due
+        is done when somebody waits, as beside a body that computes.
         """
-        if self._elapsed == self._read:
-            self._move(self._elapsed + _READING)
+        if self._elapsed != self._read:
+            self._readings = 0
+        else:
+            self._readings += 1
+            self._move(self._elapsed + min(_READING * 2 ** (self._readings // _IMPATIENT), _LONGEST_READING))
         self._read = self._elapsed
 
     def spend(self, seconds: float) -> None:
