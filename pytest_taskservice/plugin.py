@@ -23,6 +23,7 @@ from pytest_taskservice.fixtures import (
     taskservice_redis,
     taskservice_sim,
 )
+from pytest_taskservice.made_databases import MadeDatabases
 from pytest_taskservice.options import add_options, parse_backends, read_options
 from pytest_taskservice.outside import outside_lines, outside_section
 from pytest_taskservice.played import Played
@@ -80,6 +81,8 @@ def pytest_configure(config: pytest.Config) -> None:
     config.add_cleanup(harness.close)
     config.pluginmanager.register(Played(config, harness.options), "taskservice-played")
     config.pluginmanager.register(Progress(config), "taskservice-progress")
+    if config.pluginmanager.has_plugin("django"):
+        config.pluginmanager.register(MadeDatabases(), "taskservice-databases")
     if "celery-sim" in harness.options.backends:
         from pytest_taskservice.seeds import Seeds
 

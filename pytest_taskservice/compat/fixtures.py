@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_taskservice.compat.session import CompatSession
+from pytest_taskservice.drivers.databases import find_databases
 from pytest_taskservice.errors import HarnessError
+from pytest_taskservice.made_databases import MAKES_DATABASES
 from pytest_taskservice.worlds import FIXTURE
 
 if TYPE_CHECKING:
@@ -207,6 +209,9 @@ def _worker(
 
     from celery.contrib.testing import worker as testing
 
+    # An embedded worker would see them whenever they are made; one in another process is told their names.
+    if request.config.pluginmanager.has_plugin("django") and find_databases():
+        request.getfixturevalue(MAKES_DATABASES)
     start_worker: Any = testing.start_worker
     with _told(start_worker(app, pool=pool, **parameters)) as worker:
         yield worker

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_taskservice.drivers import discovery
 from pytest_taskservice.drivers.carried import carry, class_places, tasks_to_carry
+from pytest_taskservice.drivers.databases import find_databases
 from pytest_taskservice.drivers.portable import UnportableError, encode
 from pytest_taskservice.drivers.unshared import keeps_mail
 from pytest_taskservice.drivers.worker_spec import ModuleSource, WorkerSpec
@@ -87,7 +88,7 @@ def make_spec(
         hostname=request.hostname,
         agent=0,
         exchanges=around.exchanges,
-        databases=discovery.find_databases() if django else {},
+        databases=find_databases() if django else {},
         mail=keeps_mail(),
         cwd=str(Path.cwd()),
         sys_path=tuple(entry or str(Path.cwd()) for entry in sys.path),

@@ -132,7 +132,7 @@ class CeleryWorkerDriver:
     def _enter(self, app: Celery, settings: Mapping[str, Any]) -> None:
         """Begin the test itself, with its workers up."""
         serving, fleet = self._serving, self._serving.running
-        if any("mode=memory" in name for name in serving.specs[0].databases.values()):
+        if any("mode=memory" in (name or "") for name in serving.specs[0].databases.values()):
             self._hints.append(
                 "Django's test database is in this process's memory, where no worker sees it: name a file "
                 "in DATABASES[...]['TEST']['NAME']"

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "find_app",
-    "find_databases",
     "find_modules",
     "find_queues",
     "is_local",
@@ -41,18 +40,6 @@ def own_task_class(app: Celery) -> str:
     """Return the name of the app's own task class, if it is one that only a function holds."""
     kind: Any = app.task_cls
     return kind.__name__ if isinstance(kind, type) and "<locals>" in kind.__qualname__ else ""
-
-
-def find_databases() -> dict[str, str]:
-    """Return the names of Django's databases, by alias; empty without a Django that is set up.
-
-    Once pytest-django has made its test databases these are their names. A worker process that reads the
-    settings anew would otherwise work on the real ones.
-    """
-    django = sys.modules.get("django.db")
-    if django is None or not sys.modules["django.conf"].settings.configured:
-        return {}
-    return {alias: str(django.connections[alias].settings_dict["NAME"]) for alias in django.connections}
 
 
 def find_modules(app: Celery) -> tuple[ModuleSource, ...]:

@@ -68,11 +68,12 @@ def load_app(spec: WorkerSpec) -> Celery:
 
     from pytest_taskservice.drivers import redirects
     from pytest_taskservice.drivers.app_patch import override
+    from pytest_taskservice.drivers.databases import use_databases
     from pytest_taskservice.drivers.exchanges import teach
     from pytest_taskservice.drivers.portable import decode
     from pytest_taskservice.drivers.staging import rebind
 
-    _use_databases(spec.databases)
+    use_databases(spec.databases)
     if spec.mail:
         importlib.import_module("django.conf").settings.EMAIL_BACKEND = _KEPT_MAIL
     teach(spec.exchanges)
@@ -236,15 +237,6 @@ def _register_ours(app: Celery) -> None:
         settings = load_settings()
         install_cancel(app)
         install_dead_letters(app, settings)
-
-
-def _use_databases(names: Mapping[str, str]) -> None:
-    """Have Django work on the test databases, before anything connects to the real ones."""
-    if not names:
-        return
-    databases = importlib.import_module("django.conf").settings.DATABASES
-    for alias, name in names.items():
-        databases[alias]["NAME"] = name
 
 
 def _finds(source: ModuleSource) -> bool:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_taskservice.drivers import discovery, exchanges
 from pytest_taskservice.drivers.app_patch import AppPatch
+from pytest_taskservice.drivers.databases import find_databases
 from pytest_taskservice.drivers.worker_fleet import Fleet, Member
 from pytest_taskservice.drivers.worker_kept import KeptWorlds, World
 from pytest_taskservice.drivers.worker_place import Place, breakable
@@ -142,7 +143,7 @@ class Serving:
         fleet = self.fleet
         if self._pid != os.getpid() or fleet is None or not all(member.alive for member in fleet.members):
             return False
-        if self.specs[0].databases != discovery.find_databases():
+        if self.specs[0].databases != find_databases():
             return False
         return _knows_all(self._world(fleet), app)
 

@@ -278,3 +278,51 @@ def test_a_connection_that_processes_of_a_hunt_would_share_is_refused(pytester: 
 
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(["E *Django's connection 'default' is open, which processes cannot share*"])
+
+
+def test_a_worker_has_no_database_until_the_tests_own_has_been_made(pytester: pytest.Pytester) -> None:
+    make_project(pytester, test_database='{"NAME": HOME / "test.db"}')
+    (pytester.path / "test_store.py").write_text("""
+import pytest
+
+from store.tasks import rename
+
+
+def test_without(taskservice_app):
+    with pytest.raises(RuntimeError, match="this worker has no database: Django's test databases had not"):
+        rename.delay(1, "lamp").get(timeout=10)
+""")
+
+    result = pytester.runpytest_subprocess("--taskservice-backend=celery")
+
+    result.assert_outcomes(passed=1)
+    assert not (pytester.path / "real.db").exists()
+
+
+def test_a_session_worker_of_celerys_fixtures_has_the_test_database(pytester: pytest.Pytester) -> None:
+    make_project(pytester, test_database='{"NAME": HOME / "test.db"}')
+    (pytester.path / "test_store.py").write_text("""
+import pytest
+
+from store.tasks import rename
+
+
+@pytest.fixture(scope="session")
+def celery_session_app():
+    from proj.celery import app
+
+    app.conf.task_always_eager = False
+    return app
+
+
+@pytest.mark.django_db(transaction=True)
+def test_it(celery_session_worker, transactional_db):
+    assert rename.delay(1, "lamp").get(timeout=10) == 0
+""")
+
+    result = pytester.runpytest_subprocess(
+        "--taskservice-backend=celery", "-p", "pytest_taskservice.celery_compat"
+    )
+
+    result.assert_outcomes(passed=1)
+    assert not (pytester.path / "real.db").exists()
