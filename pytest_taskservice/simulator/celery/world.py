@@ -364,6 +364,8 @@ class CeleryWorld:
                 yield f"queue {queue!r} holds {_named(raw)}"
             for queue, raw in broker.unacked()[:10]:
                 yield f"not acknowledged, from {queue!r}: {_named(raw)}"
+            for queue, raw in broker.coming()[:10]:
+                yield f"on its way to {queue!r}: {_named(raw)}"
 
 
 def _listen(worker: SimulatedWorker, queues: list[str]) -> None:

@@ -240,6 +240,13 @@ def test_waiting_for_a_paused_worker_names_the_fault(world: CeleryWorld) -> None
         early.delay(1).get()
 
 
+def test_a_message_under_way_is_named_among_what_is_to_come(world: CeleryWorld) -> None:
+    world.faults.inject("delay", by=3600)
+    run = early.delay(1)
+
+    assert f"on its way to 'celery': {early.name}[{run.id}]" in world.simulation.waiting_for()
+
+
 # Slowness, and clocks.
 
 
