@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["REAL_TIME", "Clock", "Verdict", "WorkerSpan", "run"]
 
 _PATIENCE = 10.0
+_CLAIMS_LATER_BY = 0.1
 _LAST_LOOKS = 3
 _NEWS = 2.0
 # What Redis transports wait before they give a message to somebody else, unless told.
@@ -191,7 +192,8 @@ class _Play:
             over = bool(self._performance.started) and self._performance.workflows_over()
             return over or not check(claims, self._record())
 
-        self._pace.wait_for(settled, until=until)
+        # No step follows, and each look is one at all runs, of which a beat makes ever more.
+        self._pace.wait_for(settled, until=until, later_by=_CLAIMS_LATER_BY)
 
     def _await_tales(self) -> None:
         """Wait a moment until what a store knows is told, too: the ends of workflow runs."""

@@ -69,15 +69,18 @@ class Pace:
             action()
         self._pause_until(instant)
 
-    def wait_for(self, ready: Callable[[], bool], *, until: float) -> bool:
-        """Wait for ``ready()`` up to ``until``; return whether it is."""
+    def wait_for(self, ready: Callable[[], bool], *, until: float, later_by: float = _LATER_BY) -> bool:
+        """Wait for ``ready()`` up to ``until``; return whether it is.
+
+        It may be found out later by the share ``later_by`` of the time that it took.
+        """
         began = self.elapsed()
         while not ready():
             now = self.elapsed()
             if now >= until:
                 return False
             # Whoever waits for an hour need not be told to the hundredth of a second.
-            self.wait_until(min(now + max(_POLL, _LATER_BY * (now - began)), until))
+            self.wait_until(min(now + max(_POLL, later_by * (now - began)), until))
         return True
 
     def forget(self) -> None:
