@@ -30,19 +30,27 @@ NAPPING = """
 
 
 @contextmanager
-def napping(downstream: Downstream, *args: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A run whose worker sleeps in a task, with its Redis and worker up."""
-    downstream.write(test_shopx=NAPPING)
-    process = downstream.start(CELERY, *args)
+def running(downstream: Downstream, *args: str, until: tuple[str, ...]) -> Iterator[subprocess.Popen[bytes]]:
+    """A run that has made the files ``until``; it is over when the test is."""
+    process = downstream.start(*args)
     try:
-        _await_file(downstream.root / "napping")
-        # Pytest, helper, worker and its two slots, at least: else the test would prove nothing.
-        assert len(downstream.processes()) >= 5
-        assert len(downstream.remains()) > len(downstream.processes())
+        for name in until:
+            _await_file(downstream.root / name)
         yield process
     finally:
         process.kill()
         process.communicate()
+
+
+@contextmanager
+def napping(downstream: Downstream, *args: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A run whose worker sleeps in a task, with its Redis and worker up."""
+    downstream.write(test_shopx=NAPPING)
+    with running(downstream, CELERY, *args, until=("napping",)) as process:
+        # Pytest, helper, worker and its two slots, at least: else the test would prove nothing.
+        assert len(downstream.processes()) >= 5
+        assert len(downstream.remains()) > len(downstream.processes())
+        yield process
 
 
 def test_nothing_is_left_after_a_normal_end(downstream: Downstream) -> None:
@@ -111,9 +119,7 @@ def test_nothing_is_left_of_a_world_that_ends_in_the_middle_of_its_faults(
     downstream: Downstream, end: str
 ) -> None:
     downstream.write(test_shopx=BROKEN)
-    process = downstream.start(CELERY)
-    try:
-        _await_file(downstream.root / "broken")
+    with running(downstream, CELERY, until=("broken",)) as process:
         # Pytest, helper, two Redis servers, two workers and their two slots, at least.
         assert len(downstream.processes()) >= 8
         if end == "kill":
@@ -123,9 +129,6 @@ def test_nothing_is_left_of_a_world_that_ends_in_the_middle_of_its_faults(
             assert process.wait(20) == pytest.ExitCode.INTERRUPTED
 
         assert downstream.remains_in_the_end() == []
-    finally:
-        process.kill()
-        process.communicate()
 
 
 BUSY = """
@@ -152,17 +155,12 @@ def test_ctrl_c_in_a_task_of_the_tests_own_process_ends_the_session(
     downstream: Downstream, world: str
 ) -> None:
     downstream.write(test_shopx=BUSY)
-    process = downstream.start(f"--taskservice-backend={world}")
-    try:
-        _await_file(downstream.root / "busy0")
+    with running(downstream, f"--taskservice-backend={world}", until=("busy0",)) as process:
         os.killpg(process.pid, signal.SIGINT)
 
         assert process.wait(20) == pytest.ExitCode.INTERRUPTED
         assert not (downstream.root / "busy1").exists()
         assert downstream.remains_in_the_end() == []
-    finally:
-        process.kill()
-        process.communicate()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere xdist's processes go on for some seconds")
@@ -171,17 +169,12 @@ def test_nothing_is_left_of_the_processes_of_an_xdist_that_was_killed(
     downstream: Downstream, world: str
 ) -> None:
     downstream.write(test_shopx=BUSY)
-    process = downstream.start(f"--taskservice-backend={world}", "-pxdist", "-n2")
-    try:
-        _await_file(downstream.root / "busy0")
-        _await_file(downstream.root / "busy1")
+    args = (f"--taskservice-backend={world}", "-pxdist", "-n2")
+    with running(downstream, *args, until=("busy0", "busy1")) as process:
         assert len(downstream.processes()) >= 3
         process.kill()
 
         assert downstream.remains_in_the_end() == []
-    finally:
-        process.kill()
-        process.communicate()
 
 
 def test_nothing_is_left_of_a_hunt_in_several_processes_after_kill_9(downstream: Downstream) -> None:
@@ -201,18 +194,12 @@ def test_nothing_is_left_of_a_hunt_in_several_processes_after_kill_9(downstream:
             taskservice_sim.find(check, seeds=9, processes=2)
         """
     )
-    process = downstream.start("--taskservice-backend=celery-sim")
-    try:
-        _await_file(downstream.root / "hunting1")
-        _await_file(downstream.root / "hunting2")
+    with running(downstream, "--taskservice-backend=celery-sim", until=("hunting1", "hunting2")) as process:
         # Pytest, helper and two children.
         assert len(downstream.processes()) >= 4
         process.kill()
 
         assert downstream.remains_in_the_end() == []
-    finally:
-        process.kill()
-        process.communicate()
 
 
 def _await_file(path: Path) -> None:
