@@ -209,8 +209,9 @@ def _worker(
 
     from celery.contrib.testing import worker as testing
 
-    # An embedded worker would see them whenever they are made; one in another process is told their names.
-    if request.config.pluginmanager.has_plugin("django") and find_databases():
+    # In the simulator a worker sees them whenever they are made; one in another process is told their names.
+    apart = request.getfixturevalue("celery_compat_world").name == "celery"
+    if apart and request.config.pluginmanager.has_plugin("django") and find_databases():
         request.getfixturevalue(MAKES_DATABASES)
     start_worker: Any = testing.start_worker
     with _told(start_worker(app, pool=pool, **parameters)) as worker:
