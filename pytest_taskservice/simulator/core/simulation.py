@@ -356,6 +356,9 @@ class Simulation:
                         self._move(max(deadline, self._elapsed))
                         return ready is not None and bool(ready())
                 elif idle_ends and self._is_stuck() and not self._let_others_run():
+                    # A thread may have brought it as the last thing it did.
+                    if (ready is not None and ready()) or not self._is_stuck():
+                        continue
                     raise SimulationIdleError(what, self.waiting_for())
                 if following is None:
                     continue

@@ -94,7 +94,8 @@ class SimulatedRedis:
         address = (host, port)
         found = self.stores.get(address)
         if found is None:
-            found = self.stores[address] = Store(self.simulation)
+            # Threads may be the first to come here at once.
+            found = self.stores.setdefault(address, Store(self.simulation))
         return found
 
     def may_wait(self) -> bool:

@@ -98,9 +98,10 @@ class Databases(dict[int, Data]):
         self._store = store
 
     def __missing__(self, number: int) -> Data:
-        data = self[number] = Data(self._store, number)
+        data = Data(self._store, number)
         data.time = self._store.simulation.now()
-        return data
+        # Connections are made outside of the lock.
+        return self.setdefault(number, data)
 
 
 class Store(FakeServer):

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import gc
-import queue
-import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
@@ -368,23 +366,6 @@ def test_one_seed_gives_one_history(open_simulation: Open) -> None:
         return said
 
     assert history() == history()
-
-
-def test_a_thread_waits_for_a_task_and_a_task_for_a_thread(simulation: Simulation) -> None:
-    got: queue.Queue[Any] = queue.Queue()
-
-    def beside() -> None:
-        theirs = client(socket_timeout=None)
-        got.put(theirs.blpop("to-thread"))
-        theirs.rpush("from-thread", "pong")
-
-    thread = threading.Thread(target=beside)
-    thread.start()
-    simulation.after(5, lambda: client().rpush("to-thread", "ping"))
-    answer = client(socket_timeout=None).blpop("from-thread")
-    thread.join(15)
-
-    assert (got.get(timeout=15), answer) == ((b"to-thread", b"ping"), (b"from-thread", b"pong"))
 
 
 def test_a_finalizer_may_talk_to_redis_at_any_time(simulation: Simulation) -> None:
