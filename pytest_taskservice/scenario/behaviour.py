@@ -70,13 +70,11 @@ class Retry:
         if attempt >= self.max_attempts:
             return None
 
-        delay = self.delay
-        for _ in range(attempt - 1):
-            # Stopping at the cap keeps factor**attempt from overflowing.
-            if delay == 0 or delay >= self.max_delay:
-                break
-            delay *= self.factor
-        return min(delay, self.max_delay)
+        try:
+            grown = self.delay * self.factor ** (attempt - 1)
+        except OverflowError:
+            grown = self.max_delay if self.delay else 0.0
+        return min(grown, self.max_delay)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -121,6 +119,14 @@ class Behaviour:
         """Rebuild what :meth:`to_json` gave."""
         retry = data.get("retry")
         return cls(**{**data, "retry": None if retry is None else Retry(**retry)})
+
+    @property
+    def attempts(self) -> int:
+        """How often it is attempted if nothing from outside ends an attempt."""
+        if self.retry is None or (self.fails_with is None and self.fails_times is None):
+            return 1
+        most = self.retry.max_attempts
+        return most if self.fails_times is None else min(self.fails_times + 1, most)
 
     def failure(self, attempt: int) -> Exception | None:
         """Return what ``attempt`` (1-based) raises; ``None`` if it succeeds."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 __all__ = [
+    "ATTEMPTED",
     "ATTEMPTS",
     "BYTES",
     "COUNTED",
@@ -25,6 +26,8 @@ LAUNCHES = (1, 10_000)
 """Of one step."""
 PRIORITY = (0, 255)
 ATTEMPTS = (1, 1000)
+ATTEMPTED = (0, 100_000)
+"""Of all runs of one story; a simulator plays them in a minute or two."""
 FACTOR = (1, 1000)
 MEMBERS = (1, 200)
 """Tasks of a canvas, and steps of a workflow."""

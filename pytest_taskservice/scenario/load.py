@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_taskservice.errors import ScenarioError
 from pytest_taskservice.scenario import fields
 from pytest_taskservice.scenario.acts import Mark
+from pytest_taskservice.scenario.amount import check_amount
 from pytest_taskservice.scenario.captured import Cast, Names
 from pytest_taskservice.scenario.claims import read_claims
 from pytest_taskservice.scenario.config import read_config
@@ -215,7 +216,7 @@ def _base(table: Table, case: str) -> Scenario:
     if (node := table.get("tags")) is not None:
         said["tags"] = tuple(fields.name(item, "a tag") for item in fields.items(node, "tags"))
     cast = _cast(table)
-    return Scenario(
+    scenario = Scenario(
         mark=table.mark,
         name=fields.text(name, "name"),
         case=case,
@@ -226,6 +227,8 @@ def _base(table: Table, case: str) -> Scenario:
         **{part.name: getattr(cast, part.name) for part in parts_of(cast)},
         **said,
     )
+    check_amount(scenario)
+    return scenario
 
 
 def _cast(table: Table) -> Cast:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Moment",
+    "attempts",
     "behaviour_length",
     "commands_of",
     "may_fail",
@@ -99,21 +100,26 @@ def story_length(scenario: Scenario) -> float:
 
 def behaviour_length(behaviour: Behaviour, config: Config) -> float:
     """Return the seconds from the first attempt's start to the last one's end."""
+    bound = _limit_met(behaviour, config)
+    if bound is not None:
+        return bound
+
+    waits = sum(behaviour.retry_delay(attempt) or 0.0 for attempt in range(1, behaviour.attempts))
+    return waits + behaviour.runs_for * behaviour.attempts
+
+
+def attempts(behaviour: Behaviour, config: Config) -> int:
+    """Return how often a run is attempted."""
+    return behaviour.attempts if _limit_met(behaviour, config) is None else 1
+
+
+def _limit_met(behaviour: Behaviour, config: Config) -> float | None:
+    """Return the time limit that ends each attempt; no retry follows it."""
     limits = [config.task_time_limit]
     if not behaviour.ignores_soft_limit:
         limits.append(config.task_soft_time_limit)
     bound = min((limit for limit in limits if limit is not None), default=None)
-    if bound is not None and bound <= behaviour.runs_for:
-        return bound
-
-    length, attempt = behaviour.runs_for, 1
-    while behaviour.failure(attempt) is not None:
-        delay = behaviour.retry_delay(attempt)
-        if delay is None:
-            break
-        length += delay + behaviour.runs_for
-        attempt += 1
-    return length
+    return bound if bound is not None and bound <= behaviour.runs_for else None
 
 
 def work_until_ask(workflow: Workflow) -> float:
