@@ -164,7 +164,9 @@ def note_reading(frame: FrameType) -> None:
     """
     reader: FrameType | None = frame
     while reader is not None:
-        found = _reader(reader)
+        # Each task's result is dated, from some ten frames deep.
+        name = reader.f_globals.get("__name__", "")
+        found = _readers.get(name) or _reader(name)
         if found is not _Reader.AGENT:
             _tell(found, reader)
             return
@@ -173,7 +175,8 @@ def note_reading(frame: FrameType) -> None:
 
 def _note_own(frame: FrameType) -> None:
     """Tell of a reading of a clock that Celery reads all the time, of which its own are not told."""
-    _tell(_reader(frame), frame)
+    name = frame.f_globals.get("__name__", "")
+    _tell(_readers.get(name) or _reader(name), frame)
 
 
 def _tell(found: _Reader, frame: FrameType) -> None:
@@ -181,15 +184,12 @@ def _tell(found: _Reader, frame: FrameType) -> None:
         _open.read()
 
 
-def _reader(frame: FrameType) -> _Reader:
-    name = frame.f_globals.get("__name__", "")
-    found = _readers.get(name)
-    if found is None:
-        root = name.partition(".")[0]
-        found = _Reader.REAL if root in _REAL_TIME else _Reader.COUNTS
-        if root in _AGENTS or name.startswith(_QUICK):
-            found = _Reader.AGENT
-        _readers[name] = found
+def _reader(name: str) -> _Reader:
+    root = name.partition(".")[0]
+    found = _Reader.REAL if root in _REAL_TIME else _Reader.COUNTS
+    if root in _AGENTS or name.startswith(_QUICK):
+        found = _Reader.AGENT
+    _readers[name] = found
     return found
 
 
