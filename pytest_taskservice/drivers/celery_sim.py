@@ -13,7 +13,7 @@ from pytest_taskservice.drivers import celery_app
 from pytest_taskservice.drivers.app_patch import AppPatch, simulation_changes
 from pytest_taskservice.drivers.base import Capability, CapabilityError, Outcome, TaskCall
 from pytest_taskservice.drivers.canvases import send_canvas
-from pytest_taskservice.drivers.eager_words import WAITS_FOR_NOTHING
+from pytest_taskservice.drivers.eagerness import Eagerness
 from pytest_taskservice.drivers.embedded import embedded_by, worker_options
 from pytest_taskservice.drivers.sim_faults import SimulatedFaults
 from pytest_taskservice.drivers.staging import rebound, stage_settings, start_of
@@ -63,8 +63,7 @@ class _Test:
     settings: Mapping[str, Any]
     loops: bool
     stack: ExitStack
-    eager: bool
-    """Whether the app is eager by its own settings."""
+    eagerness: Eagerness | None
     labels: dict[str, str] = field(default_factory=dict)
     worker: SimulatedWorker | None = None
     own_workers: bool = False
@@ -116,7 +115,7 @@ class CelerySimDriver:
         self.refused = []
         stack = ExitStack()
         options, stage = self._options, self._stage
-        eager = stage is None and bool(app.conf.task_always_eager)
+        eagerness = Eagerness(app) if stage is None else None
         staged = {} if stage is None else stage_settings(app, stage, refuse=self._refuse)
         world = CeleryWorld(
             seed=self.seed,
@@ -144,7 +143,12 @@ class CelerySimDriver:
                 world.open_loops()
             world.before_send, world.route = self._before_send, self._route
             self._test = _Test(
-                world=world, app=app, settings=settings, loops=loops, stack=stack.pop_all(), eager=eager
+                world=world,
+                app=app,
+                settings=settings,
+                loops=loops,
+                stack=stack.pop_all(),
+                eagerness=eagerness,
             )
         if stage is not None:
             try:
@@ -312,8 +316,8 @@ class CelerySimDriver:
         waiting = self._test.world.simulation.waiting_for()
         if not waiting:
             return {}
-        hint = {"hint": WAITS_FOR_NOTHING} if self._test.eager else {}
-        return {"unfinished": "\n".join(waiting), **hint}
+        hint = self._test.eagerness and self._test.eagerness.hint
+        return {"unfinished": "\n".join(waiting)} | ({"hint": hint} if hint else {})
 
     def close(self) -> None:
         """Close the simulation, if one is open."""
@@ -348,6 +352,8 @@ class CelerySimDriver:
     def _before_send(self) -> None:
         """Have a worker before the first message is sent, unless the test starts its own."""
         test = self._current()
+        if test.eagerness is not None:
+            test.eagerness.look()
         if test.worker is not None or test.own_workers:
             return
         # First of all: starting it sends messages too.

@@ -17,7 +17,7 @@ from pytest_taskservice.drivers.base import (
     TaskCall,
     WorkflowControl,
 )
-from pytest_taskservice.drivers.eager_words import WAITS_FOR_NOTHING
+from pytest_taskservice.drivers.eagerness import Eagerness
 from pytest_taskservice.drivers.frozen import refuse_frozen_launches, refusing_frozen_time
 from pytest_taskservice.drivers.staging import rebound, with_settings
 from pytest_taskservice.drivers.together import at_once
@@ -80,8 +80,7 @@ class CeleryWorkerDriver:
         self._test = ExitStack()
         self._workflows: WorkflowControl | None = None
         self._told: list[Event] = []
-        self._eager = False
-        """Whether the app is eager by its own settings."""
+        self._eagerness: Eagerness | None = None
         self._hints: list[str] = []
 
     def warm(self) -> None:
@@ -142,7 +141,7 @@ class CeleryWorkerDriver:
                 f"no module holds this app, so the worker made one, without its task class {lost}: name one "
                 "that a module holds (taskservice_app = 'module:app')"
             )
-        self._eager = self._stage is None and bool(app.conf.task_always_eager)
+        self._eagerness = Eagerness(app) if self._stage is None else None
         app.finalize()
         before = {name: app.conf.get(name) for name in settings}
         self._test.enter_context(serving.patch(app, settings).applied())
@@ -152,6 +151,7 @@ class CeleryWorkerDriver:
         outgoing = Outgoing(
             app, settings, self._stage, serving=serving, tell=self._tell, hint=self._hints.append
         )
+        outgoing.eagerness = self._eagerness
         self._test.enter_context(outgoing.heard())
         fleet.look(SETTLE)
         fleet.mark()
@@ -301,7 +301,8 @@ class CeleryWorkerDriver:
             texts["worker log"] = fleet.log_text()
             if fleet.living():
                 texts["unfinished"] = fleet.held()
-        hints = [*self._hints, WAITS_FOR_NOTHING] if self._eager and self._told else self._hints
+        eager = self._eagerness and self._eagerness.hint
+        hints = [*self._hints, eager] if eager and self._told else self._hints
         if hints:
             texts["hint"] = "\n".join(dict.fromkeys(hints))
         return texts

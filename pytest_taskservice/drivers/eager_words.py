@@ -11,14 +11,7 @@ from contextlib import contextmanager
 from functools import wraps
 from typing import Any
 
-__all__ = ["WAITS_FOR_NOTHING", "EagerWords"]
-
-WAITS_FOR_NOTHING = (
-    "the app's own settings have task_always_eager, where a task has ended when delay() returns; in this "
-    "world it has only been sent: a test that expects what a task does waits for it, with get() or "
-    "taskservice_driver.settle(timeout=10); celery-eager keeps to the setting"
-)
-"""For worlds with workers, on a test whose app is eager without us."""
+__all__ = ["EagerWords"]
 
 _ROUTES = ("queue", "routing_key", "exchange", "priority")
 _ATTRIBUTES = {

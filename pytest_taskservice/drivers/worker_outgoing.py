@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from celery import Celery
 
     from pytest_taskservice.drivers.base import Stage
+    from pytest_taskservice.drivers.eagerness import Eagerness
     from pytest_taskservice.drivers.worker_serving import Serving
     from pytest_taskservice.history import Event
 
@@ -38,6 +39,8 @@ class Outgoing:
         self._serving = serving
         self._tell, self._hint = tell, hint
         self._leaving: dict[str, float] = {}
+        self.eagerness: Eagerness | None = None
+        """Asked to look at what the app says of itself whenever a task leaves."""
 
     @contextmanager
     def heard(self) -> Iterator[None]:
@@ -57,6 +60,8 @@ class Outgoing:
         name = str(sender)
         if name not in self._serving.running.tasks and name in self._app.tasks:
             self._teach(name)
+        if self.eagerness is not None:
+            self.eagerness.look()
         if self._stage is None and name in self._app.tasks:
             for hint in unshared(self._app.tasks[name]):
                 self._hint(hint)

@@ -165,6 +165,40 @@ def test_who_relies_on_an_eager_app_is_told_where_a_test_fails(downstream: Downs
     assert len(told) == 1
 
 
+@pytest.mark.parametrize("world", ["celery", "celery-sim"])
+def test_who_makes_an_app_eager_in_a_test_is_told_where_it_fails(downstream: Downstream, world: str) -> None:
+    downstream.write(
+        shopx__settings="task_always_eager = False",
+        conftest="""
+        from shopx.celery import app
+
+        app.config_from_object("shopx.settings")
+        """,
+        test_shopx="""
+        import os
+        from shopx import settings
+        from shopx.tasks import add
+
+        def test_it_is_eager(taskservice_app, monkeypatch):
+            monkeypatch.setattr(settings, "task_always_eager", True)
+            add.delay(2, 3)
+            assert os is None
+
+        def test_it_is_not(taskservice_app):
+            add.delay(2, 3)
+            assert os is None
+        """,
+    )
+
+    result = downstream.run(f"--taskservice-backend={world}")
+
+    result.assert_outcomes(failed=2)
+    told = [line for line in result.outlines if "in this world it has only been sent" in line]
+    assert [line.partition(",")[0] for line in told] == [
+        "the test sent a task while it set task_always_eager"
+    ]
+
+
 def test_the_current_app_is_taken_as_the_app_that_it_is(downstream: Downstream) -> None:
     downstream.write(
         test_shopx="""
