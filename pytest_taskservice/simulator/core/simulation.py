@@ -30,7 +30,8 @@ _READING = 2e-6
 """Seconds between two readings of the clock, more than the microseconds that it is told in."""
 _IMPATIENT = 1000
 """After so many readings with nothing in between the moment between two of them is twice as long."""
-_LONGEST_READING = 0.1
+_DOUBLINGS = 16
+"""The longest moment is 0.13 s."""
 _INSTANT = 1e-5
 """Seconds of which nobody can say that time has passed."""
 
@@ -224,7 +225,8 @@ class Simulation:
             self._readings = 0
         else:
             self._readings += 1
-            self._move(self._elapsed + min(_READING * 2 ** (self._readings // _IMPATIENT), _LONGEST_READING))
+            doubled = 1 << min(self._readings // _IMPATIENT, _DOUBLINGS)
+            self._move(self._elapsed + _READING * doubled)
         self._read = self._elapsed
 
     def spend(self, seconds: float) -> None:

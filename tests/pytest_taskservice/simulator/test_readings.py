@@ -10,6 +10,7 @@ import pytest
 from celery import Celery
 
 from pytest_taskservice.hunting import CelerySim, find
+from pytest_taskservice.simulator.core.simulation import Simulation
 
 app = Celery("read", broker="redis://localhost/0", backend="redis://localhost/0", set_as_current=False)
 
@@ -67,6 +68,14 @@ def test_what_is_waited_for_takes_exactly_as_long_from_a_reading_on() -> None:
         assert wait.delay().get() == 60.0
 
     simulated(check)
+
+
+def test_a_clock_is_read_any_number_of_times() -> None:
+    simulation = Simulation(seed=0, start=0.0, on_move=lambda _: None)
+    for _ in range(1_100_000):
+        simulation.read()
+
+    assert simulation.elapsed > 3600.0
 
 
 def test_a_loop_that_only_asks_for_the_time_ends() -> None:
