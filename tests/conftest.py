@@ -59,6 +59,18 @@ LENGTHY = frozenset(
 )
 # As long, but only where real workers play them.
 LENGTHY_ON_WORKERS = frozenset({"test_workflow_control.py", "test_workflow_deadlines.py"})
+# Of many runs at once; on other pools and brokers they cost as much, and have said nothing else so far.
+LENGTHY_ON_OTHERS = frozenset(
+    {
+        "test_a_chord_and_a_chain_of_a_hundred",
+        "test_a_group_of_a_thousand",
+        "test_a_thousand_runs_complete_without_a_thread_each",
+        "test_many_chords_at_once_do_not_starve_each_other",
+        "test_two_hundred_runs_at_once_all_come_back",
+        "test_two_thousand_calls_all_come_back",
+        "test_what_is_as_deep_as_may_be_works",
+    }
+)
 # More than half a minute each.
 LONG = frozenset(
     {
@@ -119,7 +131,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         given = (
             item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
         )
-        if item.path.name in LENGTHY or _is_lengthy(item, given):
+        if item.path.name in LENGTHY or _is_lengthy(item, given) or _is_bulk(item, given):
             item.add_marker("lengthy")
         ours = item.path.name in MODULES or item.path.parent.name in FOLDERS
         by_hand = item.get_closest_marker("internals") is not None
@@ -155,6 +167,10 @@ def _rank(item: pytest.Item) -> int:
 
 def _is_lengthy(item: pytest.Item, given: Mapping[str, object]) -> bool:
     return item.path.name in LENGTHY_ON_WORKERS and given.get("story_world") == "celery"
+
+
+def _is_bulk(item: pytest.Item, given: Mapping[str, object]) -> bool:
+    return item.name.partition("[")[0] in LENGTHY_ON_OTHERS and given.get("world") in WORLDS
 
 
 @pytest.fixture
