@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ from pytest_taskservice.compat.servers import named_servers, world_settings
 from pytest_taskservice.compat.window import StateWindows
 from pytest_taskservice.drivers import exchanges, redirects
 from pytest_taskservice.drivers.app_patch import AppPatch, pools_of
-from pytest_taskservice.drivers.unshared import unshared
+from pytest_taskservice.drivers.unshared import Unshared
 from pytest_taskservice.drivers.worker_process import WorkerProcess
 from taskservice.reaper import shared_reaper
 
@@ -51,7 +51,10 @@ class ProcessWorld:
         self._windows = StateWindows()
         self._started = self._stopped = 0
         self._unlisten: Callable[[], None] | None = None
-        self._unshared: dict[str, None] = {}
+        # The worker tells the test of each message that it receives.
+        self._unshared = Unshared(relayed=("task_received",))
+        self._hints: dict[str, None] = {}
+        self._test = ExitStack()
 
     @contextmanager
     def open(self, app: Celery) -> Iterator[None]:
@@ -114,20 +117,23 @@ class ProcessWorld:
 
     def begin_test(self, name: str) -> None:
         """Replace a worker that the test before has killed, and note where each one's log stands."""
-        self._unshared = {}
+        self._hints = {}
+        self._test.enter_context(self._unshared.listening())
         for worker in self._workers:
             if not worker.alive:
                 worker.reload()
             worker.mark()
 
     def end_test(self) -> None:
-        """Do nothing: what is open stays as it is."""
+        """Hear of what it does no longer; what is open stays as it is."""
+        self._test.close()
 
     def report(self) -> dict[str, str]:
         """Return the workers' logs during this test, and what they could not be told."""
         texts = {f"worker log ({worker.hostname})": worker.log_text() for worker in self._workers}
-        hints = dict.fromkeys(hint for worker in self._workers for hint in worker.hints) | self._unshared
-        return {**texts, "hint": "\n".join(hints)}
+        hints = [hint for worker in self._workers for hint in worker.hints]
+        hints += [*self._hints, *self._unshared.listened()]
+        return {**texts, "hint": "\n".join(dict.fromkeys(hints))}
 
     def describe(self) -> str:
         """Return how many workers there were, and on what."""
@@ -137,6 +143,8 @@ class ProcessWorld:
 
     def close(self) -> None:
         """End what is left."""
+        self._test.close()
+        self._unshared.close()
         for worker in list(self._workers):
             self._forget(worker)
             # Whoever started it would have stopped it, had the run not been cut short.
@@ -191,7 +199,7 @@ class ProcessWorld:
             for worker in list(self._workers):
                 worker.meet(str(sender))
                 if (task := worker.app.tasks.get(str(sender))) is not None:
-                    self._unshared |= dict.fromkeys(unshared(task))
+                    self._hints |= dict.fromkeys(self._unshared.of(task))
 
         signals.before_task_publish.connect(before, weak=False)
 

@@ -21,6 +21,7 @@ from pytest_taskservice.drivers.eagerness import Eagerness
 from pytest_taskservice.drivers.frozen import refuse_frozen_launches, refusing_frozen_time
 from pytest_taskservice.drivers.staging import rebound, with_settings
 from pytest_taskservice.drivers.together import at_once
+from pytest_taskservice.drivers.unshared import Unshared
 from pytest_taskservice.drivers.worker_faults import WorkerFaults
 from pytest_taskservice.drivers.worker_outgoing import Outgoing
 from pytest_taskservice.drivers.worker_place import no_connection_faults, no_redis_faults
@@ -82,6 +83,7 @@ class CeleryWorkerDriver:
         self._told: list[Event] = []
         self._eagerness: Eagerness | None = None
         self._hints: list[str] = []
+        self._unshared = Unshared()
 
     def warm(self) -> None:
         """Start a process that imports Celery meanwhile; the first test then waits less."""
@@ -149,10 +151,17 @@ class CeleryWorkerDriver:
         self._test.enter_context(refusing_frozen_time(app))
         self._test.callback(exchanges.teach(serving.specs[0].exchanges))
         outgoing = Outgoing(
-            app, settings, self._stage, serving=serving, tell=self._tell, hint=self._hints.append
+            app,
+            settings,
+            self._stage,
+            serving=serving,
+            unshared=self._unshared,
+            tell=self._tell,
+            hint=self._hints.append,
         )
         outgoing.eagerness = self._eagerness
         self._test.enter_context(outgoing.heard())
+        self._test.enter_context(self._unshared.listening())
         fleet.look(SETTLE)
         fleet.mark()
         self._told = []
@@ -302,7 +311,9 @@ class CeleryWorkerDriver:
             if fleet.living():
                 texts["unfinished"] = fleet.held()
         eager = self._eagerness and self._eagerness.hint
-        hints = [*self._hints, eager] if eager and self._told else self._hints
+        hints = [*self._hints, *self._unshared.listened()]
+        if eager and self._told:
+            hints.append(eager)
         if hints:
             texts["hint"] = "\n".join(dict.fromkeys(hints))
         return texts
@@ -313,6 +324,7 @@ class CeleryWorkerDriver:
             self._faults.close()
             self._faults = None
         self._test.close()
+        self._unshared.close()
         self._app = None
         self._serving.close()
 

@@ -6,10 +6,11 @@ For uses that an honest test may well have, and that are no reason to skip it.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from functools import wraps
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
+
+from pytest_taskservice.drivers.receivers import OF_MESSAGES, OF_WORKERS, receivers_heard
 
 __all__ = ["EagerWords"]
 
@@ -20,28 +21,6 @@ _ATTRIBUTES = {
     "soft_time_limit": "let it run as long as it would",
     "expires": "ran it before it could expire",
 }
-# What a worker, a beat or a message would send.
-_SILENT = (
-    "after_task_publish",
-    "before_task_publish",
-    "beat_embedded_init",
-    "beat_init",
-    "celeryd_after_setup",
-    "celeryd_init",
-    "heartbeat_sent",
-    "task_received",
-    "task_rejected",
-    "task_revoked",
-    "task_sent",
-    "task_unknown",
-    "worker_before_create_process",
-    "worker_init",
-    "worker_process_init",
-    "worker_process_shutdown",
-    "worker_ready",
-    "worker_shutdown",
-    "worker_shutting_down",
-)
 
 
 class EagerWords:
@@ -75,32 +54,12 @@ class EagerWords:
             run = f"{task.name}[{str(request.id)[:8]}]"
             self._say(f"{run} raised Retry with {wait}: eager mode ran it again at once")
 
-    @contextmanager
-    def listening(self) -> Iterator[None]:
+    def listening(self) -> AbstractContextManager[None]:
         """Note each signal that the test listens to in vain."""
-        from celery import signals
+        return receivers_heard((*OF_MESSAGES, *OF_WORKERS), self._listened)
 
-        connected: list[Any] = []
-        for name in _SILENT:
-            signal: Any = getattr(signals, name, None)
-            if signal is not None:
-                self._note_receivers(signal, name)
-                connected.append(signal)
-        try:
-            yield
-        finally:
-            for signal in connected:
-                signal.__dict__.pop("connect", None)
-
-    def _note_receivers(self, signal: Any, name: str) -> None:
-        connect = signal.connect
-
-        @wraps(connect)
-        def noted(*args: Any, **options: Any) -> Any:
-            self._say(f"{name} was listened to: eager mode has no worker and no message, and never sends it")
-            return connect(*args, **options)
-
-        signal.connect = noted
+    def _listened(self, name: str) -> None:
+        self._say(f"{name} was listened to: eager mode has no worker and no message, and never sends it")
 
     def _say(self, line: str) -> None:
         self._lines[line] = None

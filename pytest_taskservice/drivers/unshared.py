@@ -6,18 +6,60 @@ Nothing is imported for it: a suite without Django or mocks pays a look into ``s
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from typing import Any
 
-__all__ = ["keeps_mail", "unshared"]
+from pytest_taskservice.drivers.receivers import OF_TASKS, OF_WORKERS, receivers_heard
+from pytest_taskservice.drivers.replaced import Replaced
+
+__all__ = ["Unshared", "keeps_mail"]
 
 _LOCAL_MAIL = "django.core.mail.backends.locmem.EmailBackend"
 _ELSEWHERE = "the worlds celery-sim and celery-eager show it"
 
 
-def unshared(task: Any) -> list[str]:
-    """Return, in whole lines, what a worker process does not see of the test that sends ``task`` now."""
-    return [*_open_transactions(task), *_overridden_settings(task), *_in_its_module(task)]
+class Unshared:
+    """What tests have to themselves, in whole lines; it hears of some of it until it is closed.
+
+    ``relayed`` names signals of the worker that reach the test all the same.
+    """
+
+    def __init__(self, *, relayed: Collection[str] = ()) -> None:
+        self._relayed = relayed
+        self._listened: dict[str, None] = {}
+        self._replaced = Replaced()
+        # From before the first test on: a fixture of a wider scope may replace something for all of them.
+        self._replaced.listen()
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Hear what one test does."""
+        self._replaced.listen()
+        self._listened.clear()
+        names = (name for name in (*OF_TASKS, *OF_WORKERS) if name not in self._relayed)
+        with receivers_heard(names, self._note_receiver):
+            yield
+
+    def of(self, task: Any) -> list[str]:
+        """Return what a worker process does not see of the test that sends ``task`` now."""
+        replaced = (_replaced(task, name) for name in self._replaced.names())
+        return [*_open_transactions(task), *_overridden_settings(task), *_in_its_module(task), *replaced]
+
+    def listened(self) -> list[str]:
+        """Return what the test has listened to in vain."""
+        return list(self._listened)
+
+    def close(self) -> None:
+        """Hear of nothing any more."""
+        self._replaced.close()
+
+    def _note_receiver(self, name: str) -> None:
+        line = (
+            f"{name} was listened to: it is sent in the worker, another process, to those whom the modules "
+            f"that it imports connect; {_ELSEWHERE}"
+        )
+        self._listened[line] = None
 
 
 def keeps_mail() -> bool:
@@ -66,16 +108,20 @@ def _in_its_module(task: Any) -> Iterator[str]:
     for name, value in list(vars(module).items()):
         # By its type: a mock with a spec says that it is something else.
         if mock is not None and issubclass(type(value), mock.NonCallableMock):
-            yield (
-                f"{task.name} was sent while {module.__name__}.{name} was a mock: the worker, another "
-                f"process, has the real one; {_ELSEWHERE}"
-            )
+            yield _replaced(task, f"{module.__name__}.{name}")
         cached = cached or (cache is not None and (value is cache.cache or value is cache.caches))
     if cached:
         yield (
             f"{module.__name__} uses Django's cache, which is a LocMemCache: each process has its own; "
             f"{_ELSEWHERE} shared"
         )
+
+
+def _replaced(task: Any, name: str) -> str:
+    return (
+        f"{task.name} was sent while the test had replaced {name}: the worker, another process, has the "
+        f"real one; {_ELSEWHERE}"
+    )
 
 
 def _own_cache() -> Any:

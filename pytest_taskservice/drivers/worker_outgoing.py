@@ -7,13 +7,13 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from pytest_taskservice.drivers import celery_app, discovery
-from pytest_taskservice.drivers.unshared import unshared
 
 if TYPE_CHECKING:
     from celery import Celery
 
     from pytest_taskservice.drivers.base import Stage
     from pytest_taskservice.drivers.eagerness import Eagerness
+    from pytest_taskservice.drivers.unshared import Unshared
     from pytest_taskservice.drivers.worker_serving import Serving
     from pytest_taskservice.history import Event
 
@@ -30,6 +30,7 @@ class Outgoing:
         stage: Stage | None,
         *,
         serving: Serving,
+        unshared: Unshared,
         tell: Callable[[Event], None],
         hint: Callable[[str], None],
     ) -> None:
@@ -37,6 +38,7 @@ class Outgoing:
         self._settings = settings
         self._stage = stage
         self._serving = serving
+        self._unshared = unshared
         self._tell, self._hint = tell, hint
         self._leaving: dict[str, float] = {}
         self.eagerness: Eagerness | None = None
@@ -63,7 +65,7 @@ class Outgoing:
         if self.eagerness is not None:
             self.eagerness.look()
         if self._stage is None and name in self._app.tasks:
-            for hint in unshared(self._app.tasks[name]):
+            for hint in self._unshared.of(self._app.tasks[name]):
                 self._hint(hint)
         if self._stage is None or self._stage.workers is None or not self._stage.workers.queues:
             fleet = self._serving.running

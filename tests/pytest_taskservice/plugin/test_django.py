@@ -231,7 +231,7 @@ def test_what_another_process_does_not_see_is_named_where_a_test_fails(pytester:
         [
             "store.tasks.rename was sent from inside a transaction on 'default': *celery-sim*",
             "store.tasks.greet was sent while the test overrode GREETING: *celery-sim*",
-            "store.tasks.called was sent while store.tasks.name_of was a mock: *celery-sim*",
+            "store.tasks.called was sent while the test had replaced store.tasks.name_of: *celery-sim*",
             "*kept mail 'Receipt' in this worker, another process*",
             "store.tasks uses Django's cache, which is a LocMemCache: *celery-sim*",
         ]

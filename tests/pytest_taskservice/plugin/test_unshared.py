@@ -1,0 +1,105 @@
+"""What a test has to itself, and a worker in another process does not see: told where the test fails."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tests.pytest_taskservice.plugin.conftest import Downstream
+
+GATEWAY = """
+class Gateway:
+    def charge(self):
+        raise OSError
+
+def ping():
+    raise OSError
+"""
+TESTS = """
+import os
+from unittest import mock
+
+import pytest
+from celery.signals import task_failure, task_received
+
+from shopx import gateway
+from shopx.tasks import add
+
+@pytest.fixture(autouse=True)
+def app(taskservice_app):
+    return taskservice_app
+
+def send():
+    assert add.delay(1, 2).get(timeout=10) == 3
+
+@mock.patch("shopx.gateway.ping", autospec=True)
+def test_decorated(ping):
+    send()
+    assert os is None
+
+def test_in_a_block():
+    with mock.patch.object(gateway.Gateway, "charge"), mock.patch.dict(os.environ, SHOPX_MODE="test"):
+        send()
+    assert os is None
+
+def test_monkeypatched(monkeypatch):
+    monkeypatch.setattr("shopx.gateway.ping", lambda: "pong")
+    monkeypatch.setenv("SHOPX_LEVEL", "high")
+    send()
+    assert os is None
+
+def test_listening():
+    task_failure.connect(lambda **_: None, weak=False)
+    send()
+    assert os is None
+
+def test_nothing_of_it():
+    with mock.patch("shopx.gateway.ping"):
+        pass
+    send()
+    assert os is None
+"""
+SHARED = """
+from celery import shared_task
+
+@shared_task
+def add(x, y):
+    return x + y
+"""
+REPLACED = "shopx.tasks.add was sent while the test had replaced "
+
+
+def test_what_a_test_replaces_and_listens_to_is_told_where_it_fails(downstream: Downstream) -> None:
+    downstream.write(shopx__gateway=GATEWAY, test_shopx=TESTS)
+
+    result = downstream.run("--taskservice-backend=celery")
+
+    result.assert_outcomes(failed=5)
+    told = [line for line in result.outlines if line.startswith((REPLACED, "task_"))]
+    assert [line.removeprefix(REPLACED).partition(":")[0] for line in told] == [
+        "shopx.gateway.ping",
+        "shopx.gateway.Gateway.charge",
+        "the environment's SHOPX_MODE",
+        "shopx.gateway.ping",
+        "the environment's SHOPX_LEVEL",
+        "task_failure was listened to",
+    ]
+
+
+def test_the_same_is_told_to_a_suite_on_celerys_own_fixtures(downstream: Downstream) -> None:
+    tests = TESTS.replace("def app(taskservice_app):", "def app(celery_worker):").replace(
+        "return taskservice_app", "return celery_worker"
+    )
+    downstream.write(
+        shopx__gateway=GATEWAY,
+        test_shopx=tests.replace("from shopx.tasks import add", "").replace(
+            "def send():", f"{SHARED}\ndef send():"
+        ),
+    )
+
+    result = downstream.run("--taskservice-backend=celery", "-p", "pytest_taskservice.celery_compat")
+
+    result.assert_outcomes(failed=5)
+    replaced = [line for line in result.outlines if "the test had replaced" in line]
+    listened = [line for line in result.outlines if "was listened to" in line]
+    assert (len(replaced), len(listened)) == (5, 1)
