@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_taskservice.compat.process_specs import Knowledge, knowledge_of
 from pytest_taskservice.drivers import echo
+from pytest_taskservice.drivers.worker_fleet import Look, told_of
 from pytest_taskservice.errors import HarnessTimeoutError, WorkerElsewhereError, WorkerStartError
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ __all__ = ["ProcessWorker"]
 
 # These run tasks in the worker's own process, which can learn; the processes of any other pool have forked.
 _LEARNING = ("solo", "threads")
+_MOMENT = 0.05
 
 
 class ProcessWorker:
@@ -103,6 +105,25 @@ class ProcessWorker:
     def log_text(self) -> str:
         """Return what was logged since :meth:`mark`."""
         return self._process.log_text(self._mark)
+
+    def look(self) -> Look:
+        """Return how it stands; one that is gone is idle."""
+        try:
+            found = self.ask("settle", timeout=_MOMENT)
+        except HarnessTimeoutError:
+            return Look(idle=False, seen=0)
+        except WorkerStartError:
+            return Look(idle=True, seen=0)
+        return Look(idle=bool(found["idle"]), seen=int(found["seen"]))
+
+    def held(self) -> list[str]:
+        """Return what it has, in words."""
+        try:
+            return told_of(self.ask("state"))
+        except HarnessTimeoutError:
+            return [f"{self.hostname} does not answer"]
+        except WorkerStartError:
+            return [f"{self.hostname} is gone"]
 
     def stop(self) -> None:
         """Let running tasks end, give back the rest, and end the process."""

@@ -15,7 +15,9 @@ from pytest_taskservice.compat.servers import named_servers, world_settings
 from pytest_taskservice.compat.window import StateWindows
 from pytest_taskservice.drivers import exchanges, redirects
 from pytest_taskservice.drivers.app_patch import AppPatch, pools_of
+from pytest_taskservice.drivers.bounded import bounded_waits
 from pytest_taskservice.drivers.unshared import Unshared
+from pytest_taskservice.drivers.worker_fleet import Look
 from pytest_taskservice.drivers.worker_process import WorkerProcess
 from taskservice.reaper import shared_reaper
 
@@ -75,7 +77,11 @@ class ProcessWorld:
         back = redirects.install(new)
         self._opened.append(opened)
         try:
-            with restored(), patch.applied(as_current=False):
+            with (
+                restored(),
+                patch.applied(as_current=False),
+                bounded_waits(self, timeout=self._harness.options.timeout),
+            ):
                 yield
                 self._purge(app)
         finally:
@@ -83,6 +89,20 @@ class ProcessWorld:
             forget()
             back()
             patch.close(keep=[pool for one in self._opened for pool in pools_of(one.app)])
+
+    def look(self) -> Look:
+        """Return how the workers stand."""
+        found = [worker.look() for worker in list(self._workers)]
+        return Look(idle=all(each.idle for each in found), seen=sum(each.seen for each in found))
+
+    def held(self) -> str:
+        """Return what the workers have, in words."""
+        held = [text for worker in list(self._workers) for text in worker.held()]
+        return "; ".join(held) if self._workers else "there are none"
+
+    def serve(self, app: Any) -> bool:
+        """Return whether a worker of ``app`` runs."""
+        return any(worker.app is app for worker in self._workers)
 
     def start_worker(self, app: Celery, request: WorkerRequest) -> ProcessWorker:
         """Start a process that serves ``app``, and return once it consumes."""

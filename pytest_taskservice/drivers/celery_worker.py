@@ -17,6 +17,7 @@ from pytest_taskservice.drivers.base import (
     TaskCall,
     WorkflowControl,
 )
+from pytest_taskservice.drivers.bounded import bounded_waits
 from pytest_taskservice.drivers.eagerness import Eagerness
 from pytest_taskservice.drivers.frozen import refuse_frozen_launches, refusing_frozen_time
 from pytest_taskservice.drivers.staging import rebound, with_settings
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from celery import Celery
 
     from pytest_taskservice.clock import Clock
-    from pytest_taskservice.drivers.worker_fleet import Fleet, Member
+    from pytest_taskservice.drivers.worker_fleet import Fleet, Look, Member
     from pytest_taskservice.drivers.worker_process import WorkerProcess
     from pytest_taskservice.redis import RedisServer
     from taskservice import BlockingTaskService
@@ -49,6 +50,23 @@ _CANNOT = {
 }
 _ACTS = 30.0
 _SPARES = 3
+
+
+class _Waited:
+    """The workers that one test waits for; a message may have others come in their place."""
+
+    def __init__(self, serving: Serving, app: Celery) -> None:
+        self._serving = serving
+        self._app = app
+
+    def look(self) -> Look:
+        return self._serving.running.look(SETTLE)
+
+    def held(self) -> str:
+        return self._serving.running.held()
+
+    def serve(self, app: Any) -> bool:
+        return app is self._app
 
 
 class CeleryWorkerDriver:
@@ -162,6 +180,10 @@ class CeleryWorkerDriver:
         outgoing.eagerness = self._eagerness
         self._test.enter_context(outgoing.heard())
         self._test.enter_context(self._unshared.listening())
+        if self._stage is None:
+            self._test.enter_context(
+                bounded_waits(_Waited(self._serving, app), timeout=self._options.timeout)
+            )
         fleet.look(SETTLE)
         fleet.mark()
         self._told = []

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pytest_taskservice.drivers.worker_spec import WorkerSpec
     from taskservice.reaper import Reaper
 
-__all__ = ["BEAT", "Fleet", "Look", "Member"]
+__all__ = ["BEAT", "Fleet", "Look", "Member", "told_of"]
 
 BEAT = "beat"
 
@@ -171,7 +171,7 @@ class Fleet:
             if member.paused or not member.alive:
                 texts.append(f"{member.name} is {'paused' if member.alive else 'gone'}")
                 continue
-            texts += _told(self._ask(member, "state") or {})
+            texts += told_of(self._ask(member, "state") or {})
         return "; ".join(texts)
 
     # Faults.
@@ -300,7 +300,8 @@ def _ends(process: WorkerProcess) -> bool:
     return True
 
 
-def _told(state: Mapping[str, Any]) -> list[str]:
+def told_of(state: Mapping[str, Any]) -> list[str]:
+    """Return what a worker's agent says that it has, in words."""
     return [
         f"{what}: " + ", ".join(f"{name}[{run}]" for run, name in state[key])
         for key, what in (("active", "running"), ("reserved", "waiting"), ("scheduled", "due later"))
