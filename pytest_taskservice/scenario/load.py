@@ -6,8 +6,8 @@ for each document that is wrong.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field, replace
 from dataclasses import fields as parts_of
-from dataclasses import replace
 from stat import S_ISREG
 from typing import TYPE_CHECKING, Any
 
@@ -54,6 +54,8 @@ SCENARIO = (*_IDENTITY, *_STORY, "overrides")
 OVERRIDE = (*_STORY, "skip")
 _MAX_ROWS = 1000
 _MAX_WORK = 2_000_000
+_AT_LEAST = 60
+"""What a row costs however small its document is, in nodes."""
 _MAX_ERRORS = 50
 """Wrong documents after which a file is not read on."""
 
@@ -81,11 +83,11 @@ def load_text(data: bytes | str, path: str) -> list[Scenario]:
     text = decode(data if isinstance(data, bytes) else data.encode("utf-8", "surrogatepass"), path)
     found: list[Scenario] = []
     errors: list[str] = []
-    names: dict[str, Mark] = {}
+    file = _File()
     try:
         for root in documents(text, path):
             try:
-                found += _document(root, names)
+                found += _document(root, file)
             except ScenarioError as error:
                 errors.append(str(error))
                 if len(errors) == _MAX_ERRORS:
@@ -100,7 +102,15 @@ def load_text(data: bytes | str, path: str) -> list[Scenario]:
     return found
 
 
-def _document(root: Node, names: dict[str, Mark]) -> list[Scenario]:
+@dataclass(kw_only=True, slots=True)
+class _File:
+    """What the documents of a file share: their names, and how much may be read anew for parameters."""
+
+    names: dict[str, Mark] = field(default_factory=dict)
+    work: int = _MAX_WORK
+
+
+def _document(root: Node, file: _File) -> list[Scenario]:
     if isinstance(root, Scalar) and root.value is None:
         raise wrong(root.mark, "found an empty document; write a scenario or remove its ---")
 
@@ -114,8 +124,8 @@ def _document(root: Node, names: dict[str, Mark]) -> list[Scenario]:
     if not isinstance(schema, Scalar) or schema.value != 1 or isinstance(schema.value, bool):
         raise wrong(schema.mark, f"found {describe(schema)}; schema is 1, the only one there is")
 
-    _unique_name(table.entries["name"].value, names)
-    return list(_cases(table))
+    _unique_name(table.entries["name"].value, file.names)
+    return list(_cases(table, file))
 
 
 def _unique_name(node: Node, names: dict[str, Mark]) -> None:
@@ -132,7 +142,7 @@ def _unique_name(node: Node, names: dict[str, Mark]) -> None:
     names[name] = node.mark
 
 
-def _cases(table: Table) -> Iterator[Scenario]:
+def _cases(table: Table, file: _File) -> Iterator[Scenario]:
     """Yield a scenario for each row of the parameters, or the one there is without."""
     body = replace(table, entries={key: entry for key, entry in table.entries.items() if key != "parameters"})
     parameters = table.get("parameters")
@@ -142,9 +152,14 @@ def _cases(table: Table) -> Iterator[Scenario]:
 
     rows = fields.items(parameters, "parameters")
     # Each world that changes something reads it all again.
-    readings = len(rows) * (1 + _worlds_of(body))
-    if len(rows) > _MAX_ROWS or readings * size(body) > _MAX_WORK:
+    work = len(rows) * (1 + _worlds_of(body)) * (_AT_LEAST + size(body))
+    if len(rows) > _MAX_ROWS or work > _MAX_WORK:
         raise wrong(parameters.mark, f"found {len(rows)} rows, too many for a document of this size")
+
+    if work > file.work:
+        message = f"found {len(rows)} rows, too many beside those of the documents before it"
+        raise wrong(parameters.mark, f"{message}: write it into a file of its own")
+    file.work -= work
 
     seen: dict[str, int] = {}
     for number, node in enumerate(rows, start=1):

@@ -7,6 +7,7 @@ is taken to need no time, since nobody knows, and a workflow to be over when it 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from pytest_taskservice.scenario.acts import Advance, Launch, Revoke, Start, Ste
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from pytest_taskservice.scenario.behaviour import Behaviour
+    from pytest_taskservice.scenario.behaviour import Behaviour, Retry
     from pytest_taskservice.scenario.model import Canvas, Config, Scenario, Task, Workflow
 
 __all__ = [
@@ -104,8 +105,14 @@ def behaviour_length(behaviour: Behaviour, config: Config) -> float:
     if bound is not None:
         return bound
 
-    waits = sum(behaviour.retry_delay(attempt) or 0.0 for attempt in range(1, behaviour.attempts))
+    waits = 0.0 if behaviour.retry is None else _waits(behaviour.retry, behaviour.attempts)
     return waits + behaviour.runs_for * behaviour.attempts
+
+
+@lru_cache(maxsize=1024)
+def _waits(retry: Retry, attempts: int) -> float:
+    """Return the seconds between attempts, which every step of a story may ask for."""
+    return sum(retry.delay_after(attempt) or 0.0 for attempt in range(1, attempts))
 
 
 def attempts(behaviour: Behaviour, config: Config) -> int:
@@ -168,7 +175,23 @@ def may_fail(task: Task, config: Config) -> bool:
     return not in_time or behaviour.failure(last) is not None
 
 
+# By a canvas: what it was computed from, and its length. Each launch of a canvas asks for it several times.
+_canvases: dict[int, tuple[Canvas, Mapping[str, Task], Config, float]] = {}
+_MOST_KEPT = 1024
+
+
 def _canvas_length(canvas: Canvas, tasks: Mapping[str, Task], config: Config) -> float:
+    known = _canvases.get(id(canvas))
+    if known is not None and known[0] is canvas and known[1] is tasks and known[2] is config:
+        return known[3]
+    if len(_canvases) >= _MOST_KEPT:
+        _canvases.clear()
+    length = _length_of_canvas(canvas, tasks, config)
+    _canvases[id(canvas)] = canvas, tasks, config, length
+    return length
+
+
+def _length_of_canvas(canvas: Canvas, tasks: Mapping[str, Task], config: Config) -> float:
     members = [tasks[name] for name in canvas.members]
     if canvas.kind != "chain":
         length = max(_task_length(task, config) for task in members)

@@ -145,6 +145,7 @@ def with_steps(steps: str) -> str:
     return everything.GOOD.replace(everything.STEP, steps)
 
 
+RETRIES = "fails_times: 1000, retry: {max_attempts: 1000, delay: 1s, factor: 1.0001}"
 BOMBS = {
     "aliases of aliases": "a: &a [x]\nb: &b [*a, *a, *a]\nc: [*b, *b, *b]\n",
     "open brackets": "[" * 900_000,
@@ -173,6 +174,18 @@ BOMBS = {
     + "overrides: {celery: {seeds: 2}, celery-sim: {seeds: 2}, celery-eager: {seeds: 2}, anyio: {seeds: 2}}\n"
     + "parameters:\n"
     + "- {n: 1}\n" * 100,
+    "rows in every document": "---\n".join(
+        paid.GOOD.replace("name: paid", f"name: paid {n}") + "parameters:\n" + "- {n: 1}\n" * 990
+        for n in range(30)
+    ),
+    "attempts in every step": with_steps("  - {launch: tried}\n" * 1900).replace(
+        "  a:", f"  tried: {{{RETRIES}}}\n  a:"
+    ),
+    "attempts in every member": with_steps("  - {launch: every}\n" * 1900).replace(
+        "  a:",
+        "".join(f"  tried{n}: {{{RETRIES}}}\n" for n in range(200))
+        + f"  every: {{group: [{', '.join(f'tried{n}' for n in range(200))}]}}\n  a:",
+    ),
     "parameters that grow": paid.changed("returns: paid", f"returns: '{'${x}' * 1000}'")
     + f"parameters: [{{x: {'y' * 9000}}}]\n",
     "a pattern's worst": with_value("1").replace("5s", "1" * 5000 + "x"),
