@@ -6,8 +6,10 @@ an eta, a fault, or by the worker that has fetched the message already.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from dataclasses import dataclass
 from datetime import datetime
+from math import inf
 from typing import TYPE_CHECKING
 
 from pytest_taskservice.history import Event, EventKind
@@ -47,7 +49,7 @@ def slot_findings(record: Record) -> Iterator[_Finding]:
 
     history = worker_views(log, began=record.start)
     yield from _crowded(history)
-    queues = _queues(log)
+    queues, free = _queues(log), _free_times(history)
     troubled = _last_trouble(log)
     for run in record.launched:
         if record.launched[run].behaviour is None:
@@ -56,7 +58,7 @@ def slot_findings(record: Record) -> Iterator[_Finding]:
         for span in _waits(run, record):
             if troubled is not None and span.begins < troubled + _RECOVERY:
                 continue
-            if (at := _idle_since(span, history, queues)) is not None:
+            if (at := _idle_since(span, free, queues)) is not None:
                 waited = f"waited {span.ends - at:.1f} s"
                 yield run, "slots", f"{waited} while a slot that could take it was free", at
 
@@ -122,23 +124,39 @@ def _eta(event: Event) -> float:
         return event.at
 
 
-def _idle_since(span: _Span, history: list[WorkerView], queues: dict[str, frozenset[str]]) -> float | None:
-    """Return when a slot began to be free for too long; ``None`` if none was."""
-    free: dict[str, float] = {}
-    for number, view in enumerate(history):
-        after = history[number + 1].at if number + 1 < len(history) else span.ends
-        if after <= span.begins or view.at >= span.ends:
-            continue
-
+def _free_times(history: list[WorkerView]) -> dict[str, list[tuple[float, float]]]:
+    """Return from when to when each worker had a free slot, where that is time enough to begin anything."""
+    found: dict[str, list[tuple[float, float]]] = {name: [] for view in history for name, _ in view.slots}
+    since: dict[str, float] = {}
+    for view in history:
         busy = dict(view.running)
-        for name, slots in view.slots:
-            if busy.get(name, 0) >= slots or not _could_take(name, span, queues):
-                free.pop(name, None)
-                continue
-            began = free.setdefault(name, max(view.at, span.begins))
-            if min(after, span.ends) - began > _UNDER_WAY:
-                return began
-    return None
+        free = {name for name, slots in view.slots if busy.get(name, 0) < slots}
+        for name in since.keys() - free:
+            found[name].append((since.pop(name), view.at))
+        for name in free:
+            since.setdefault(name, view.at)
+    for name, began in since.items():
+        found[name].append((began, inf))
+    return {
+        name: [(began, until) for began, until in times if until - began > _UNDER_WAY]
+        for name, times in found.items()
+    }
+
+
+def _idle_since(
+    span: _Span, free: dict[str, list[tuple[float, float]]], queues: dict[str, frozenset[str]]
+) -> float | None:
+    """Return when a slot began to be free for too long; ``None`` if none was."""
+    found: list[float] = []
+    for name, times in free.items():
+        if not _could_take(name, span, queues):
+            continue
+        first = bisect_right(times, span.begins + _UNDER_WAY, key=lambda time: time[1])
+        if first < len(times):
+            began = max(times[first][0], span.begins)
+            if span.ends - began > _UNDER_WAY:
+                found.append(began)
+    return min(found, default=None)
 
 
 def _could_take(name: str, span: _Span, queues: dict[str, frozenset[str]]) -> bool:
