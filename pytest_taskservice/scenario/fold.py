@@ -100,8 +100,21 @@ def told(log: EventLog, run: str) -> list[Event]:
     even with its number. No cause is later than its effect.
     """
     ordered: list[Event] = []
+    starts: list[Event] = []
+    retries = 0
     for event in log.of(run):
-        ordered.insert(_place(event, ordered), event)
+        place = len(ordered)
+        if event.kind is EventKind.SENT:
+            while place and _is_effect(ordered[place - 1], event):
+                place -= 1
+        elif event.kind is EventKind.RETRIED:
+            # The nth of them ends the nth attempt, whatever number it bears.
+            retries += 1
+            if retries <= len(starts):
+                place = _end_of(starts[retries - 1], retries, ordered)
+        elif event.kind is EventKind.STARTED:
+            starts.append(event)
+        ordered.insert(place, event)
     for index in range(len(ordered) - 1, 0, -1):
         effect, cause = ordered[index], ordered[index - 1]
         if cause.at > effect.at:
@@ -210,25 +223,15 @@ def _changes_workers(event: Event, slots: dict[str, int], runs: dict[str, list[s
     return True
 
 
-def _place(event: Event, ordered: list[Event]) -> int:
-    """Return where ``event``, told after all of ``ordered``, belongs among them."""
-    place = len(ordered)
-    if event.kind is EventKind.SENT:
-        while place and _is_effect(ordered[place - 1], event):
-            place -= 1
-        return place
-
-    if event.kind is not EventKind.RETRIED:
-        return place
-
-    # The nth of them ends the nth attempt, whatever number it bears.
-    ended = 1 + sum(one.kind is EventKind.RETRIED for one in ordered)
-    starts = [n for n, one in enumerate(ordered) if one.kind is EventKind.STARTED]
-    if ended > len(starts):
-        return place
-
-    behind = range(starts[ended - 1] + 1, place)
-    return next((n for n in behind if ordered[n].attempt > ended), place)
+def _end_of(start: Event, attempt: int, ordered: list[Event]) -> int:
+    """Return where the end of ``attempt`` belongs, behind its ``start`` and before the next attempt."""
+    place = index = len(ordered)
+    # Backwards, for it is nearly always the last attempt.
+    while ordered[index - 1] is not start:
+        index -= 1
+        if ordered[index].attempt > attempt:
+            place = index
+    return place
 
 
 def _is_effect(event: Event, sent: Event) -> bool:

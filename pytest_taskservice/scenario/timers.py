@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from pytest_taskservice.history import Event, EventKind
@@ -53,6 +54,7 @@ def _early_retry(run: str, facts: Launched, events: list[Event]) -> Iterator[_Fi
         return
 
     starts: dict[int, float] = {}
+    cut_short = _cut_short(events)
     for event in events:
         if event.kind is not EventKind.STARTED:
             continue
@@ -60,7 +62,7 @@ def _early_retry(run: str, facts: Launched, events: list[Event]) -> Iterator[_Fi
         before = starts.get(event.attempt - 1)
         delay = facts.behaviour.retry_delay(event.attempt - 1) if event.attempt > 1 else None
         starts.setdefault(event.attempt, event.at)
-        if before is None or delay is None or event.attempt - 1 in _cut_short(events):
+        if before is None or delay is None or event.attempt - 1 in cut_short:
             continue
 
         # Counted from the body's own end: that it is to be retried is told later than it is decided.
@@ -73,8 +75,8 @@ def _early_retry(run: str, facts: Launched, events: list[Event]) -> Iterator[_Fi
 
 def _cut_short(events: list[Event]) -> set[int]:
     """Return the attempts that were begun twice: nobody knows which of the bodies asked for a retry."""
-    starts = [event.attempt for event in events if event.kind is EventKind.STARTED]
-    return {attempt for attempt in starts if starts.count(attempt) > 1}
+    starts = Counter(event.attempt for event in events if event.kind is EventKind.STARTED)
+    return {attempt for attempt, count in starts.items() if count > 1}
 
 
 def _early_deadline(

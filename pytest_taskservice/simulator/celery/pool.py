@@ -10,6 +10,7 @@ import pickle
 import signal
 from collections import deque
 from collections.abc import Callable, Mapping
+from copy import copy
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -225,7 +226,11 @@ class Job:
         if self._traced:
             self.returned = found
             self.pool.world.at_end(self)
-        self.finish("callback", _sent(found) if not self._traced or found[0] else found)
+        if not self._traced:
+            found = _sent(found)
+        elif found[0]:
+            found = (found[0], _sent(found[1]), *found[2:])
+        self.finish("callback", found)
 
     def finish(self, callback: str, *args: Any) -> None:
         """Tell the main process how it ended."""
@@ -370,11 +375,23 @@ def _name_of(target: Callable[..., Any]) -> str:
 
 
 def _sent(found: Any) -> Any:
-    """Return what a failure is on the other side of a pipe: billiard's wrapper of the error stays behind."""
+    """Return what is on the other side of a pipe."""
+    if type(found) is ExceptionInfo:
+        return _sent_error(found)
     try:
         return pickle.loads(pickle.dumps(found))  # noqa: S301 - our own
     except Exception:  # noqa: BLE001 - whatever it raises, the error is told as it is
         return found
+
+
+def _sent_error(info: ExceptionInfo) -> ExceptionInfo:
+    """Return a failure on the other side: billiard's wrapper of the error stays behind.
+
+    Only the error is pickled. What is kept to show its frames, forty kilobytes, comes over as it is.
+    """
+    sent = copy(info)
+    sent.exception = _sent(info.exception)
+    return sent
 
 
 def _caught(error: BaseException) -> ExceptionInfo:
