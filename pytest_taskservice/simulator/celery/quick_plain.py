@@ -6,7 +6,9 @@ import json
 from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib import import_module
+from types import CodeType
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from celery.app.task import Context
 
@@ -193,6 +195,24 @@ def _is_plain_text(value: Any) -> bool:
     )
 
 
+# What billiard keeps of a function's code, with the position of each of its instructions, for every frame of
+# every failure.
+_codes: WeakKeyDictionary[CodeType, dict[str, Any]] = WeakKeyDictionary()
+
+
+def _described(original: Any) -> Any:
+    def describe(kept: Any, code: Any) -> None:
+        known = _codes.get(code)
+        if known is None:
+            original(kept, code)
+            _codes[code] = dict(kept.__dict__)
+            return
+        # Codes may be the same in all but the file that they are in.
+        kept.__dict__.update(known, co_filename=code.co_filename)
+
+    return describe
+
+
 _TEXTS: tuple[tuple[Any, ...], ...] = tuple(
     (value, maxlen)
     for value in (
@@ -203,6 +223,7 @@ _TEXTS: tuple[tuple[Any, ...], ...] = tuple(
 )  # fmt: skip
 
 PLAIN_SHORTCUTS = (
+    Shortcut(place="billiard.einfo:_Code.__init__", make=_described, texts=frozenset({"0231eb8fc11d"})),
     *(
         Shortcut(
             place="celery.utils.collections:ConfigurationView.__getitem__",
