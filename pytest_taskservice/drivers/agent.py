@@ -271,8 +271,14 @@ class Agent:
         from pytest_taskservice.drivers.worker_spec import ModuleSource
 
         modules = [ModuleSource(**module) for module in request["modules"]]
-        learn(self._app, modules=modules, classes=request["classes"], carried=request["carried"])
-        done = self._loop.call(self._consumer.update_strategies, time.monotonic() + 2.0)
+        learn(self._app, modules=modules)
+
+        def register() -> None:
+            learn(self._app, modules=(), classes=request["classes"], carried=request["carried"])
+            self._consumer.update_strategies()
+
+        # In one turn: a message that came in between would find its task without a tracer, and end the worker.
+        done = self._loop.call(register, time.monotonic() + 2.0)
         return {"tasks": sorted(self._app.tasks), "done": done}
 
     def _drain(self, request: dict[str, Any]) -> dict[str, Any]:

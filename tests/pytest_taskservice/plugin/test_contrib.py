@@ -1,4 +1,4 @@
-"""A suite that has Celery's own fixtures, whose app is a new one in every test."""
+"""Suites that have Celery's own fixtures: an app that is new in every test, and a worker that learns while it works."""
 
 from __future__ import annotations
 
@@ -76,6 +76,29 @@ def test_the_absent_one_is_explained(taskservice_app):
     only_here.delay().get(timeout=5)
 """
 
+LEARNING = """
+import pytest
+
+pytest_plugins = ["pytest_taskservice.celery_compat"]
+
+
+def test_a_worker_learns_while_messages_come_in(celery_session_app, celery_session_worker):
+    @celery_session_app.task
+    def known():
+        return 1
+
+    def later():
+        return 2
+
+    celery_session_worker.reload()
+    for n in range(150):
+        celery_session_app.task(name=f"later.{n}")(later)
+    results = [known.delay() for _ in range(300)]
+    celery_session_worker.reload()
+
+    assert [result.get(timeout=20) for result in results] == [1] * 300
+"""
+
 
 def test_an_app_of_one_test_is_served_and_the_next_one_too(pytester: pytest.Pytester) -> None:
     pytester.makeconftest(CONFTEST)
@@ -93,3 +116,11 @@ def test_a_task_that_no_worker_can_find_starts_no_worker_for_every_test(pytester
 
     result.assert_outcomes(passed=3, failed=1)
     result.stdout.fnmatch_lines(["*has imported the module of task '*.only_here' and found no such task"])
+
+
+def test_a_worker_that_learns_goes_on_with_what_it_knew(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(LEARNING)
+
+    result = pytester.runpytest_subprocess("-p", "no:valkey", "--taskservice-backend=celery")
+
+    result.assert_outcomes(passed=1)
