@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable, Generator
+from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -145,7 +146,8 @@ def pytest_testnodedown(node: Any) -> None:
 def pytest_pycollect_makeitem(collector: pytest.Collector, name: str, obj: object) -> None:
     """A test that asks for one of our fixtures is in a world before its other fixtures are built."""
     pytest_plugin_registered(collector.config.pluginmanager)
-    if not inspect.isfunction(obj) or not getattr(collector, "istestfunction", None):
+    # By its type: a lazy object, Django's settings for one, is asked for its class where isinstance looks.
+    if type(obj) is not FunctionType or not getattr(collector, "istestfunction", None):
         return
     if not collector.istestfunction(obj, name):  # type: ignore[attr-defined] # a Python collector
         return

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
+
 if TYPE_CHECKING:
     from tests.pytest_taskservice.plugin.conftest import Downstream
 
@@ -42,3 +44,20 @@ def test_a_suite_that_does_not_use_us_loads_nothing_and_starts_nothing(downstrea
     result.assert_outcomes(passed=2)
     result.stdout.no_fnmatch_line("*taskservice:*")
     assert downstream.remains() == []
+
+
+@pytest.mark.parametrize("options", [(), ("--taskservice-backend=celery-sim",)])
+def test_a_lazy_object_in_a_test_module_is_not_asked_for_its_class(
+    downstream: Downstream, options: tuple[str, ...]
+) -> None:
+    downstream.write(
+        test_shopx="""
+        from django.conf import settings
+
+
+        def test_settings():
+            assert not settings.configured
+        """
+    )
+
+    downstream.run("-p", "no:django", *options).assert_outcomes(passed=1)
