@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_taskservice.drivers import discovery
 from pytest_taskservice.drivers.carried import carry, class_places, tasks_to_carry
+from pytest_taskservice.drivers.configured import find_configured
 from pytest_taskservice.drivers.databases import find_databases
 from pytest_taskservice.drivers.portable import UnportableError, encode
 from pytest_taskservice.drivers.unshared import keeps_mail
@@ -88,7 +89,8 @@ def make_spec(
         hostname=request.hostname,
         agent=0,
         exchanges=around.exchanges,
-        databases=find_databases() if django else {},
+        databases=find_databases(),
+        django=find_configured(),
         mail=keeps_mail(),
         cwd=str(Path.cwd()),
         sys_path=tuple(entry or str(Path.cwd()) for entry in sys.path),
@@ -164,7 +166,7 @@ def _django_settings() -> dict[str, str]:
     conf: Any = sys.modules.get("django.conf")
     if conf is None or not conf.settings.configured:
         return {}
-    # Settings that code has made have no module, and another process no way to them.
+    # Settings that code has made have none.
     module = conf.settings.SETTINGS_MODULE
     return {"DJANGO_SETTINGS_MODULE": module} if module else {}
 

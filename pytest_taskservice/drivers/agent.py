@@ -277,7 +277,7 @@ class Agent:
             learn(self._app, modules=(), classes=request["classes"], carried=request["carried"])
             self._consumer.update_strategies()
 
-        # In one turn: a message that came in between would find its task without a tracer, and end the worker.
+        # In one turn: a message in between would find its task without a tracer, and end the worker.
         done = self._loop.call(register, time.monotonic() + 2.0)
         return {"tasks": sorted(self._app.tasks), "done": done}
 

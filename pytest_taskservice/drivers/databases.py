@@ -45,7 +45,8 @@ def use_databases(names: Mapping[str, str | None]) -> None:
     """Have Django work on these, before anything connects to the real ones; refuse those without a name."""
     if not names:
         return
-    databases = import_module("django.conf").settings.DATABASES
+    # Django's own view of its settings: it has a default where they name no database at all.
+    databases = import_module("django.db").connections.databases
     for alias, name in names.items():
         databases[alias]["NAME"] = name or ""
     if None in names.values():

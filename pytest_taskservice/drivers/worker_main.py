@@ -68,11 +68,13 @@ def load_app(spec: WorkerSpec) -> Celery:
 
     from pytest_taskservice.drivers import redirects
     from pytest_taskservice.drivers.app_patch import override
+    from pytest_taskservice.drivers.configured import configure_django
     from pytest_taskservice.drivers.databases import use_databases
     from pytest_taskservice.drivers.exchanges import teach
     from pytest_taskservice.drivers.portable import decode
     from pytest_taskservice.drivers.staging import rebind
 
+    configure_django(spec.django)
     use_databases(spec.databases)
     if spec.mail:
         importlib.import_module("django.conf").settings.EMAIL_BACKEND = _KEPT_MAIL

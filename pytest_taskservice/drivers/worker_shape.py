@@ -16,6 +16,7 @@ from pytest_taskservice.drivers import discovery, synthetic
 from pytest_taskservice.drivers.app_patch import broker_changes
 from pytest_taskservice.drivers.base import Stage, TaskCall
 from pytest_taskservice.drivers.celery_app import find_task, sending_options
+from pytest_taskservice.drivers.configured import find_configured
 from pytest_taskservice.drivers.databases import find_databases
 from pytest_taskservice.drivers.unshared import keeps_mail
 from pytest_taskservice.drivers.worker_fleet import BEAT
@@ -83,6 +84,7 @@ def make_specs(  # noqa: PLR0913 - all that a process can be told of
         agent=0,
         exchanges=known,
         databases=find_databases(),
+        django=find_configured(),
         mail=keeps_mail(),
         cwd=str(Path.cwd()),
         sys_path=tuple(entry or str(Path.cwd()) for entry in sys.path),

@@ -24,12 +24,12 @@ class WorkerSpec:
 
     ``app`` is ``(module, attribute)``, or ``None`` for an app that no module holds: the worker then builds
     one named ``main``. ``settings`` are the app's own changes, ``world`` the harness's; both JSON.
-    ``modules`` hold tasks and are imported in order. ``databases`` are the names that Django's test
-    databases have, by alias, ``None`` where it is to have none; ``mail`` is set where Django's test
-    environment keeps mail from being sent. ``exchanges`` are the types of the app's exchanges, by name.
-    ``agent`` is the descriptor of a socket that the process has inherited. ``workflows`` has the worker
-    execute and sweep workflow runs. ``takes_safely`` has it take messages as a worker of the task service
-    does, for an app that no module holds: the others say so themselves.
+    ``modules`` hold tasks and are imported in order. ``databases`` are the names that Django's test databases
+    have, by alias, ``None`` where it is to have none; ``django`` are its settings where code has made them;
+    ``mail`` is set where Django's test environment keeps mail from being sent. ``exchanges`` are the types of
+    the app's exchanges, by name. ``agent`` is the descriptor of a socket that the process has inherited.
+    ``workflows`` has the worker execute and sweep workflow runs. ``takes_safely`` has it take messages as a
+    worker of the task service does, for an app that no module holds: the others say so themselves.
 
     The rest is for apps that a test makes (see :mod:`pytest_taskservice.compat`), in the words of
     :mod:`pytest_taskservice.drivers.portable`: what such an app and its worker are built with (no ``queues``
@@ -55,6 +55,7 @@ class WorkerSpec:
     sys_path: tuple[str, ...]
     environment: Mapping[str, str] = field(default_factory=dict)
     databases: Mapping[str, str | None] = field(default_factory=dict)
+    django: Mapping[str, Any] = field(default_factory=dict)
     mail: bool = False
     exchanges: Mapping[str, str] = field(default_factory=dict)
     app_options: Mapping[str, Any] = field(default_factory=dict)

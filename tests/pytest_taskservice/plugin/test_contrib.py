@@ -1,4 +1,4 @@
-"""Suites that have Celery's own fixtures: an app that is new in every test, and a worker that learns while it works."""
+"""Suites that have Celery's own fixtures: an app of each test, and a worker that learns while it works."""
 
 from __future__ import annotations
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    import pytest
+import pytest
 
 SETTINGS = """
 from pathlib import Path
@@ -322,6 +319,82 @@ def test_it(celery_session_worker, transactional_db):
 
     result = pytester.runpytest_subprocess(
         "--taskservice-backend=celery", "-p", "pytest_taskservice.celery_compat"
+    )
+
+    result.assert_outcomes(passed=1)
+    assert not (pytester.path / "real.db").exists()
+
+
+def test_a_project_without_a_database_has_a_worker(pytester: pytest.Pytester) -> None:
+    make_project(pytester, test_database="{}")
+    (pytester.path / "proj" / "settings.py").write_text("SECRET_KEY = 'not one'\n")
+    (pytester.path / "test_store.py").write_text("""
+from django.db import connections
+
+from proj.celery import app
+
+
+@app.task
+def known():
+    return list(connections)
+
+
+def test_it(taskservice_app):
+    assert known.delay().get(timeout=10) == list(connections)
+""")
+
+    result = pytester.runpytest_subprocess("--taskservice-backend=celery")
+
+    result.assert_outcomes(passed=1)
+
+
+@pytest.mark.parametrize("compat", [False, True], ids=["taskservice_app", "celery_session_worker"])
+def test_a_worker_has_the_settings_that_code_has_made(pytester: pytest.Pytester, compat: bool) -> None:
+    make_project(pytester, test_database='{"NAME": HOME / "test.db"}')
+    (pytester.path / "proj" / "celery.py").write_text(
+        'from celery import Celery\n\napp = Celery("proj", backend="cache+memory://")\n'
+    )
+    (pytester.path / "pytest.ini").write_text(
+        "[pytest]\naddopts = -p no:valkey --nomigrations\npythonpath = .\n"
+    )
+    (pytester.path / "conftest.py").write_text("""
+from django.conf import settings
+
+import proj.settings
+
+told = {name: value for name, value in vars(proj.settings).items() if name.isupper()}
+settings.configure(**told)
+
+
+def pytest_configure():
+    import django
+
+    django.setup()
+""")
+    fixture = "celery_session_worker" if compat else "taskservice_app"
+    (pytester.path / "test_store.py").write_text(f"""
+import pytest
+
+from proj.celery import app
+
+
+@pytest.fixture(scope="session")
+def celery_session_app():
+    return app
+
+
+@pytest.mark.django_db(transaction=True)
+def test_it(transactional_db, {fixture}):
+    from store.models import Item
+    from store.tasks import rename
+
+    assert rename.delay(Item.objects.create(name="lamp").pk, "desk").get(timeout=10) == 1
+    assert Item.objects.get().name == "desk"
+""")
+
+    result = pytester.runpytest_subprocess(
+        "--taskservice-backend=celery",
+        *(["-p", "pytest_taskservice.celery_compat"] if compat else ["--taskservice-app=proj.celery:app"]),
     )
 
     result.assert_outcomes(passed=1)
