@@ -52,7 +52,8 @@ class SocketGuard:
         if self._allowed is True:
             return
         names = ("connect", "connect_ex")
-        patches.methods(socket.socket, {name: self._guarded(getattr(socket.socket, name)) for name in names})
+        owner = _socket_class()
+        patches.methods(owner, {name: self._guarded(getattr(owner, name)) for name in names})
 
     def _guarded(self, before: Any) -> Any:
         def connect(sock: socket.socket, address: Any, /) -> Any:
@@ -69,6 +70,15 @@ class SocketGuard:
             return self._allowed
         host, port = str(address[0]), int(address[1])
         return any(_matches(entry, host, port) for entry in self._allowed)
+
+
+def _socket_class() -> type[Any]:
+    """Return the class that ``socket.socket`` is, whatever a test has put in its place to forbid sockets."""
+    return next(
+        kind
+        for kind in socket.SocketType.__subclasses__()
+        if (kind.__module__, kind.__qualname__) == ("socket", "socket")
+    )
 
 
 def _matches(entry: str, host: str, port: int) -> bool:

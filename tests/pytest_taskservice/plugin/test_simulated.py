@@ -222,6 +222,44 @@ def test_a_real_connection_is_refused_unless_it_is_allowed(downstream: Downstrea
     assert downstream.run("--taskservice-backend=celery-sim", "--taskservice-allow-sockets=all").ret == 0
 
 
+def test_a_suite_that_forbids_sockets_by_itself_runs(downstream: Downstream) -> None:
+    downstream.write(
+        test_shopx="""
+        import socket
+        import unittest
+
+        import pytest
+
+        from shopx.tasks import add
+
+
+        def forbidden(*args, **kwargs):
+            raise RuntimeError("no sockets")
+
+
+        class TestWithout(unittest.TestCase):
+            @classmethod
+            def setUpClass(cls):
+                cls.held, socket.socket = socket.socket, forbidden
+
+            @classmethod
+            def tearDownClass(cls):
+                socket.socket = cls.held
+
+            def test_a_task_runs(self):
+                assert add.delay(1, 2).get() == 3
+
+            def test_a_socket_of_before_is_refused_by_the_simulation(self):
+                with self.held() as unconnected, pytest.raises(Exception, match="no real connections"):
+                    unconnected.connect(("127.0.0.1", 9))
+        """
+    )
+
+    result = downstream.run("--taskservice-backend=celery-sim", "-o", "usefixtures=taskservice_app")
+
+    result.assert_outcomes(passed=2)
+
+
 CONNECTIONS = """
 import pytest
 from celery import Celery
