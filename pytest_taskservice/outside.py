@@ -6,6 +6,7 @@ A suite that asks for none of our fixtures goes on as it did before, which is ea
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ from pytest_taskservice.worlds import FIXTURE, worlds_of
 if TYPE_CHECKING:
     from pytest_taskservice.options import HarnessOptions
 
-__all__ = ["outside_lines", "outside_section"]
+__all__ = ["beside_section", "outside_lines", "outside_section"]
 
 _WORLDS = {FIXTURE, "celery_compat_world"}
 _THEIRS = "celery.contrib.pytest"
@@ -31,6 +32,7 @@ _UNREACHED = {
 }
 _CELERY = {"celery", "kombu"}
 _TESTING = "celery.contrib.testing.worker"
+_SERVED = "-p pytest_taskservice.celery_compat serves it there too"
 
 
 def outside_lines(items: Sequence[pytest.Item], options: HarnessOptions) -> list[str]:
@@ -67,7 +69,7 @@ def outside_section(item: pytest.Item, error: BaseException, options: HarnessOpt
     if _TESTING in passed:
         return (
             "Celery's start_worker was asked for outside of a world, where setUpClass and fixtures of "
-            "classes and modules are: -p pytest_taskservice.celery_compat serves it there too"
+            f"classes and modules are: {_SERVED}"
         )
     roots = {module.partition(".")[0] for module in passed}
     if roots.isdisjoint(_CELERY) or _WORLDS.intersection(item.fixturenames):
@@ -76,6 +78,23 @@ def outside_section(item: pytest.Item, error: BaseException, options: HarnessOpt
         "this test is in no world, so its tasks went where the app's own settings say: have it ask for "
         f"taskservice_app; {_ALL_IN}"
     )
+
+
+def beside_section() -> str | None:
+    """Return what there is to say of a thread of Celery's own ``start_worker``: our worlds have none."""
+    testing: Any = sys.modules.get(_TESTING)
+    if testing is None or not any(map(_serves, threading.enumerate())):
+        return None
+    return (
+        "Celery's start_worker has begun a worker in a thread of this process, before the test's world was "
+        f"open: it is in no world, and may take messages of this one; {_SERVED}"
+    )
+
+
+def _serves(thread: threading.Thread) -> bool:
+    # What the thread calls has no public name; without it nothing is told.
+    worker = getattr(getattr(thread, "_target", None), "__self__", None)
+    return any(kind.__module__ == _TESTING for kind in type(worker).__mro__)
 
 
 def _has_theirs(item: pytest.Item) -> bool:

@@ -26,7 +26,7 @@ from pytest_taskservice.fixtures import (
 )
 from pytest_taskservice.made_databases import MadeDatabases
 from pytest_taskservice.options import add_options, parse_backends, read_options
-from pytest_taskservice.outside import outside_lines, outside_section
+from pytest_taskservice.outside import beside_section, outside_lines, outside_section
 from pytest_taskservice.played import Played
 from pytest_taskservice.progress import Progress
 from pytest_taskservice.session import HarnessSession
@@ -220,6 +220,8 @@ def pytest_runtest_makereport(
         # A scenario's own report has its history, and so has a simulation's.
         is_told = isinstance(item, pytest.Function) and driver.name != "celery-sim"
         report.sections += _world_sections(driver, history=is_told)
+        if beside := beside_section():
+            report.sections.append(("taskservice", beside))
         if driver.name.startswith("celery") and (app := _current_app_of(item)) is not None:
             report.sections.append(("taskservice current app", app))
     if report.failed and driver is None and call.excinfo is not None:

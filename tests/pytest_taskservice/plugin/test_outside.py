@@ -235,6 +235,33 @@ def test_a_worker_started_before_a_world_is_told_who_serves_it(downstream: Downs
     result.stdout.fnmatch_lines(["Celery's start_worker was asked for outside of a world, *celery_compat *"])
 
 
+@pytest.mark.parametrize("world", ["celery", "celery-sim"])
+def test_a_worker_of_a_fixture_that_comes_first_is_told_of(downstream: Downstream, world: str) -> None:
+    downstream.ini()
+    downstream.write(
+        test_shopx="""
+        import pytest
+        from celery import Celery
+        from celery.contrib.testing.worker import start_worker
+
+
+        @pytest.fixture
+        def celery_app():
+            app = Celery("new", broker="memory://", backend="cache+memory://")
+            with start_worker(app, perform_ping_check=False):
+                yield app
+
+
+        def test_it(celery_app):
+            assert False
+        """
+    )
+
+    result = downstream.run(*ALL_IN.split(), f"--taskservice-backend={world}")
+
+    result.stdout.fnmatch_lines(["Celery's start_worker has begun a worker in a thread*celery_compat *"])
+
+
 def test_start_worker_of_another_app_names_both(downstream: Downstream) -> None:
     other = STARTED.replace("import app", "import Celery").replace("(app,", "(Celery('other'),")
     downstream.write(test_shopx=other)
