@@ -108,5 +108,5 @@ def _named(target: Any, name: str) -> list[str]:
         return [f"{target.__name__}.{name}"]
     if isinstance(target, type):
         return [f"{target.__module__}.{target.__qualname__}.{name}"]
-    # Of one object nobody can say whether it is in the worker too.
-    return []
+    kind = type(target)
+    return [f"{name} of a {kind.__module__}.{kind.__qualname__}"]

@@ -12,6 +12,8 @@ class Gateway:
     def charge(self):
         raise OSError
 
+own = Gateway()
+
 def ping():
     raise OSError
 """
@@ -38,8 +40,9 @@ def test_decorated(ping):
     assert os is None
 
 def test_in_a_block():
-    with mock.patch.object(gateway.Gateway, "charge"), mock.patch.dict(os.environ, SHOPX_MODE="test"):
-        send()
+    with mock.patch.object(gateway.Gateway, "charge"), mock.patch("shopx.gateway.own.charge"):
+        with mock.patch.dict(os.environ, SHOPX_MODE="test"):
+            send()
     assert os is None
 
 def test_monkeypatched(monkeypatch):
@@ -79,6 +82,7 @@ def test_what_a_test_replaces_and_listens_to_is_told_where_it_fails(downstream: 
     assert [line.removeprefix(REPLACED).partition(":")[0] for line in told] == [
         "shopx.gateway.ping",
         "shopx.gateway.Gateway.charge",
+        "charge of a shopx.gateway.Gateway",
         "the environment's SHOPX_MODE",
         "shopx.gateway.ping",
         "the environment's SHOPX_LEVEL",
@@ -102,4 +106,4 @@ def test_the_same_is_told_to_a_suite_on_celerys_own_fixtures(downstream: Downstr
     result.assert_outcomes(failed=5)
     replaced = [line for line in result.outlines if "the test had replaced" in line]
     listened = [line for line in result.outlines if "was listened to" in line]
-    assert (len(replaced), len(listened)) == (5, 1)
+    assert (len(replaced), len(listened)) == (6, 1)
