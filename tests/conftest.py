@@ -86,6 +86,17 @@ LONG = frozenset(
     }
 )
 WORLDS = frozenset({"celery-rabbitmq", "celery-solo", "celery-threads"})
+POOLS = frozenset({"celery-solo", "celery-threads"})
+# Of what the service does before a message leaves and after it has come: which pool runs it hardly shows.
+LENGTHY_ON_POOLS = frozenset(
+    {
+        "test_canvas.py",
+        "test_dead_letters.py",
+        "test_idempotency.py",
+        "test_launch_many.py",
+        "test_task_options.py",
+    }
+)
 
 # Each plays what reaches into Celery or kombu by private places, or what they were seen to do differently.
 INTERNALS = frozenset(
@@ -166,7 +177,9 @@ def _rank(item: pytest.Item) -> int:
 
 
 def _is_lengthy(item: pytest.Item, given: Mapping[str, object]) -> bool:
-    return item.path.name in LENGTHY_ON_WORKERS and given.get("story_world") == "celery"
+    if item.path.name in LENGTHY_ON_WORKERS and given.get("story_world") == "celery":
+        return True
+    return item.path.name in LENGTHY_ON_POOLS and given.get("world") in POOLS
 
 
 def _is_bulk(item: pytest.Item, given: Mapping[str, object]) -> bool:
