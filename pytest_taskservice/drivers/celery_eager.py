@@ -7,8 +7,8 @@ whatever needs one is refused rather than played wrongly.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -103,6 +103,7 @@ class CeleryEagerDriver:
             "task_eager_propagates": False,
             "task_store_eager_result": True,
         }
+        self._test.enter_context(_results_kept())
         self._test.enter_context(AppPatch(app, changes | dict(settings)).applied())
         self._allow_joins()
         self._store_results(app)
@@ -198,10 +199,6 @@ class CeleryEagerDriver:
         """Restore the app, and forget the results."""
         self._test.close()
         self._workflows = None
-        from celery.backends import cache
-
-        results: Any = cache
-        results._DUMMY_CLIENT_CACHE.clear()  # noqa: SLF001 - the memory of cache+memory://
 
     def describe(self) -> str:
         """Return what eager mode cannot show."""
@@ -297,3 +294,15 @@ class CeleryEagerDriver:
         if kind is EventKind.STARTED and attempt == 1:
             self._events.append(Event(at=event.at, kind=EventKind.SENT, run=event.run, task=event.task))
         self._events.append(event)
+
+
+@contextmanager
+def _results_kept() -> Iterator[None]:
+    """Keep all results of a test in memory: of more than 5,000 Celery would forget the first ones."""
+    cache: Any = import_module("celery.backends.cache")._DUMMY_CLIENT_CACHE  # noqa: SLF001 - of cache+memory://
+    limit, cache.limit = cache.limit, None
+    try:
+        yield
+    finally:
+        cache.limit = limit
+        cache.clear()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from celery import Celery
 
+from pytest_taskservice.drivers.celery_eager import CeleryEagerDriver
 from pytest_taskservice.drivers.celery_sim import CelerySimDriver, SimulatorOptions
 from pytest_taskservice.history import EventKind
 from pytest_taskservice.scenario.load import load_text
@@ -39,11 +40,21 @@ invariants: {final_is_final: off}
 """
 
 
-def verdict_of(text: str) -> Verdict:
-    """How a scenario is judged in the simulator."""
+MANY = """
+schema: 1
+name: many
+tasks: {quick: {}}
+steps: [{launch: quick, count: 5100, as: run}]
+expect:
+  eventually: [{within: 1m, of: run, status: SUCCESS}]
+"""
+
+
+def verdict_of(text: str, driver: Any = None) -> Verdict:
+    """How a scenario is judged in the simulator, or by another driver."""
     (scenario,) = load_text(text, "f.yaml")
     app = Celery("stories", broker="redis://nowhere.invalid", set_as_current=False)
-    return play(scenario, CelerySimDriver(options=SimulatorOptions()), app)
+    return play(scenario, driver or CelerySimDriver(options=SimulatorOptions()), app)
 
 
 @pytest.mark.parametrize(
@@ -66,3 +77,7 @@ def test_an_execution_that_nothing_but_a_short_visibility_timeout_began_is_waite
 
     assert told(verdict) == []
     assert [event.kind for event in verdict.log].count(EventKind.SUCCEEDED) == 2
+
+
+def test_eager_mode_keeps_all_results_of_a_story() -> None:
+    assert told(verdict_of(MANY, CeleryEagerDriver())) == []
