@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable
 from functools import wraps
-from types import ModuleType
+from types import FrameType, ModuleType
 from typing import Any
 
 __all__ = ["Replaced"]
@@ -87,12 +87,13 @@ class Replaced:
         self._names.pop(id(by), None)
 
     def _note_attribute(self, by: Any, target: Any, name: Any, *_: Any, **options: Any) -> None:
+        if _is_a_plugins(sys._getframe(2)):  # noqa: SLF001 - the one way to ask who calls
+            return
         # Of a path in one text, the next argument is the value.
         self._note(by, [target] if isinstance(target, str) else _named(target, name))
 
     def _note_variable(self, by: Any, name: str, *_: Any, **options: Any) -> None:
-        # pytest's own say which test runs, and so on.
-        if not name.startswith("PYTEST_"):
+        if not _is_a_plugins(sys._getframe(2)):  # noqa: SLF001 - as above
             self._note(by, [f"the environment's {name}"])
 
     def _note_patch(self, by: Any) -> None:
@@ -101,6 +102,12 @@ class Replaced:
     def _note_dict(self, by: Any) -> None:
         if by.in_dict is os.environ:
             self._note(by, [f"the environment's {name}" for name in by.values])
+
+
+def _is_a_plugins(frame: FrameType) -> bool:
+    """Tell whether a plugin of pytest replaces something for every test, as pytest-django does a DNS name."""
+    root = str(frame.f_globals.get("__name__", "")).partition(".")[0]
+    return root == "_pytest" or root.startswith("pytest_")
 
 
 def _named(target: Any, name: str) -> list[str]:

@@ -233,6 +233,8 @@ def test_what_another_process_does_not_see_is_named_where_a_test_fails(pytester:
             "store.tasks uses Django's cache, which is a LocMemCache: *celery-sim*",
         ]
     )
+    # What pytest-django replaces for every test is nobody's news.
+    assert len([line for line in result.outlines if "had replaced" in line]) == 1
 
 
 HUNTS = """
