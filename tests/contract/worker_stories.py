@@ -27,6 +27,8 @@ BRIEF = {
         "visibility_timeout": 1,
         "unacked_restore_interval": 1,
         "unacked_restore_throttle": 1,
+        # Who is killed while it sweeps keeps the others from it for so long.
+        "unacked_mutex_expire": 1,
     },
 }
 
