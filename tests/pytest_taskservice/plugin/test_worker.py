@@ -126,7 +126,9 @@ def test_what_a_test_leaves_is_not_seen_by_the_next_and_costs_it_little(downstre
 
         def test_after_running():
             assert add.delay(2, 3).get(timeout=3) == 5
-            assert app.control.inspect(timeout=2, limit=1).active() == {"celery@taskservice": []}
+            # The worker may not have heard yet that its process has done the one above.
+            (active,) = app.control.inspect(timeout=2, limit=1).active().values()
+            assert [run["name"] for run in active] in ([], ["shopx.tasks.add"])
             ended()
 
         def test_leaves_a_countdown():
