@@ -70,9 +70,9 @@ def _bounded(wait: Callable[..., Any], workers: Workers, bound: float) -> Callab
             try:
                 return wait(result, pause, *args, **options)
             except WaitedError:
-                # It may be what the task itself has raised.
+                # It has come just now, or this is what the task itself has raised.
                 if result.ready():
-                    raise
+                    return wait(result, None, *args, **options)
             waited += pause
             now = workers.look()
             left = left - 1 if now.seen == seen else _PATIENCE

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from celery import Celery
+from celery.exceptions import TimeoutError as WaitedError
+from celery.result import AsyncResult
+
+from pytest_taskservice.drivers.bounded import bounded_waits
+from pytest_taskservice.drivers.worker_fleet import Look
 
 if TYPE_CHECKING:
+    import pytest
+
     from tests.pytest_taskservice.plugin.conftest import Downstream
 
 # The worker's start is bounded by it too.
@@ -51,3 +60,30 @@ def test_the_same_holds_for_a_suite_on_celerys_own_fixtures(downstream: Downstre
 
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(["E*HarnessTimeoutError: waited * They do not serve its app, shopx"])
+
+
+class Idle:
+    """Workers that do nothing."""
+
+    def look(self) -> Look:
+        return Look(idle=True, seen=0)
+
+    def held(self) -> str:
+        return ""
+
+    def serve(self, app: object) -> bool:
+        return True
+
+
+def test_a_result_that_comes_as_a_wait_ends_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    def get(result: Any, timeout: float | None = None) -> int:
+        if timeout is not None:
+            raise WaitedError
+        return 5
+
+    monkeypatch.setattr(AsyncResult, "get", get)
+    monkeypatch.setattr(AsyncResult, "ready", lambda _: True)
+    app = Celery(broker="memory://", backend="cache+memory://", set_as_current=False)
+
+    with bounded_waits(Idle(), timeout=0.1):
+        assert AsyncResult("just-now", app=app).get() == 5
