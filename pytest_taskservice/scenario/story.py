@@ -170,9 +170,7 @@ def may_fail(task: Task, config: Config) -> bool:
         return True
 
     last = behaviour.retry.max_attempts if behaviour.retry else 1
-    limits = [config.task_time_limit, None if behaviour.ignores_soft_limit else config.task_soft_time_limit]
-    in_time = all(limit is None or behaviour.runs_for < limit for limit in limits)
-    return not in_time or behaviour.failure(last) is not None
+    return _limit_met(behaviour, config) is not None or behaviour.failure(last) is not None
 
 
 # By a canvas: what it was computed from, and its length. Each launch of a canvas asks for it several times.
