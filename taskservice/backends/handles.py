@@ -14,7 +14,7 @@ from anyio import to_thread
 
 from taskservice.backends.cancelling import revoke_waiting, running_on, stop_running
 from taskservice.backends.remote import RemoteOutcome, read_outcome, read_pack
-from taskservice.backends.results import ResultListener, read_meta
+from taskservice.backends.results import ResultListener, read_meta, read_metas, shares_its_pack
 from taskservice.errors import ConfigurationError, ResultTimeoutError
 from taskservice.runs import TaskState
 
@@ -146,11 +146,15 @@ class CeleryHandle:
         backend = self.results()
         if self._final is not None:
             return self._final
+        if self._pack_id is None:
+            return self._keep(read_outcome(await self._meta(), self._id))
 
-        meta = await to_thread.run_sync(read_meta, backend, self._id)
+        # The pack is looked at no later than its run: a retry is stored before the pack may be lost.
+        asked = (self._pack_id, self._id)
+        of_pack, meta = await to_thread.run_sync(read_metas, backend, asked)
         outcome = read_outcome(meta, self._id)
-        if self._pack_id is not None and not outcome.state.final:
-            lost = read_pack(await to_thread.run_sync(read_meta, backend, self._pack_id), self._id)
+        if shares_its_pack(backend, outcome.state):
+            lost = read_pack(of_pack, self._id)
             outcome = lost if lost.state.final else outcome
         return self._keep(outcome)
 

@@ -80,9 +80,7 @@ class ListeningThread:
 
     def drain_wakes(self) -> None:
         """Forget who called `wake` until now."""
-        if not self._waking:
-            return
-
+        # Even if nobody seems to be waking: who is may not have sent the byte yet when the last were read.
         with suppress(BlockingIOError):
             while self._reader.recv(4096):
                 pass

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from taskservice.backends.waiting import ResultTaker
 
-__all__ = ["ResultListener", "read_meta", "read_metas"]
+__all__ = ["ResultListener", "read_meta", "read_metas", "shares_its_pack"]
 
 READ_BATCH: Final = 500
 CROWD: Final = 100
@@ -65,6 +65,14 @@ def read_metas(backend: Backend, run_ids: Sequence[str]) -> list[Mapping[str, An
         keys = [source.get_key_for_task(run_id) for run_id in run_ids[start : start + READ_BATCH]]
         found += [None if payload is None else source.decode(payload) for payload in source.mget(keys)]
     return found
+
+
+def shares_its_pack(backend: Backend, state: TaskState) -> bool:
+    """Return whether a run of a pack is lost with it, if nothing but ``state`` is stored of it."""
+    if state is TaskState.STARTED:
+        # On Redis a pack does not store that its runs have started: whoever has goes on alone.
+        return not isinstance(backend, RedisBackend)
+    return state is TaskState.PENDING
 
 
 def _loads(payload: bytes) -> Any:
@@ -200,6 +208,10 @@ class ResultListener:
             found += [(channel, run_id) for run_id in run_ids]
             if run_ids and (pack_id := self._waiters.pack_of(channel)) is not None:
                 found.append((channel, pack_id))
+        self._take_stored(found)
+        self._waiters.tell()
+
+    def _take_stored(self, found: Sequence[tuple[bytes, str]]) -> None:
         for start in range(0, len(found), READ_BATCH):
             batch = found[start : start + READ_BATCH]
             keys = [self._make_key(run_id) for _, run_id in batch]
@@ -207,7 +219,6 @@ class ResultListener:
             for (channel, run_id), payload in zip(batch, payloads, strict=True):
                 if payload is not None:
                     self._take(channel, run_id, payload)
-        self._waiters.tell()
 
     def _take(self, channel: bytes, run_id: str, payload: bytes) -> None:
         pack_id = self._waiters.pack_of(channel)
@@ -238,8 +249,13 @@ class ResultListener:
 
     def _take_pack(self, channel: bytes, meta: Mapping[str, Any]) -> None:
         # If all went well it says nothing about its runs.
-        if meta["status"] in FINAL_STATES and meta["status"] != TaskState.SUCCESS:
-            self._waiters.deliver(channel, self._waiters.runs(channel), meta=meta)
+        if meta["status"] not in FINAL_STATES or meta["status"] == TaskState.SUCCESS:
+            return
+
+        run_ids = self._waiters.runs(channel)
+        # What came of some of them was stored before this, but perhaps after they were last read.
+        self._read_runs(channel, run_ids)
+        self._waiters.deliver(channel, run_ids, meta=meta)
 
     def _take_list(self, channel: bytes, payload: bytes) -> None:
         for meta in _loads(payload):
@@ -262,12 +278,22 @@ class ResultListener:
 
     def _ask(self, channel: bytes) -> None:
         pack_id = self._waiters.pack_of(channel)
-        for run_id in self._waiters.runs(channel):
-            meta = read_meta(self._backend, run_id)
-            if meta is not None:
-                self._take_meta(channel, run_id, meta, packed=False)
+        self._read_runs(channel, self._waiters.runs(channel))
         if pack_id is not None and (meta := read_meta(self._backend, pack_id)) is not None:
             self._take_pack(channel, meta)
+
+    def _read_runs(self, channel: bytes, run_ids: Sequence[str]) -> None:
+        if self._on_redis:
+            self._take_stored([(channel, run_id) for run_id in run_ids])
+            return
+
+        packed = self._waiters.pack_of(channel) is not None
+        for run_id in run_ids:
+            meta = read_meta(self._backend, run_id)
+            if meta is not None:
+                # Not all that is no end goes on alone here: such a back end stores that a run has started.
+                alone = packed and meta["status"] == TaskState.RETRY
+                self._take_meta(channel, run_id, meta, packed=alone)
 
     def _tick(self) -> None:
         # Not woken by newcomers: they are in the next round anyway.

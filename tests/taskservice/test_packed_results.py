@@ -13,7 +13,7 @@ import pytest
 from anyio import to_thread
 from celery.app.trace import trace_task
 
-from taskservice import CeleryBackend, TaskRegistry, task
+from taskservice import CeleryBackend, Settings, TaskRegistry, TaskState, task
 from taskservice.backends.packed import register_packed
 from taskservice.backends.packed_results import ResultBuffer
 from tests.taskservice import messages
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.anyio
 REGISTRY = TaskRegistry()
 WAIT = 15.0
+LOST = {"exc_type": "LookupError", "exc_message": ["lost"], "exc_module": "builtins"}
 
 
 @pytest.fixture
@@ -90,6 +91,12 @@ async def followed(app: Celery, run_id: str) -> None:
     with anyio.fail_after(WAIT):
         while channel not in client_of(app).pubsub_channels():  # noqa: ASYNC110 - another process
             await anyio.sleep(0.005)
+
+
+def store_quietly(app: Celery, run_id: str, result: Any, state: str) -> None:
+    """Store as Celery does, and publish nothing: what is published may be on its way still."""
+    stored = {"task_id": run_id, "status": state, "result": result, "traceback": None, "children": []}
+    client_of(app).set(f"celery-task-meta-{run_id}", json.dumps(stored))
 
 
 @pytest.mark.parametrize("conf", [{}, {"result_compression": "gzip"}])
@@ -202,6 +209,73 @@ async def test_a_pack_that_is_lost_leaves_a_retried_run_to_itself(redis_process:
 
     assert found[handles[0].id] == "from the retry"
     assert isinstance(found[handles[1].id], LookupError)
+
+
+async def test_a_retry_is_not_lost_with_its_pack_to_whoever_looks_for_another_run(
+    redis_process: RedisProcess,
+) -> None:
+    app = app_on(redis_process)
+    values: list[int] = []
+
+    async with CeleryBackend(app) as backend:
+        handles = await backend.launch_many(add, [(1,), (2,)], per_message=2)
+        pack_id, _ = message_of(app)
+
+        async def wait() -> None:
+            values.append(await handles[0].result(WAIT))
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(wait)
+            await followed(app, pack_id)
+            # Stored, and not told yet.
+            store_quietly(app, handles[0].id, None, "RETRY")
+            store_quietly(app, pack_id, LOST, "FAILURE")
+            with pytest.raises(LookupError, match="lost"):
+                await handles[1].result(WAIT)
+            assert await handles[0].status() is TaskState.RETRY
+            app.backend.store_result(handles[0].id, 7, "SUCCESS")
+
+    assert values == [7]
+
+
+@pytest.mark.parametrize("state", ["RETRY", "STARTED"])
+async def test_what_goes_on_alone_is_not_lost_with_its_pack(redis_process: RedisProcess, state: str) -> None:
+    app = app_on(redis_process)
+    async with CeleryBackend(app) as backend:
+        handles = await backend.launch_many(add, [(1,), (2,)], per_message=2)
+        pack_id, _ = message_of(app)
+        app.backend.store_result(handles[0].id, None, state)
+        app.backend.mark_as_failure(pack_id, LookupError("lost"))
+
+        assert await handles[0].status() is TaskState(state)
+        assert await handles[1].status() is TaskState.FAILURE
+
+
+async def test_where_results_are_polled_for_a_retry_is_not_lost_with_its_pack(
+    redis_process: RedisProcess,
+) -> None:
+    app = app_on(redis_process, result_backend="cache+memory://")
+    backend: Any = app.backend
+    alone = Settings(redis_url=redis_process.url, allow_in_memory=True)
+    found: list[int] = []
+
+    async with CeleryBackend(app, settings=alone) as service:
+        handles = await service.launch_many(add, [(1,), (2,)], per_message=2)
+        with messages.broker_of(app) as broker:
+            pack_id = json.loads(str(broker.rpop("sums")))["headers"]["id"]
+        backend.store_result(handles[0].id, None, "RETRY")
+        backend.store_result(pack_id, LookupError("lost"), "FAILURE")
+
+        async def wait() -> None:
+            found.append(await handles[0].result(WAIT))
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(wait)
+            with pytest.raises(LookupError, match="lost"):
+                await handles[1].result(WAIT)
+            backend.store_result(handles[0].id, 7, "SUCCESS")
+
+    assert found == [7]
 
 
 async def test_a_backend_that_threads_share_sends_the_runs_off(redis_process: RedisProcess) -> None:
