@@ -134,5 +134,19 @@ def test_a_call_of_nothing_fails_with_its_line_and_cause(pytester: pytest.Pytest
     assert not pytester.path.joinpath("called").exists()
 
 
+def test_a_module_that_never_ends_its_import_fails_its_stories_alone(pytester: pytest.Pytester) -> None:
+    pytester.makeconftest("from pytest_taskservice.drivers import called\ncalled.IMPORT_SECONDS = 0.5")
+    pytester.makepyfile(forever="try:\n    while True: pass\nexcept Exception:\n    pass")
+
+    result = play_calls(pytester, "forever.pack", "packs.pack")
+
+    result.assert_outcomes(passed=4, failed=4)
+    told = (
+        "a.scenario.yaml:5:*: cannot import 'forever' for the task 'forever.pack': "
+        "TimeoutError: it takes more than 0.5 s, at *forever.py:2"
+    )
+    result.stdout.fnmatch_lines([told] * 4)
+
+
 def test_a_task_of_the_app_is_played(pytester: pytest.Pytester) -> None:
     play_calls(pytester, "packs.pack").assert_outcomes(passed=4)
