@@ -354,7 +354,18 @@ def test_it(taskservice_app):
 def test_a_worker_has_the_settings_that_code_has_made(pytester: pytest.Pytester, compat: bool) -> None:
     make_project(pytester, test_database='{"NAME": HOME / "test.db"}')
     (pytester.path / "proj" / "celery.py").write_text(
-        'from celery import Celery\n\napp = Celery("proj", backend="cache+memory://")\n'
+        """
+from celery import Celery
+
+app = Celery("proj", backend="cache+memory://")
+
+
+@app.task
+def asked(name):
+    from django.conf import settings
+
+    return getattr(settings, name)
+"""
     )
     (pytester.path / "pytest.ini").write_text(
         "[pytest]\naddopts = -p no:valkey --nomigrations\npythonpath = .\n"
@@ -365,7 +376,7 @@ from django.conf import settings
 import proj.settings
 
 told = {name: value for name, value in vars(proj.settings).items() if name.isupper()}
-settings.configure(**told)
+settings.configure(**told, GREET=lambda name: "hello " + name)
 
 
 def pytest_configure():
@@ -377,7 +388,7 @@ def pytest_configure():
     (pytester.path / "test_store.py").write_text(f"""
 import pytest
 
-from proj.celery import app
+from proj.celery import app, asked
 
 
 @pytest.fixture(scope="session")
@@ -392,6 +403,10 @@ def test_it(transactional_db, {fixture}):
 
     assert rename.delay(Item.objects.create(name="lamp").pk, "desk").get(timeout=10) == 1
     assert Item.objects.get().name == "desk"
+    with pytest.raises(AttributeError, match=r"GREET'?: in the tests it is a function <.*cannot be told"):
+        asked.delay("GREET").get(timeout=10)
+    with pytest.raises(AttributeError, match=r"has no attribute 'NOTHING'$"):
+        asked.delay("NOTHING").get(timeout=10)
 """)
 
     result = pytester.runpytest_subprocess(
