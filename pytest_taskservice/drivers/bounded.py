@@ -60,10 +60,12 @@ def _bounded(wait: Callable[..., Any], workers: Workers, bound: float) -> Callab
     def wait_bounded(result: Any, timeout: Any = None, *args: Any, **options: Any) -> Any:
         from celery.exceptions import TimeoutError as WaitedError
 
-        # Who hears of each result that has come would hear of it once more.
-        told = len(args) > 2 or any(options.get(name) for name in ("callback", "on_message"))
-        if timeout is not None or told:
+        if timeout is not None:
             return wait(result, timeout, *args, **options)
+        if len(args) > 2:
+            args = (*args[:2], _once(args[2]), *args[3:])
+        elif "callback" in options:
+            options["callback"] = _once(options["callback"])
         waited, seen, left = 0.0, None, _PATIENCE
         pause = bound
         while True:
@@ -82,6 +84,21 @@ def _bounded(wait: Callable[..., Any], workers: Workers, bound: float) -> Callab
             pause = _AGAIN if now.idle else bound
 
     return wait_bounded
+
+
+def _once(callback: Callable[..., Any] | None) -> Callable[..., Any] | None:
+    """Return a callback that hears of each result once, though it is waited for again and again."""
+    if callback is None:
+        return None
+    told: set[str] = set()
+
+    def call(task_id: str, value: Any) -> Any:
+        if task_id not in told:
+            told.add(task_id)
+            return callback(task_id, value)
+        return value
+
+    return call
 
 
 def _told(result: Any, waited: float, workers: Workers) -> str:

@@ -28,10 +28,13 @@ def test_a_result_that_nothing_can_bring_is_waited_for_so_long_and_named(downstr
         from shopx.tasks import nap
 
         def test_lost(taskservice_app):
-            AsyncResult("lost-it").get()
+            AsyncResult("lost-it").get(callback=print, on_message=print)
 
         def test_slow(taskservice_app):
-            assert group(nap.s(2), nap.s(6), nap.s(4)).delay().get() == [2, 6, 4]
+            told, sent = [], group(nap.s(2), nap.s(6), nap.s(4)).delay()
+            sent.get(callback=lambda _, seconds: told.append(seconds))
+            assert sorted(told) == [2, 4, 6]
+            assert sent.get() == [2, 6, 4]
         """
     )
 
