@@ -54,8 +54,9 @@ def taskservice_backend(request: pytest.FixtureRequest) -> Iterator[str]:
         if name in request.fixturenames:
             request.getfixturevalue(name)
     enter = request.node.stash.get(ENTER, None)
-    # A unittest.TestCase has no parameters.
-    world = request.node.world if enter else getattr(request, "param", harness.options.backends[0])
+    # What takes no parameters has its world itself, if there is any choice.
+    own = getattr(request.node, "world", harness.options.backends[0])
+    world = getattr(request, "param", own)
     driver, problem = None, ""
     try:
         driver = harness.driver(world)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_taskservice.worlds import FIXTURE, worlds_of
+from pytest_taskservice.worlds import FIXTURE
 
 if TYPE_CHECKING:
     from pytest_taskservice.options import HarnessOptions
@@ -35,7 +35,7 @@ _TESTING = "celery.contrib.testing.worker"
 _SERVED = "-p pytest_taskservice.celery_compat serves it there too"
 
 
-def outside_lines(items: Sequence[pytest.Item], options: HarnessOptions) -> list[str]:
+def outside_lines(items: Sequence[pytest.Item]) -> list[str]:
     """Return, in whole lines, which of the collected tests the chosen worlds do not reach."""
     if not items:
         return []
@@ -49,13 +49,6 @@ def outside_lines(items: Sequence[pytest.Item], options: HarnessOptions) -> list
         )
     elif not inside:
         lines.append(f"taskservice: none of these tests asks for a world, so none is in one: {_ALL_IN}")
-    worlds = [world for name in options.backends for world in worlds_of(name, options)]
-    cases = sum(map(_is_case, inside))
-    if cases and len(worlds) > 1:
-        lines.append(
-            f"taskservice: unittest.TestCases take no parameters: {cases} of these tests run in {worlds[0]}, "
-            "and nowhere else"
-        )
     return lines
 
 
@@ -101,12 +94,6 @@ def _has_theirs(item: pytest.Item) -> bool:
     known: Any = getattr(item, "_fixtureinfo", None)
     found = known.name2fixturedefs.values() if known else ()
     return any(fixtures[-1].func.__module__ == _THEIRS for fixtures in found)
-
-
-def _is_case(item: pytest.Item) -> bool:
-    # Imported by whoever has one.
-    unittest: Any = sys.modules.get("unittest")
-    return bool(unittest) and issubclass(getattr(item, "cls", None) or object, unittest.TestCase)
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

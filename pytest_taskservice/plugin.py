@@ -9,8 +9,10 @@ from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from _pytest.unittest import UnitTestCase
 
-from pytest_taskservice.errors import HarnessError, UnknownNameError
+from pytest_taskservice.cases import in_worlds
+from pytest_taskservice.errors import HarnessError
 from pytest_taskservice.fixtures import (
     HARNESS,
     WORLD,
@@ -25,12 +27,12 @@ from pytest_taskservice.fixtures import (
     taskservice_sim,
 )
 from pytest_taskservice.made_databases import MadeDatabases
-from pytest_taskservice.options import add_options, parse_backends, read_options
+from pytest_taskservice.options import add_options, read_options
 from pytest_taskservice.outside import beside_section, outside_lines, outside_section
 from pytest_taskservice.played import Played
 from pytest_taskservice.progress import Progress
 from pytest_taskservice.session import HarnessSession
-from pytest_taskservice.worlds import FIXTURE, worlds_of
+from pytest_taskservice.worlds import FIXTURE, missed_world, worlds_for
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -166,17 +168,24 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             return
 
     options = metafunc.config.stash[HARNESS].options
-    meant = _meant_for(metafunc.definition)
-    chosen = [name for name in options.backends if meant is None or name in meant]
-    params: list[Any] = [
-        world
-        for name in chosen
-        for world in worlds_of(name, options, is_async="anyio_backend" in metafunc.fixturenames)
-    ]
-    if not chosen:
-        reason = f"meant for {', '.join(meant or ())}; chosen: {', '.join(options.backends)}"
-        params = [pytest.param((meant or ("",))[0], marks=pytest.mark.skip(reason=reason))]
+    is_async = "anyio_backend" in metafunc.fixturenames
+    params: list[Any] = list(worlds_for(metafunc.definition, options, is_async=is_async))
+    if not params:
+        world, reason = missed_world(metafunc.definition, options)
+        params = [pytest.param(world, marks=pytest.mark.skip(reason=reason))]
     metafunc.parametrize(FIXTURE, params, indirect=True)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """Have the tests of a unittest.TestCase, which take no parameters, in every chosen world too."""
+    report = yield
+    if isinstance(collector, UnitTestCase) and report.passed:
+        options = collector.config.stash[HARNESS].options
+        report.result = [case for item in report.result for case in in_worlds(item, options)]
+    return report
 
 
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
@@ -264,7 +273,7 @@ def _outside(config: pytest.Config, items: list[pytest.Item]) -> list[str]:
     served = config.pluginmanager.has_plugin(_COMPAT)
     # An ini file's worlds are for other runs too.
     chosen = config.getoption("taskservice_backend") is not None and not served
-    return outside_lines(items, config.stash[HARNESS].options) if chosen else []
+    return outside_lines(items) if chosen else []
 
 
 def _world_sections(driver: WorldDriver, *, history: bool) -> list[tuple[str, str]]:
@@ -321,15 +330,3 @@ def _redis_of(harness: HarnessSession) -> str:
 def _asks_for_world(function: Any) -> bool:
     names = inspect.signature(function).parameters
     return not _WORLD_FIXTURES.isdisjoint(names)
-
-
-def _meant_for(definition: Any) -> tuple[str, ...] | None:
-    for marker in definition.iter_markers("taskservice"):
-        if "backend" in marker.kwargs:
-            try:
-                return parse_backends(marker.kwargs["backend"])
-            except (UnknownNameError, ValueError) as error:
-                raise pytest.Collector.CollectError(
-                    f"@pytest.mark.taskservice of {definition.nodeid}: {error}"
-                ) from None
-    return None

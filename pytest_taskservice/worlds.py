@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import shlex
-from typing import TYPE_CHECKING
 
-from pytest_taskservice.options import DEFAULT_START, HarnessOptions
+import pytest
 
-if TYPE_CHECKING:
-    import pytest
+from pytest_taskservice.errors import UnknownNameError
+from pytest_taskservice.options import DEFAULT_START, HarnessOptions, parse_backends
 
-__all__ = ["FIXTURE", "replay_command", "split_world", "unseeded", "worlds_of"]
+__all__ = [
+    "FIXTURE",
+    "missed_world",
+    "replay_command",
+    "split_world",
+    "unseeded",
+    "worlds_for",
+    "worlds_of",
+]
 
 FIXTURE = "taskservice_backend"
 """The fixture that has the worlds as its parameters, and puts a test into one of them."""
@@ -33,6 +40,35 @@ def worlds_of(
     if backend == _SIMULATED and seeds:
         return tuple(f"{_SEEDED}{seed}" for seed in seeds)
     return (backend,)
+
+
+def worlds_for(node: pytest.Item, options: HarnessOptions, *, is_async: bool = False) -> list[str]:
+    """Return the chosen worlds that ``node``, by its markers, is meant for."""
+    meant = _meant_for(node)
+    return [
+        world
+        for name in options.backends
+        if meant is None or name in meant
+        for world in worlds_of(name, options, is_async=is_async)
+    ]
+
+
+def missed_world(node: pytest.Item, options: HarnessOptions) -> tuple[str, str]:
+    """Return a world that ``node`` is meant for where none of those is chosen, and that in words."""
+    meant = _meant_for(node) or ("",)
+    return meant[0], f"meant for {', '.join(meant)}; chosen: {', '.join(options.backends)}"
+
+
+def _meant_for(node: pytest.Item) -> tuple[str, ...] | None:
+    for marker in node.iter_markers("taskservice"):
+        if "backend" in marker.kwargs:
+            try:
+                return parse_backends(marker.kwargs["backend"])
+            except (UnknownNameError, ValueError) as error:
+                raise pytest.Collector.CollectError(
+                    f"@pytest.mark.taskservice of {node.nodeid}: {error}"
+                ) from None
+    return None
 
 
 def split_world(world: str, options: HarnessOptions) -> tuple[str, int]:

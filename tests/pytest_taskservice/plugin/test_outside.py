@@ -95,18 +95,6 @@ def test_a_test_case_skips_what_its_world_cannot_show(downstream: Downstream) ->
     result.stdout.fnmatch_lines(["SKIPPED*test_cases.py:*celery-eager cannot: eta *"])
 
 
-def test_of_several_worlds_a_test_case_is_told_its_own(downstream: Downstream) -> None:
-    downstream.write(test_shopx=FUNCTION, test_cases=CASES)
-
-    result = downstream.run(*ALL_IN.split(), "--taskservice-backend=celery-sim,celery-eager")
-
-    result.assert_outcomes(passed=4)
-    told = (
-        "taskservice: unittest.TestCases take no parameters: 2 of these tests run in celery-sim, and nowhere"
-    )
-    result.stdout.fnmatch_lines([f"{told} else"])
-
-
 @pytest.mark.parametrize("way", ["ini", "autouse"])
 def test_stories_go_on_where_every_test_is_in_a_world(downstream: Downstream, way: str) -> None:
     downstream.root.joinpath("sums.scenario.yaml").write_text(dedent(STORY), "utf-8")
