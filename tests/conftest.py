@@ -142,7 +142,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         given = (
             item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
         )
-        if item.path.name in LENGTHY or _is_lengthy(item, given) or _is_bulk(item, given):
+        if _is_lengthy(item, given):
             item.add_marker("lengthy")
         ours = item.path.name in MODULES or item.path.parent.name in FOLDERS
         by_hand = item.get_closest_marker("internals") is not None
@@ -177,13 +177,13 @@ def _rank(item: pytest.Item) -> int:
 
 
 def _is_lengthy(item: pytest.Item, given: Mapping[str, object]) -> bool:
-    if item.path.name in LENGTHY_ON_WORKERS and given.get("story_world") == "celery":
-        return True
-    return item.path.name in LENGTHY_ON_POOLS and given.get("world") in POOLS
-
-
-def _is_bulk(item: pytest.Item, given: Mapping[str, object]) -> bool:
-    return item.name.partition("[")[0] in LENGTHY_ON_OTHERS and given.get("world") in WORLDS
+    module, function, world = item.path.name, item.name.partition("[")[0], given.get("world")
+    return (
+        module in LENGTHY
+        or (module in LENGTHY_ON_WORKERS and given.get("story_world") == "celery")
+        or (module in LENGTHY_ON_POOLS and world in POOLS)
+        or (function in LENGTHY_ON_OTHERS and world in WORLDS)
+    )
 
 
 @pytest.fixture
