@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, ItemsView, Iterator, KeysView, ValuesView
 from contextlib import suppress
+from functools import wraps
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from pytest_taskservice.drivers.ledger import Journal
     from pytest_taskservice.drivers.worker_strikes import Strikes
 
+control: Any = import_module("celery.worker.control")
 state: Any = import_module("celery.worker.state")
 
 __all__ = ["VISIBLE_STATE", "Agent", "install"]
@@ -38,6 +40,8 @@ __all__ = ["VISIBLE_STATE", "Agent", "install"]
 # Collections of ``celery.worker.state`` that hold ids and times, nothing of this process only.
 VISIBLE_STATE = ("revoked", "revoked_stamps", "successful_requests")
 
+# Commands of remote control after which a worker is as it was before.
+_PASSING = {"election", "enable_events", "heartbeat", "revoke", "terminate"}
 _NOTICE = 5.0
 _KINDS = {
     "task-received": "received",
@@ -80,6 +84,7 @@ def install(app: Celery, descriptor: int, *, journal: Journal | None = None) -> 
     # A cached property of AppEvents: setting it wins over the class.
     app.events.__dict__["Dispatcher"] = dispatcher
     _tell_by_request(agent)
+    _note_changes(agent)
     signals.task_received.connect(agent.received, weak=False)
     app.steps["consumer"].add(_step(agent))
     signals.worker_process_init.connect(agent.forget, weak=False)
@@ -100,11 +105,29 @@ def _tell_by_request(agent: Agent) -> None:
     setattr(Request, "send_event", send_event)  # noqa: B010 - a method is replaced on purpose
 
 
+def _note_changes(agent: Agent) -> None:
+    """Note which commands of remote control change the worker: another test has not asked for them."""
+
+    def noting(command: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(command)
+        def call(*args: Any, **arguments: Any) -> Any:
+            agent.changed = True
+            return command(*args, **arguments)
+
+        return call
+
+    for name, about in control.Panel.meta.items():
+        if about.type == "control" and name not in _PASSING:
+            control.Panel.data[name] = noting(control.Panel.data[name])
+
+
 class Agent:
     """State over the life of one worker process."""
 
     def __init__(self, app: Celery, connection: socket.socket, journal: Journal | None = None) -> None:
         self.strikes: Strikes | None = None
+        self.changed = False
+        """Whether remote control has made another worker of it."""
         self._app = app
         self._journal = journal
         self._connection = connection
@@ -231,10 +254,13 @@ class Agent:
             # there, too: on its way from the timer to the pool a request is nowhere.
             turned = self._loop.call(lambda: None, deadline)
             if turned and self._loop.call(lambda: idle.append(self._is_idle()), deadline) and idle[-1]:
-                return {"idle": True, "moved": self._seen != before, "seen": self._seen}
+                return self._told(idle=True, moved=self._seen != before)
             if time.monotonic() >= deadline:
-                return {"idle": False, "moved": True, "seen": self._seen}
+                return self._told(idle=False, moved=True)
             time.sleep(0.0005)
+
+    def _told(self, *, idle: bool, moved: bool) -> dict[str, Any]:
+        return {"idle": idle, "moved": moved, "seen": self._seen, "changed": self.changed}
 
     def _is_idle(self) -> bool:
         return not (state.reserved_requests or state.active_requests or scheduled_requests(self._consumer))

@@ -54,10 +54,14 @@ class Member:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Look:
-    """How a fleet stands: whether all its workers are idle, and how much has happened in them so far."""
+    """How a fleet stands: whether all its workers are idle, and how much has happened in them so far.
+
+    It is ``changed`` if remote control has made one other than it was started.
+    """
 
     idle: bool
     seen: int
+    changed: bool = False
 
 
 class Fleet:
@@ -142,13 +146,14 @@ class Fleet:
 
     def look(self, timeout: float) -> Look:
         """Wait at most ``timeout`` seconds until all living workers are idle."""
-        idle, seen = all(not member.paused for member in self.living()), 0
+        idle, seen, changed = all(not member.paused for member in self.living()), 0, False
         deadline = time.monotonic() + timeout
         for member in self._asked():
             left = max(0.0, min(_ROUND if self.is_story else timeout, deadline - time.monotonic()))
             if (found := self._ask(member, "settle", timeout=left)) is not None:
                 idle, seen = idle and found["idle"], seen + found["seen"]
-        return Look(idle=bool(idle), seen=seen)
+                changed = changed or found["changed"]
+        return Look(idle=bool(idle), seen=seen, changed=changed)
 
     def free(self, timeout: float) -> bool:
         """Drop what waits and terminate what runs; return whether all are idle then."""

@@ -259,7 +259,7 @@ class Serving:
         self.place.clear()
         before = fleet.look(0.0).seen
         look = fleet.look(SETTLE)
-        if not look.idle and not _free(fleet):
+        if look.changed or (not look.idle and not _free(fleet)):
             self.stop()
         if look.seen != before or not look.idle:
             self.place.clear()

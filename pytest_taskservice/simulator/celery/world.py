@@ -30,6 +30,7 @@ from pytest_taskservice.simulator.celery.quick_starting import STARTING_SHORTCUT
 from pytest_taskservice.simulator.celery.record import Record
 from pytest_taskservice.simulator.celery.seams import install_seams
 from pytest_taskservice.simulator.celery.shortcuts import install_shortcuts
+from pytest_taskservice.simulator.celery.task_limits import TaskLimits
 from pytest_taskservice.simulator.celery.traps import ignore, no_time
 from pytest_taskservice.simulator.celery.worker import SimulatedWorker
 from pytest_taskservice.simulator.companions import Companions
@@ -89,6 +90,7 @@ class CeleryWorld:
         self.simulation.on_sleep = self._note_sleep
         self.record = Record(self.simulation)
         self.workers: list[SimulatedWorker] = []
+        self._limits = TaskLimits(self.workers)
         self.beats: list[SimulatedBeat] = []
         self.faults = Faults(self)
         self.at_received: Callable[[SimulatedWorker, Mapping[str, Any]], None] = ignore
@@ -174,6 +176,7 @@ class CeleryWorld:
         self, app: Celery, *, hostname: str | None = None, concurrency: int = 2, **options: Any
     ) -> SimulatedWorker:
         """Start a worker without waiting for it."""
+        self._limits.restore()
         name = hostname or f"worker{len(self.workers) + 1}@sim"
         worker = SimulatedWorker(self, app, hostname=name, concurrency=concurrency, **options)
         self.workers.append(worker)
@@ -315,6 +318,7 @@ class CeleryWorld:
         stack.callback(signals.task_received.disconnect, self.record.received)
         install_listener(patches, simulation, self.threads)
         install_limits(patches)
+        self._limits.install(patches)
         install_fiber_loops(patches, simulation, self.threads.errands)
         if not self._exact:
             install_shortcuts(patches, _SHORTCUTS)
