@@ -189,6 +189,15 @@ def _is_lengthy(item: pytest.Item, given: Mapping[str, object]) -> bool:
 @pytest.fixture
 def pytester(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
     """Pytester, whose fresh processes leave out plugins of others that take seconds to load."""
-    others = ("anyio", "freezer", "hypothesispytest", "locust", "schemathesis", "time_machine", "valkey")
+    others = (
+        "anyio",
+        "asyncio",
+        "freezer",
+        "hypothesispytest",
+        "locust",
+        "schemathesis",
+        "time_machine",
+        "valkey",
+    )
     monkeypatch.setenv("PYTEST_ADDOPTS", " ".join(f"-p no:{name}" for name in others))
     return pytester

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from asyncio import SelectorEventLoop
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -364,7 +365,9 @@ async def _ends(handle: TaskHandle, seconds: float) -> bool:
 def _early_loop() -> str:
     """Return why the test's event loop is in real time, if AnyIO's plugin made it before the world."""
     plugin: Any = sys.modules.get("anyio.pytest_plugin")
-    if getattr(plugin, "_current_runner", None) is None:
+    runner = getattr(plugin, "_current_runner", None)
+    # asyncio's own is in virtual time as soon as it runs.
+    if runner is None or (hasattr(runner, "get_loop") and type(runner.get_loop()) is SelectorEventLoop):
         return ""
     return (
         "the test's event loop was made before its world, for an async fixture of a wider scope: "

@@ -2,7 +2,8 @@
 
 Replaces ``threading.Condition.wait`` and ``threading.Thread.join`` while open: on the owner's thread they
 take steps for whoever waits. Everything in ``queue`` and ``concurrent.futures`` waits through them. Replaces
-``BaseEventLoop.run_forever`` too, to know of a loop that the owner runs in real time.
+``BaseEventLoop.run_forever`` too: the first loop that the owner runs has all be in virtual time, and one that
+cannot be, uvloop's for one, is known.
 """
 
 # ruff: noqa: SLF001 - a condition's own parts, see above
@@ -41,6 +42,11 @@ _run_forever: Any = asyncio.BaseEventLoop.run_forever
 _now = time.monotonic
 
 
+def _open_none() -> bool:
+    """Leave event loops in real time."""
+    return False
+
+
 class _Waiter:
     def __init__(self, ready: Callable[[], bool], deadline: float | None, what: str) -> None:
         self.ready = ready
@@ -63,6 +69,8 @@ class Threads:
         self._impatience = 0.0
         self.nudge: Callable[[], Any] | None = None
         """Called when a thread begins to wait: the owner may wait in another way than by a condition."""
+        self.open_loops: Callable[[], bool] = _open_none
+        """Called when the owner runs an event loop; returns whether it now runs in another time."""
         self.errands = Errands(simulation)
         self._loop: Any = None
         self._going = 0
@@ -89,6 +97,10 @@ class Threads:
             # A task's loop gives way by itself.
             if not threads.inside() or current_fiber() is not None:
                 _run_forever(loop)
+                return
+            if type(loop) is asyncio.SelectorEventLoop and threads.open_loops():
+                # It is in virtual time from now on.
+                loop.run_forever()
                 return
             before, threads._loop = threads._loop, loop
             try:

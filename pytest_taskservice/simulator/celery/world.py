@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
@@ -132,20 +133,22 @@ class CeleryWorld:
 
     # What tests do.
 
-    def open_loops(self) -> None:
-        """Put event loops that are made from now on into this world's time."""
+    def open_loops(self) -> bool:
+        """Put event loops that are made, or run, from now on into this world's time; False if they are."""
+        if self._stage is not None:
+            return False
         from pytest_taskservice.simulator.loops.stage import Stage
         from pytest_taskservice.simulator.loops.world import virtual_loops
 
-        if self._stage is None:
-            self._stage = stage = Stage(self.simulation, seed=self.simulation.seed, moved_by_owner=True)
-            stage.help = self.threads.help
-            self.threads.nudge = stage.ask_owner
-            self._stack.enter_context(virtual_loops(stage))
-            # Once more, over it: a task's loop waits as a task does.
-            patches = Patches()
-            install_fiber_loops(patches, self.simulation, self.threads.errands)
-            self._stack.callback(patches.undo)
+        self._stage = stage = Stage(self.simulation, seed=self.simulation.seed, moved_by_owner=True)
+        stage.help = self.threads.help
+        self.threads.nudge = stage.ask_owner
+        self._stack.enter_context(virtual_loops(stage))
+        # Once more, over it: a task's loop waits as a task does.
+        patches = Patches()
+        install_fiber_loops(patches, self.simulation, self.threads.errands)
+        self._stack.callback(patches.undo)
+        return True
 
     def start_worker(
         self, app: Celery, *, hostname: str | None = None, concurrency: int = 2, **options: Any
@@ -310,6 +313,7 @@ class CeleryWorld:
         stack.callback(patches.undo)
         companions.install(patches)
         self.threads = Threads(simulation)
+        self.threads.open_loops = self.open_loops
         simulation.outsiders = self.threads
         companions.waiting = self.threads.waiting_threads
         self.threads.install(patches)
@@ -320,6 +324,7 @@ class CeleryWorld:
         install_limits(patches)
         self._limits.install(patches)
         install_fiber_loops(patches, simulation, self.threads.errands)
+        self._await_trio(patches)
         if not self._exact:
             install_shortcuts(patches, _SHORTCUTS)
             install_json(patches)
@@ -330,6 +335,21 @@ class CeleryWorld:
         stack.callback(self.state.close)
         stack.callback(simulation.close)
         stack.enter_context(watched(simulation, self._patience))
+
+    def _await_trio(self, patches: Patches) -> None:
+        """Open loops as soon as the test itself runs trio; asyncio's are looked out for by `Threads`."""
+        inside = sys.modules.get("trio._core._run")
+        if inside is None:
+            return
+        original: Any = vars(inside)["setup_runner"]
+
+        def setup_runner(*args: Any, **kwargs: Any) -> Any:
+            if self.threads.inside() and current_fiber() is None and self.open_loops():
+                # In virtual time from now on.
+                return vars(inside)["setup_runner"](*args, **kwargs)
+            return original(*args, **kwargs)
+
+        patches.set(inside, "setup_runner", setup_runner)
 
     def _open_redis(self, stack: ExitStack, patches: Patches) -> None:
         from pytest_taskservice.simulator.celery.quick_results import install_quick_results

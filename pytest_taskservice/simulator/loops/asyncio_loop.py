@@ -1,8 +1,11 @@
 """asyncio in virtual time: an event loop that reads a stage's clock, and moves it where it would sleep.
 
+Every loop of asyncio's own can be one, made by whomever and before the world was open, until that is closed.
+
 Leans on ``BaseEventLoop._ready``, ``_scheduled``, ``_clock_resolution`` and ``_run_once``, on
-``BaseSelectorEventLoop._ssock``, on a step's callback knowing its task, on ``Task._fut_waiter``, and on how
-asyncio's streams note that somebody reads. ``check`` tells what of that is gone.
+``BaseSelectorEventLoop._ssock`` and ``_selector``, on ``TimerHandle._when``, on a step's callback knowing its
+task, on ``Task._fut_waiter``, and on how asyncio's streams note that somebody reads. ``check`` tells what of
+that is gone.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
+from heapq import heapify
 from random import Random
 from typing import TYPE_CHECKING, Any
 
@@ -28,23 +32,26 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from selectors import SelectorKey
 
-__all__ = ["VirtualLoop", "check"]
+__all__ = ["Adopted", "VirtualLoop", "check"]
 
 _LONGEST = 86_400.0
 _real_monotonic = time.monotonic
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
-    """An event loop on a stage. With a seed other than 0, it draws the order of the tasks that can go on."""
+    """An event loop on a stage. With a seed other than 0, it draws the order of the tasks that can go on.
 
-    def __init__(self, stage: Stage) -> None:
+    None is made as one: see `Adopted`.
+    """
+
+    def join(self, stage: Stage) -> None:
+        """Take a seat on ``stage``."""
         self.stage = stage
         self._draw = stage.random.stream("asyncio") if stage.seed else None
         self._children: list[Any] = []
         self._failure: Exception | None = None
         self.seat = Seat("an asyncio loop", wake=self._nudge, pending=self._has_news, explain=self._explain)
         self.seat.fail = self._fail
-        super().__init__(_Pausing(self, stage))
 
     def time(self) -> float:
         """Return the virtual monotonic clock; the real one once the world is closed."""
@@ -162,10 +169,10 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 class _Pausing(selectors.BaseSelector):
     """A selector that lets virtual time go on instead of sleeping."""
 
-    def __init__(self, loop: VirtualLoop, stage: Stage) -> None:
+    def __init__(self, loop: VirtualLoop, stage: Stage, real: selectors.BaseSelector) -> None:
         self._loop = loop
         self._stage = stage
-        self._real = selectors.DefaultSelector()
+        self._real = real
         self._descriptors = Descriptors()
 
     def select(self, timeout: float | None = None) -> list[tuple[SelectorKey, int]]:
@@ -225,6 +232,41 @@ class _Pausing(selectors.BaseSelector):
         self._real.close()
 
 
+class Adopted:
+    """A ``SelectorEventLoop``, whoever has made it, that is a `VirtualLoop` until it is given back."""
+
+    def __init__(self, loop: Any, stage: Stage) -> None:
+        self._loop = loop
+        self._selector = loop._selector  # noqa: SLF001 - see the module
+        self._before = set(vars(loop))
+        self._early = [(handle, handle.when()) for handle in loop._scheduled]  # noqa: SLF001 - as above
+        loop.__class__ = VirtualLoop
+        loop.join(stage)
+        loop._selector = _Pausing(loop, stage, self._selector)  # noqa: SLF001 - as above
+        self._shift_timers(stage.monotonic() - _real_monotonic())
+
+    def give_back(self) -> None:
+        """Have it be what it was; one that runs goes on in real time, for its stage is closed.
+
+        Timers of before are due when they were, those of meanwhile after as long as they would have been.
+        """
+        loop = self._loop
+        if loop.is_running():
+            return
+        self._shift_timers(_real_monotonic() - loop.stage.monotonic())
+        for handle, instant in self._early:
+            handle._when = instant  # noqa: SLF001 - as above
+        heapify(loop._scheduled)  # noqa: SLF001 - as above
+        loop._selector = self._selector  # noqa: SLF001 - as above
+        loop.__class__ = asyncio.SelectorEventLoop
+        for name in set(vars(loop)) - self._before:
+            delattr(loop, name)
+
+    def _shift_timers(self, seconds: float) -> None:
+        for handle in self._loop._scheduled:  # noqa: SLF001 - as above
+            handle._when += seconds  # noqa: SLF001 - as above
+
+
 def check() -> None:
     """Raise `SimulationError` if this Python's asyncio is not the one this module knows."""
     loop = asyncio.SelectorEventLoop()
@@ -240,6 +282,7 @@ def check() -> None:
         loop.run_until_complete(task)
         reader = asyncio.StreamReader(loop=loop)
         known = known and hasattr(reader, "_waiter") and hasattr(task, "_fut_waiter")
+        known = known and hasattr(loop, "_selector") and hasattr(loop.call_later(0, _nothing), "_when")
         known = known and hasattr(loop, "_scheduled") and hasattr(loop, "_clock_resolution")
         known = known and hasattr(asyncio.StreamReaderProtocol(reader, loop=loop), "_stream_reader")
     finally:

@@ -1,19 +1,22 @@
 """A world of event loops in virtual time: while it is open, every loop that is made is on one stage.
 
 Replaced while it is open: ``new_event_loop`` of asyncio, ``setup_runner`` and the scheduler's chance of
-``trio._core._run``, and AnyIO's choice of uvloop, which cannot be told the time. A loop that the user makes
-(a ``loop_factory``, a trio ``clock``) stays theirs, and real.
+``trio._core._run``, and AnyIO's choice of uvloop, which cannot be told the time. ``run_forever`` is replaced
+too: once the test's thread runs it, a loop of asyncio's own that was made before, or by the user's own hand,
+is on the stage. Any other (uvloop, one that runs already, a trio ``clock``) stays as it is, and real.
 """
 
 from __future__ import annotations
 
 import asyncio
 import importlib.util
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from pytest_taskservice.clock import Clock
+from pytest_taskservice.simulator.core.fibers import current_fiber
 from pytest_taskservice.simulator.core.virtual import VirtualTimeline
 from pytest_taskservice.simulator.freezing import coupled
 from pytest_taskservice.simulator.loops import asyncio_loop
@@ -73,11 +76,30 @@ def virtual_loops(stage: Stage) -> Iterator[None]:
 def _install_asyncio(stage: Stage, patches: Patches) -> None:
     from anyio._backends._asyncio import AsyncIOBackend
 
-    def new_event_loop() -> asyncio.AbstractEventLoop:
-        return asyncio_loop.VirtualLoop(stage)
+    adopted: list[asyncio_loop.Adopted] = []
+    run_forever: Any = asyncio.BaseEventLoop.run_forever
 
+    def new_event_loop() -> asyncio.AbstractEventLoop:
+        loop = asyncio.SelectorEventLoop()
+        adopted.append(asyncio_loop.Adopted(loop, stage))
+        return loop
+
+    def run_ours_forever(loop: Any) -> None:
+        is_theirs = type(loop) is asyncio.SelectorEventLoop and threading.get_ident() == stage.owner
+        if not is_theirs or stage.closed or current_fiber() is not None:
+            run_forever(loop)
+            return
+        adopted.append(asyncio_loop.Adopted(loop, stage))
+        loop.run_forever()
+
+    def give_back() -> None:
+        for each in adopted:
+            each.give_back()
+
+    patches.on_undo(give_back)
     patches.set(asyncio, "new_event_loop", new_event_loop)
     patches.set(asyncio.events, "new_event_loop", new_event_loop)
+    patches.set(asyncio.BaseEventLoop, "run_forever", run_ours_forever)
     run, make_runner = AsyncIOBackend.run, AsyncIOBackend.create_test_runner
 
     def run_ours(cls: Any, func: Any, args: Any, kwargs: Any, options: dict[str, Any]) -> Any:

@@ -64,10 +64,13 @@ def test_a_wait_that_never_ends_is_told_with_who_waits(downstream: Downstream) -
     assert "in sleeps_for_ever" in text
 
 
-def test_a_loop_that_is_older_than_the_world_has_real_time(downstream: Downstream) -> None:
+def test_of_loops_that_are_older_than_the_world_only_asyncios_has_virtual_time(
+    downstream: Downstream,
+) -> None:
     downstream.write(
         test_shopx="""
-        from datetime import datetime
+        from datetime import datetime, timedelta
+        import anyio
         import pytest
 
         pytestmark = pytest.mark.anyio
@@ -76,16 +79,19 @@ def test_a_loop_that_is_older_than_the_world_has_real_time(downstream: Downstrea
         async def connection(anyio_backend):
             yield 1
 
-        async def test_service(connection, task_service):
-            assert datetime.now() != datetime(2026, 1, 1)
+        async def test_service(connection, task_service, anyio_backend):
+            assert (datetime.now() == datetime(2026, 1, 1)) is (anyio_backend == "asyncio")
 
-        async def test_clock(connection, taskservice_clock): ...
+        async def test_clock(connection, taskservice_clock):
+            begun = datetime.now()
+            await anyio.sleep(3600)
+            assert datetime.now() - begun == timedelta(hours=1)
         """
     )
 
-    result = downstream.run("-p", "anyio", "--taskservice-backend=anyio", "-k", "asyncio")
+    result = downstream.run("-p", "anyio", "--taskservice-backend=anyio")
 
-    result.assert_outcomes(passed=1, errors=1)
+    result.assert_outcomes(passed=3, errors=1)
     result.stdout.fnmatch_lines(["*no virtual time: *for an async fixture of a wider scope:*"])
 
 

@@ -1,0 +1,208 @@
+"""Event loops that a test of the simulator runs, whoever makes them: they are in virtual time."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.pytest_taskservice.plugin.conftest import Downstream
+
+SIMULATED = ("-p", "asyncio", "-o", "usefixtures=taskservice_app", "--taskservice-backend=celery-sim")
+MODULE = """
+    import asyncio
+    import time
+    import unittest
+
+    import pytest
+    from shopx.tasks import add, nap
+
+    async def works():
+        started = time.time()
+        sent = add.apply_async((1, 2), countdown=3600)
+        await asyncio.sleep(3601)
+        assert sent.ready()
+        assert 3601 <= time.time() - started < 3602
+        polled = nap.delay(600)
+        while not polled.ready():
+            await asyncio.sleep(1)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(asyncio.to_thread(nap.delay(60).get), 30)
+        return polled.result
+"""
+
+
+def test_tests_of_pytest_asyncio_wait_in_virtual_time(downstream: Downstream) -> None:
+    downstream.write(
+        test_shopx=MODULE
+        + """
+    import pytest_asyncio
+
+    @pytest_asyncio.fixture
+    async def sent():
+        sent = add.apply_async((1, 2), countdown=3600)
+        await asyncio.sleep(3601)
+        yield sent
+
+    @pytest_asyncio.fixture(scope="session")
+    async def early():
+        await asyncio.sleep(0)
+        return asyncio.get_running_loop()
+
+    @pytest.mark.asyncio
+    async def test_function():
+        assert await works() == 600
+
+    @pytest.mark.asyncio
+    async def test_fixture(sent):
+        assert sent.ready()
+
+    @pytest.mark.asyncio(loop_scope="module")
+    async def test_loop_of_a_module():
+        assert await works() == 600
+
+    @pytest.mark.asyncio(loop_scope="module")
+    async def test_the_same_loop_once_more():
+        assert await works() == 600
+
+    @pytest.mark.asyncio(loop_scope="session")
+    async def test_loop_of_the_session(early):
+        assert early is asyncio.get_running_loop()
+        assert await works() == 600
+    """
+    )
+
+    result = downstream.run(*SIMULATED)
+
+    result.assert_outcomes(passed=5)
+
+
+def test_loops_that_a_test_makes_or_finds_wait_in_virtual_time(downstream: Downstream) -> None:
+    downstream.write(
+        test_shopx=MODULE
+        + """
+    class TestCase(unittest.IsolatedAsyncioTestCase):
+        async def asyncSetUp(self):
+            await asyncio.sleep(3600)
+
+        async def test_it(self):
+            self.assertEqual(await works(), 600)
+
+    def test_run():
+        assert asyncio.run(works()) == 600
+
+    def test_runner():
+        with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
+            assert [runner.run(works()), runner.run(works())] == [600, 600]
+
+    def test_policy():
+        loop = asyncio.get_event_loop_policy().new_event_loop()
+        try:
+            assert loop.run_until_complete(works()) == 600
+        finally:
+            loop.close()
+    """
+    )
+
+    result = downstream.run(*SIMULATED, "-W", "ignore::DeprecationWarning")
+
+    result.assert_outcomes(passed=4)
+
+
+def test_trio_waits_in_virtual_time_too(downstream: Downstream) -> None:
+    downstream.write(
+        test_shopx="""
+        import anyio
+        import trio
+        from shopx.tasks import add
+
+        async def works():
+            sent = add.apply_async((1, 2), countdown=3600)
+            await anyio.sleep(3601)
+            return sent.ready()
+
+        def test_run():
+            assert trio.run(works)
+
+        def test_run_by_anyio():
+            assert anyio.run(works, backend="trio")
+            assert anyio.run(works, backend="asyncio")
+        """
+    )
+
+    result = downstream.run(*SIMULATED)
+
+    result.assert_outcomes(passed=2)
+
+
+def test_a_loop_is_what_it_was_when_the_test_is_over(downstream: Downstream) -> None:
+    downstream.write(
+        test_shopx="""
+        import asyncio
+        import time
+
+        import pytest
+
+        @pytest.fixture(scope="module")
+        def loop():
+            loop = asyncio.SelectorEventLoop()
+            loop.due = []
+            loop.call_later(1800, loop.due.append, "timer")
+            before = type(loop), set(vars(loop)), loop.time()
+            yield loop
+            # Real time: the loop has waited for virtual hours and is not late.
+            loop.run_until_complete(asyncio.sleep(0.01))
+            assert loop.due == []
+            assert (type(loop), set(vars(loop))) == before[:2]
+            assert before[2] < loop.time() < before[2] + 60
+            loop.close()
+
+        def test_not_yet(loop):
+            loop.run_until_complete(asyncio.sleep(600))
+            assert loop.due == []
+
+        @pytest.mark.parametrize("name", ["a", "b"])
+        def test_later_in_this_test(loop, name):
+            loop.call_later(1200, loop.due.append, name)
+            loop.run_until_complete(asyncio.sleep(1199))
+            assert loop.due == []
+            loop.run_until_complete(asyncio.sleep(2))
+            assert loop.due == [name]
+            loop.due.clear()
+        """
+    )
+
+    result = downstream.run(*SIMULATED)
+
+    result.assert_outcomes(passed=3)
+
+
+@pytest.mark.parametrize("scope", ["function", "module"])
+def test_in_process_tasks_have_pytest_asyncios_loops_too(downstream: Downstream, scope: str) -> None:
+    downstream.write(
+        test_shopx=f"""
+        import asyncio
+        import time
+
+        import pytest
+        from taskservice import task
+
+        @task
+        async def rest(seconds):
+            await asyncio.sleep(seconds)
+            return seconds
+
+        @pytest.mark.asyncio(loop_scope="{scope}")
+        @pytest.mark.parametrize("hours", [1, 24])
+        async def test_it(taskservice_backend, hours):
+            started = time.time()
+            await asyncio.sleep(hours * 3600)
+            assert time.time() - started == hours * 3600
+        """
+    )
+
+    result = downstream.run("-p", "asyncio", "--taskservice-backend=anyio", "-k", "asyncio")
+
+    assert "failed" not in result.parseoutcomes()
+    assert result.parseoutcomes()["passed"] >= 2
