@@ -79,7 +79,9 @@ def install(app: Celery, descriptor: int, *, journal: Journal | None = None) -> 
     make = app.events.Dispatcher
 
     def dispatcher(*args: Any, **kwargs: Any) -> _Recorder:
-        return _Recorder(make(*args, **{**kwargs, "enabled": wanted}), agent.record)
+        # As a worker that was not asked for events has it, until remote control asks.
+        groups = None if wanted else ["worker"]
+        return _Recorder(make(*args, **{**kwargs, "groups": groups}), agent.record)
 
     # A cached property of AppEvents: setting it wins over the class.
     app.events.__dict__["Dispatcher"] = dispatcher

@@ -29,9 +29,9 @@ from pytest_taskservice.simulator.celery.quick_plain import PLAIN_SHORTCUTS, ins
 from pytest_taskservice.simulator.celery.quick_sending import SENDING_SHORTCUTS
 from pytest_taskservice.simulator.celery.quick_starting import STARTING_SHORTCUTS
 from pytest_taskservice.simulator.celery.record import Record
+from pytest_taskservice.simulator.celery.remote_control import RemoteControl
 from pytest_taskservice.simulator.celery.seams import install_seams
 from pytest_taskservice.simulator.celery.shortcuts import install_shortcuts
-from pytest_taskservice.simulator.celery.task_limits import TaskLimits
 from pytest_taskservice.simulator.celery.traps import ignore, no_time
 from pytest_taskservice.simulator.celery.worker import SimulatedWorker
 from pytest_taskservice.simulator.companions import Companions
@@ -91,7 +91,7 @@ class CeleryWorld:
         self.simulation.on_sleep = self._note_sleep
         self.record = Record(self.simulation)
         self.workers: list[SimulatedWorker] = []
-        self._limits = TaskLimits(self.workers)
+        self._control = RemoteControl(self.workers)
         self.beats: list[SimulatedBeat] = []
         self.faults = Faults(self)
         self.at_received: Callable[[SimulatedWorker, Mapping[str, Any]], None] = ignore
@@ -179,7 +179,7 @@ class CeleryWorld:
         self, app: Celery, *, hostname: str | None = None, concurrency: int = 2, **options: Any
     ) -> SimulatedWorker:
         """Start a worker without waiting for it."""
-        self._limits.restore()
+        self._control.restore()
         name = hostname or f"worker{len(self.workers) + 1}@sim"
         worker = SimulatedWorker(self, app, hostname=name, concurrency=concurrency, **options)
         self.workers.append(worker)
@@ -322,7 +322,7 @@ class CeleryWorld:
         stack.callback(signals.task_received.disconnect, self.record.received)
         install_listener(patches, simulation, self.threads)
         install_limits(patches)
-        self._limits.install(patches)
+        self._control.install(patches)
         install_fiber_loops(patches, simulation, self.threads.errands)
         self._await_trio(patches)
         if not self._exact:

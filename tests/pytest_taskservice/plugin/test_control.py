@@ -57,6 +57,50 @@ def test_what_remote_control_changes_is_over_with_the_test(downstream: Downstrea
     result.assert_outcomes(passed=6)
 
 
+@pytest.mark.parametrize("world", ["celery", "celery-sim"])
+def test_events_are_sent_once_somebody_has_asked_for_them(downstream: Downstream, world: str) -> None:
+    downstream.write(
+        test_shopx="""
+        import threading
+        import time
+
+        from shopx.celery import app
+        from shopx.tasks import add
+
+        def heard():
+            events, listens = [], threading.Event()
+
+            def listen():
+                with app.connection_for_read() as connection:
+                    receiver = app.events.Receiver(connection, handlers={"*": events.append})
+                    listens.set()
+                    try:
+                        receiver.capture(limit=None, timeout=1, wakeup=False)
+                    except TimeoutError:
+                        return
+
+            listener = threading.Thread(target=listen)
+            listener.start()
+            listens.wait(5)
+            time.sleep(0.3)
+            add.delay(1, 2).get(timeout=10)
+            listener.join(10)
+            return [event["type"] for event in events if event["type"].startswith("task-")]
+
+        def test_it(taskservice_app):
+            assert heard() == []
+            app.control.enable_events(reply=True, timeout=5, limit=1)
+            assert heard() == ["task-received", "task-started", "task-succeeded"]
+            app.control.disable_events(reply=True, timeout=5, limit=1)
+            assert heard() == []
+        """
+    )
+
+    result = downstream.run(f"--taskservice-backend={world}")
+
+    result.assert_outcomes(passed=1)
+
+
 def test_a_worker_that_begins_again_has_the_limits_of_the_code(downstream: Downstream) -> None:
     downstream.write(
         test_shopx="""

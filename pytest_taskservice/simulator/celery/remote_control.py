@@ -1,9 +1,11 @@
-"""What remote control changes at tasks: of a worker process for its lifetime, here at the app's own.
+"""Remote control where a simulated worker is not what a worker process is.
 
-``rate_limit`` and ``time_limit`` set attributes. A worker that begins has them as the code does, and so has
-the test when its simulation is over. Who sends a task, and a worker that takes one, have looked at its time
-limits before and are not moved by what is set later: here both may look for the first time, and so do it just
-before a change.
+- ``rate_limit`` and ``time_limit`` set attributes of tasks: in a process for its lifetime, here at the app's
+  own. A worker that begins has them as the code does, and so has the test when its simulation is over. Who
+  sends a task, and a worker that takes one, have looked at its time limits before and are not moved by what
+  is set later: here both may look for the first time, and so do it just before a change.
+- ``enable_events``: a worker with heartbeats has somebody to tell events from its start, a simulated one only
+  then.
 
 Leaned on: ``Task._get_exec_options``, which keeps what a task is sent with.
 """
@@ -21,25 +23,27 @@ if TYPE_CHECKING:
     from pytest_taskservice.simulator.celery.worker import SimulatedWorker
     from pytest_taskservice.simulator.substitutes import Patches
 
-__all__ = ["TaskLimits"]
+__all__ = ["RemoteControl"]
 
 _control: Any = import_module("celery.worker.control")
-_CHANGED: Final = {"rate_limit": ("rate_limit",), "time_limit": ("time_limit", "soft_time_limit")}
+_events: Any = import_module("celery.worker.consumer.events")
+_LIMITS: Final = {"rate_limit": ("rate_limit",), "time_limit": ("time_limit", "soft_time_limit")}
 _ABSENT: Final = object()
 
 
-class TaskLimits:
-    """The limits of tasks as they were before any of ``workers`` was told to change them."""
+class RemoteControl:
+    """What ``workers`` are told, and the limits of tasks as they were before."""
 
     def __init__(self, workers: Sequence[SimulatedWorker]) -> None:
         self._workers = workers
         self._before: dict[tuple[Any, str], Any] = {}
 
     def install(self, patches: Patches) -> None:
-        """Note what commands change, and put it back on leaving."""
+        """Have commands do as much as they would to processes, and undo it on leaving."""
         commands = _control.Panel.data
-        for command, names in _CHANGED.items():
+        for command, names in _LIMITS.items():
             patches.item(commands, command, partial(self._change, commands[command], names))
+        patches.item(commands, "enable_events", partial(_enable_events, commands["enable_events"]))
         patches.on_undo(self.restore)
 
     def restore(self) -> None:
@@ -75,3 +79,12 @@ class TaskLimits:
         if strategies is not None:
             with suppress(KeyError):
                 strategies[task.name]
+
+
+def _enable_events(command: Callable[..., Any], state: Any, **arguments: Any) -> Any:
+    consumer = state.consumer
+    if consumer.event_dispatcher is None:
+        _events.Events(consumer, task_events=False).start(consumer)
+        # They look for it when they are made.
+        consumer.update_strategies()
+    return command(state, **arguments)
