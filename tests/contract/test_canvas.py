@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -60,6 +61,10 @@ async def until(handle: TaskHandle, state: TaskState) -> None:
 
 
 async def states(handles: Sequence[TaskHandle]) -> list[str]:
+    # Celery sends a chain's next step before it stores the result of this one.
+    for handle in handles:
+        with suppress(Exception):
+            await handle.result(WAIT)
     return [str(await handle.status()) for handle in handles]
 
 
