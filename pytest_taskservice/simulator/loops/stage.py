@@ -267,13 +267,16 @@ class Stage:
         """Ask ``over``, which blocks for a moment, again and again until it is so or an instant comes."""
         gate, seat.pending = self._gates[seat], pending
         try:
-            self.begin(seat, deadline)
-            while seat.waiting and not over():
-                self._go_on(None)
-            with self._lock:
-                woken, seat.waiting = not seat.waiting, False
-            if woken:
-                gate.acquire()
+            asked = True
+            while asked:
+                self.begin(seat, deadline)
+                while seat.waiting and not over():
+                    self._go_on(None)
+                with self._lock:
+                    woken, seat.waiting = not seat.waiting, False
+                if woken:
+                    gate.acquire()
+                asked = self._was_asked(seat) and not over()
         finally:
             seat.pending = None
         self.end(seat)

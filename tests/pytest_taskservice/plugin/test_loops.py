@@ -12,10 +12,13 @@ if TYPE_CHECKING:
 SIMULATED = ("-p", "asyncio", "-o", "usefixtures=taskservice_app", "--taskservice-backend=celery-sim")
 MODULE = """
     import asyncio
+    import threading
     import time
     import unittest
+    from concurrent.futures import ThreadPoolExecutor
 
     import pytest
+    from anyio.from_thread import start_blocking_portal
     from shopx.tasks import add, nap
 
     async def works():
@@ -96,6 +99,26 @@ def test_loops_that_a_test_makes_or_finds_wait_in_virtual_time(downstream: Downs
         with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
             assert [runner.run(works()), runner.run(works())] == [600, 600]
 
+    def test_loop_of_a_thread():
+        with ThreadPoolExecutor(1) as pool:
+            assert pool.submit(asyncio.run, works()).result() == 600
+
+    def test_portal():
+        with start_blocking_portal() as portal:
+            assert portal.call(works) == 600
+
+    def test_thread_that_polls():
+        def poll():
+            while not sent.ready():
+                time.sleep(1)
+            polled.append(sent.result)
+
+        sent, polled = nap.delay(60), []
+        thread = threading.Thread(target=poll)
+        thread.start()
+        thread.join(100)
+        assert polled == [60]
+
     def test_policy():
         loop = asyncio.get_event_loop_policy().new_event_loop()
         try:
@@ -107,7 +130,7 @@ def test_loops_that_a_test_makes_or_finds_wait_in_virtual_time(downstream: Downs
 
     result = downstream.run(*SIMULATED, "-W", "ignore::DeprecationWarning")
 
-    result.assert_outcomes(passed=4)
+    result.assert_outcomes(passed=7)
 
 
 def test_trio_waits_in_virtual_time_too(downstream: Downstream) -> None:
