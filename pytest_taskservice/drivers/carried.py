@@ -15,7 +15,9 @@ import importlib
 import marshal
 import sys
 import types
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
+from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from pytest_taskservice.drivers.portable import UnportableError, decode, encode, place_of, thing_at
@@ -28,6 +30,7 @@ __all__ = ["carry", "class_places", "define", "tasks_to_carry"]
 # What Celery itself puts on a task's class, beside names that begin with an underscore; the rest are options,
 # those that the task was declared with and those that it took from the settings.
 _CELERYS_OWN = frozenset({"app", "name", "run", "request_stack"})
+_CONTAINERS = (dict, list, tuple, set, frozenset)
 
 
 def tasks_to_carry(app: Celery) -> Iterator[Any]:
@@ -166,9 +169,23 @@ def _teller(app: Celery) -> Any:
             return {"!task": value.name}
         if isinstance(value, types.FunctionType):
             return _function(value, tell)
+        if isinstance(value, Enum):
+            place = place_of(type(value))
+            return {"!member": [place, value.name]} if place else None
+        if isinstance(value, _CONTAINERS) and type(value) not in (*_CONTAINERS, OrderedDict):
+            return _own_container(value, tell)
         return None
 
     return tell
+
+
+def _own_container(value: Any, tell: Any) -> dict[str, Any]:
+    """Tell a named tuple; of what else is made of a container, its items are not all that it is."""
+    kind = type(value)
+    place = place_of(kind)
+    if place is None or not hasattr(kind, "_make"):
+        raise UnportableError(f"{kind.__name__} {value!r:.80}")
+    return {"!named": [place, [encode(item, tell) for item in value]]}
 
 
 def _finder(app: Celery) -> Any:
@@ -180,6 +197,10 @@ def _finder(app: Celery) -> Any:
         if kind == "!task":
             # Two tasks may call each other; the second is not there yet.
             return Proxy(lambda: app.tasks[told])
+        if kind == "!member":
+            return thing_at(told[0])[told[1]]
+        if kind == "!named":
+            return thing_at(told[0])._make(decode(told[1], find))
         assert kind == "!function", kind
         return _rebuild(told, find)
 

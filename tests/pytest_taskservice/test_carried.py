@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import threading
+from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any
+from enum import StrEnum
+from typing import Any, NamedTuple
 
 import pytest
 from celery import Celery, Task
@@ -22,6 +24,23 @@ _Task: Any = Task
 
 class Loud(_Task):  # type: ignore[misc] # as above
     """A base class that a module holds."""
+
+
+class Size(StrEnum):
+    """What JSON would say as a text."""
+
+    SMALL = "small"
+
+
+class Point(NamedTuple):
+    """What JSON would say as a list."""
+
+    x: int
+    size: Size
+
+
+class Registry(dict[str, int]):
+    """A dictionary with more to it than its items."""
 
 
 class Counted(_Task):  # type: ignore[misc] # as above
@@ -127,6 +146,29 @@ def test_the_variable_that_cannot_be_told_is_named(app: Celery) -> None:
 
     with pytest.raises(UnportableError, match=r"variable 'lock' of .*locked"):
         carry(app, app.tasks["carried.locked"])
+
+
+def test_members_of_enums_and_named_tuples_come_back_as_they_were(app: Celery) -> None:
+    point, ordered = Point(3, Size.SMALL), OrderedDict(a=1)
+
+    @app.task(name="carried.pointed", shared=False)
+    def pointed(size: Size = Size.SMALL) -> Any:
+        return size.name, point.x, point.size is size, ordered["a"]
+
+    assert crossed(app).tasks["carried.pointed"]() == ("SMALL", 3, True, 1)
+
+
+def test_a_container_of_somebodys_own_is_no_plain_one(app: Celery) -> None:
+    registry = Registry(a=1)
+
+    @app.task(name="carried.registered", shared=False)
+    def registered() -> Any:
+        return registry
+
+    app.finalize()
+
+    with pytest.raises(UnportableError, match=r"variable 'registry' of .*registered, Registry \{'a': 1\},"):
+        carry(app, app.tasks["carried.registered"])
 
 
 def test_classes_are_found_where_a_module_holds_them(app: Celery) -> None:
