@@ -78,6 +78,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Read the options once, and make the session's worlds known, unopened."""
     config.addinivalue_line("markers", _MARKER)
+    if not _WORLD_FIXTURES.isdisjoint(config.getini("usefixtures")):
+        # A taskservice_app of the user's own need not ask for the world itself.
+        config.addinivalue_line("usefixtures", FIXTURE)
     worker_id = getattr(config, "workerinput", {}).get("workerid", "main")
     harness = HarnessSession(read_options(config), root=config.rootpath, worker_id=worker_id)
     config.stash[HARNESS] = harness
@@ -153,8 +156,8 @@ def pytest_pycollect_makeitem(collector: pytest.Collector, name: str, obj: objec
         return
     if not collector.istestfunction(obj, name):  # type: ignore[attr-defined] # a Python collector
         return
-    marks = getattr(obj, "pytestmark", ())
-    if any(mark.name == "taskservice" for mark in marks) or _asks_for_world(obj):
+    marks = (*getattr(obj, "pytestmark", ()), *collector.iter_markers("usefixtures"))
+    if any(_marks_world(mark) for mark in marks) or _asks_for_world(obj):
         pytest.mark.usefixtures(FIXTURE)(obj)
 
 
@@ -330,3 +333,9 @@ def _redis_of(harness: HarnessSession) -> str:
 def _asks_for_world(function: Any) -> bool:
     names = inspect.signature(function).parameters
     return not _WORLD_FIXTURES.isdisjoint(names)
+
+
+def _marks_world(mark: pytest.Mark) -> bool:
+    return mark.name == "taskservice" or (
+        mark.name == "usefixtures" and not _WORLD_FIXTURES.isdisjoint(map(str, mark.args))
+    )

@@ -250,6 +250,49 @@ def test_a_worker_of_a_fixture_that_comes_first_is_told_of(downstream: Downstrea
     result.stdout.fnmatch_lines(["Celery's start_worker has begun a worker in a thread*celery_compat *"])
 
 
+OWN_APP = """
+    import pytest
+    from shopx.celery import app
+
+    @pytest.fixture
+    def taskservice_app():
+        return app
+"""
+
+
+@pytest.mark.parametrize("world", ["celery", "celery-sim", "celery-eager"])
+def test_all_are_in_with_an_app_that_a_fixture_names(downstream: Downstream, world: str) -> None:
+    downstream.ini()
+    downstream.write(conftest=OWN_APP, test_function=FUNCTION, test_cases=CASES.replace("countdown=0.1", ""))
+
+    result = downstream.run(*ALL_IN.split(), f"--taskservice-backend={world}")
+
+    result.assert_outcomes(passed=3)
+    assert "asks for a world" not in result.stdout.str()
+
+
+def test_a_mark_puts_a_class_in_with_an_app_that_a_fixture_names(downstream: Downstream) -> None:
+    downstream.ini()
+    downstream.write(
+        conftest=OWN_APP,
+        test_marked="""
+        import pytest
+        from shopx.tasks import add
+
+        @pytest.mark.usefixtures("taskservice_app")
+        class TestSums:
+            def test_sum(self):
+                assert add.delay(1, 2).get(timeout=10) == 3
+
+        @pytest.mark.usefixtures("taskservice_app")
+        def test_sum():
+            assert add.delay(1, 2).get(timeout=10) == 3
+        """,
+    )
+
+    downstream.run("--taskservice-backend=celery-sim,celery-eager").assert_outcomes(passed=4)
+
+
 def test_start_worker_of_another_app_names_both(downstream: Downstream) -> None:
     other = STARTED.replace("import app", "import Celery").replace("(app,", "(Celery('other'),")
     downstream.write(test_shopx=other)
