@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import os
 import threading
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import wraps
 from importlib import import_module
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -21,12 +23,24 @@ if TYPE_CHECKING:
 
 # Untyped in the stubs.
 _current: Any = import_module("celery._state")
+maybe_evaluate: Any = import_module("celery.local").maybe_evaluate
 
-__all__ = ["AppPatch", "broker_changes", "memory_changes", "override", "pools_of", "simulation_changes"]
+__all__ = [
+    "AppPatch",
+    "broker_changes",
+    "finalize",
+    "memory_changes",
+    "override",
+    "pools_of",
+    "simulation_changes",
+]
 
 # What an app remembers of its connections: plain attributes, and cached properties in its __dict__.
 _STATE = ("_pool", "_local", "_backend_cache", "backend_cls")
 _CACHED = ("amqp", "control")
+
+# What has an app read its configuration anew, and forget ours: app factories call it in each test.
+_READS = ("config_from_object", "config_from_envvar")
 
 # Celery prefers these over every setting, so a patched app would still talk to production.
 _ENVIRONMENT = (
@@ -68,13 +82,14 @@ class AppPatch:
         }
         self._cached: dict[str, Any] = {}
         self._observers: list[Any] = []
+        self._read: list[tuple[Any, dict[str, Any]]] = []
 
     @contextmanager
     def applied(self, *, as_current: bool = True) -> Iterator[None]:
         """Change the app, make it the thread's current one, and undo exactly that on leaving."""
         conf: Any = self._app.conf
         _load(conf)
-        before = dict(conf.changes)
+        self._read = [(conf, dict(conf.changes))]
         environment = {name: os.environ.pop(name) for name in _ENVIRONMENT if name in os.environ}
         self._swap()
         override(conf, self._changes)
@@ -83,14 +98,21 @@ class AppPatch:
             # Shared tasks go to the current app, which an app made by a fixture need not be.
             _current._set_current_app(self._app)  # noqa: SLF001 - what set_current() calls
         try:
-            yield
+            with self._kept():
+                yield
         finally:
             if as_current:
                 _current._set_current_app(current)  # noqa: SLF001 - as above
-            conf.changes.clear()
-            conf.changes.update(before)
+            for conf, before in self._read:
+                conf.changes.clear()
+                conf.changes.update(before)
             self._swap()
             os.environ.update(environment)
+
+    @property
+    def lost(self) -> bool:
+        """Whether the app has got a configuration since that the changes are not in."""
+        return all(self._app.conf is not known for known, _ in self._read)
 
     def close(self, *, keep: Iterable[Any] = ()) -> None:
         """Close the connections made under this patch, but not the pools in ``keep``."""
@@ -108,8 +130,36 @@ class AppPatch:
             # A result that is collected later must not go looking for a server that is gone.
             consumer.cancel_for = _forget
         client = backend.__dict__.get("client") if backend is not None else None
-        if client is not None:
-            client.connection_pool.disconnect()
+        # A test may have given the app another configuration, whose results lie in no server.
+        pool = getattr(client, "connection_pool", None)
+        if pool is not None:
+            pool.disconnect()
+
+    @contextmanager
+    def _kept(self) -> Iterator[None]:
+        """Make the changes anew where the app reads its configuration anew."""
+        theirs = vars(self._app)
+        before = {name: theirs[name] for name in _READS if name in theirs}
+        for name in _READS:
+            theirs[name] = self._reading(getattr(self._app, name))
+        try:
+            yield
+        finally:
+            for name in _READS:
+                theirs.pop(name, None)
+            theirs.update(before)
+
+    def _reading(self, read: Any) -> Any:
+        @wraps(read)
+        def read_and_changed(*args: Any, **options: Any) -> Any:
+            result = read(*args, **options)
+            if self.lost:
+                conf: Any = self._app.conf
+                self._read.append((conf, dict(conf.changes)))
+                override(conf, self._changes)
+            return result
+
+        return read_and_changed
 
     def _swap(self) -> None:
         """Exchange the app's caches with ours; doing it twice is doing nothing."""
@@ -131,6 +181,21 @@ class AppPatch:
         mine, gone = self._observers, self._cached.get("amqp")
         self._observers = [each for each in observers if gone and getattr(each, "__self__", None) is gone]
         observers[:] = [each for each in observers if each not in self._observers] + mine
+
+
+def finalize(app: Celery) -> None:
+    """Have ``app`` know its tasks, its own before all others: a test may not have asked it for any yet.
+
+    A fixture that makes an app and its tasks for each test defines them again and again, and Celery has each
+    app know those of all others. Of two with one name the first counts; from 5.7 on it warns of the second.
+    """
+    loose: Any = app
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"(?s)Task name .*Existing: .*<locals>.*New: .*<locals>")
+        if loose.autofinalize:
+            for task in list(loose._pending):  # noqa: SLF001 - what finalize() evaluates last
+                maybe_evaluate(task)
+        app.finalize()
 
 
 def override(conf: Any, settings: Mapping[str, Any]) -> None:

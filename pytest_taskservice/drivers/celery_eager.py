@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from pytest_taskservice.drivers import celery_app
-from pytest_taskservice.drivers.app_patch import AppPatch, memory_changes
+from pytest_taskservice.drivers.app_patch import AppPatch, finalize, memory_changes
 from pytest_taskservice.drivers.base import CanvasRuns, Capability, CapabilityError, Outcome, TaskCall
 from pytest_taskservice.drivers.canvases import send_canvas
 from pytest_taskservice.drivers.eager_verdicts import asked_for_verdicts
@@ -98,6 +98,7 @@ class CeleryEagerDriver:
         assert app is not None, "the celery-eager world needs an app"
         self._app = app
         self._events, self._labels, self.refused = [], {}, []
+        finalize(app)
         changes = memory_changes(app) | {
             "task_always_eager": True,
             "task_eager_propagates": False,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_taskservice.clock import Clock
 from pytest_taskservice.drivers import celery_app
-from pytest_taskservice.drivers.app_patch import AppPatch, simulation_changes
+from pytest_taskservice.drivers.app_patch import AppPatch, finalize, simulation_changes
 from pytest_taskservice.drivers.base import Capability, CapabilityError, Outcome, TaskCall
 from pytest_taskservice.drivers.canvases import send_canvas
 from pytest_taskservice.drivers.eagerness import Eagerness
@@ -131,7 +131,7 @@ class CelerySimDriver:
         with stack:
             changes = simulation_changes(app) | dict(settings) | staged
             # Tasks that are bound under a story's settings would keep them.
-            app.finalize()
+            finalize(app)
             before = {name: app.conf.get(name) for name in staged}
             stack.enter_context(AppPatch(app, changes).applied())
             stack.enter_context(rebound(app, staged, before))

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from pytest_taskservice.drivers import celery_app, discovery, exchanges
+from pytest_taskservice.drivers.app_patch import finalize
 from pytest_taskservice.drivers.base import (
     CanvasRuns,
     Capability,
@@ -137,6 +138,7 @@ class CeleryWorkerDriver:
     ) -> None:
         """Point ``app`` at its workers; start or exchange them where this test needs it."""
         assert app is not None, "the celery world needs an app"
+        finalize(app)
         self._hints, self.refused = [], []
         if self._app is not app:
             self._app = None
@@ -162,7 +164,6 @@ class CeleryWorkerDriver:
                 "that a module holds (taskservice_app = 'module:app')"
             )
         self._eagerness = Eagerness(app) if self._stage is None else None
-        app.finalize()
         before = {name: app.conf.get(name) for name in settings}
         self._test.enter_context(serving.patch(app, settings).applied())
         self._test.enter_context(rebound(app, settings, before))

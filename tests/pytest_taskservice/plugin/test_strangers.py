@@ -220,3 +220,90 @@ def test_what_instruments_celery_in_a_test_goes_on_after_it(downstream: Downstre
     downstream.write(test_instrumented=INSTRUMENTED)
 
     downstream.run(f"--taskservice-backend={world}").assert_outcomes(passed=2)
+
+
+FACTORY = """
+from types import SimpleNamespace
+
+import pytest
+
+from shopx.celery import app
+from shopx.tasks import add
+
+SETTINGS = SimpleNamespace(CELERY_BROKER_URL="redis://127.0.0.1:1/0", CELERY_RESULT_BACKEND="redis://127.0.0.1:1/1")
+
+
+@pytest.fixture
+def client():
+    # As create_app() of a web framework does.
+    app.config_from_object(SETTINGS, namespace="CELERY")
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_what_is_sent(client, number):
+    assert add.delay(1, number).get(timeout=5) == 1 + number
+
+
+def test_the_settings_are_read(client, monkeypatch):
+    monkeypatch.setattr(SETTINGS, "CELERY_TASK_DEFAULT_QUEUE", "mine", raising=False)
+    assert app.conf.task_default_queue == "mine"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def after_all():
+    yield
+    assert app.conf.broker_url == "redis://127.0.0.1:1/0"
+    assert app.conf.result_backend == "redis://127.0.0.1:1/1"
+    assert not app.conf.task_always_eager
+"""
+
+
+@pytest.mark.parametrize("world", ["celery", "celery-sim", "celery-eager"])
+def test_an_app_that_is_configured_anew_in_each_test_stays_in_the_world(
+    downstream: Downstream, world: str
+) -> None:
+    downstream.ini(taskservice_app="shopx.celery:app", usefixtures="taskservice_app")
+    downstream.write(
+        shopx__celery="""
+        from celery import Celery
+
+        app = Celery("shopx", include=["shopx.tasks"])
+        """,
+        test_factory=FACTORY,
+    )
+
+    downstream.run(f"--taskservice-backend={world}").assert_outcomes(passed=3)
+
+
+MADE = """
+import pytest
+from celery import Celery
+
+
+@pytest.fixture
+def celery_app(request):
+    app = Celery("made", broker="memory://", backend="cache+memory://")
+    number = request.node.callspec.params["number"]
+
+    @app.task(name="made.which")
+    def which():
+        return number
+
+    app.which = which
+    return app
+
+
+@pytest.mark.parametrize("number", range(8))
+def test_its_own_task_runs(celery_app, number):
+    assert celery_app.which.delay().get(timeout=5) == number
+"""
+
+
+@pytest.mark.parametrize("world", ["celery-sim", "celery-eager"])
+def test_apps_made_by_a_fixture_have_their_own_tasks_and_no_warning(
+    downstream: Downstream, world: str
+) -> None:
+    downstream.ini(usefixtures="taskservice_app", filterwarnings="error")
+    downstream.write(test_made=MADE)
+
+    downstream.run(f"--taskservice-backend={world}").assert_outcomes(passed=8)
