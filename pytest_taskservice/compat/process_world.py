@@ -29,6 +29,12 @@ if TYPE_CHECKING:
 
 __all__ = ["ProcessWorld"]
 
+_REPLACED = (
+    "was given another configuration (app.conf = ...) after it was pointed at this world's Redis, so what is "
+    "sent goes where that one says: change the settings it has (app.conf.update(...), or the fixture "
+    "celery_config), or run this test with --taskservice-backend=celery-sim"
+)
+
 
 @dataclass(kw_only=True, eq=False, slots=True)
 class _Opened:
@@ -37,6 +43,7 @@ class _Opened:
     app: Celery
     settings: dict[str, Any]
     exchanges: dict[str, str]
+    patch: AppPatch
     servers: list[str] = field(default_factory=list)
 
 
@@ -56,21 +63,25 @@ class ProcessWorld:
         # The worker tells the test of each message that it receives.
         self._unshared = Unshared(relayed=("task_received",))
         self._hints: dict[str, None] = {}
+        self._ended: dict[str, str] = {}
+        """What workers that the test itself has ended leave to be told."""
         self._test = ExitStack()
 
     @contextmanager
     def open(self, app: Celery) -> Iterator[None]:
         """Point ``app`` at the session's Redis, and whoever opens a client to its own Redis as well."""
         server = self._harness.redis()
+        settings = world_settings(app, server, self._prefix())
+        patch = AppPatch(app, settings)
         opened = _Opened(
             app=app,
-            settings=world_settings(app, server, self._prefix()),
+            settings=settings,
+            patch=patch,
             # Asked before the first patch: afterwards every app seems to be meant for Redis.
             exchanges=exchanges.known_types(app),
             # Clients of others' own know no prefix, so they are kept off a server that is not ours.
             servers=named_servers(app) if server.owned else [],
         )
-        patch = AppPatch(app, opened.settings)
         forget = exchanges.teach(opened.exchanges)
         known = self._redirects(self._opened)
         new = {name: target for name, target in self._redirects([opened]).items() if name not in known}
@@ -107,6 +118,8 @@ class ProcessWorld:
     def start_worker(self, app: Celery, request: WorkerRequest) -> ProcessWorker:
         """Start a process that serves ``app``, and return once it consumes."""
         opened = next(one for one in self._opened if one.app is app)
+        if opened.patch.lost:
+            self._hints[f"{app!r} {_REPLACED}"] = None
         worker = ProcessWorker(
             app,
             request,
@@ -129,7 +142,11 @@ class ProcessWorld:
         assert isinstance(worker, ProcessWorker)
         self._stopped += 1
         self._forget(worker)
-        worker.stop()
+        try:
+            worker.stop()
+        finally:
+            self._ended |= _log_of(worker)
+            self._hints |= dict.fromkeys(worker.hints)
 
     def lasting(self) -> bool:
         """Return whether an app or a worker is open."""
@@ -147,10 +164,13 @@ class ProcessWorld:
     def end_test(self) -> None:
         """Hear of what it does no longer; what is open stays as it is."""
         self._test.close()
+        self._hints, self._ended = {}, {}
 
     def report(self) -> dict[str, str]:
         """Return the workers' logs during this test, and what they could not be told."""
-        texts = {f"worker log ({worker.hostname})": worker.log_text() for worker in self._workers}
+        texts = dict(self._ended)
+        for worker in self._workers:
+            texts |= _log_of(worker)
         hints = [hint for worker in self._workers for hint in worker.hints]
         hints += [*self._hints, *self._unshared.listened()]
         return {**texts, "hint": "\n".join(dict.fromkeys(hints))}
@@ -227,3 +247,7 @@ class ProcessWorld:
             signals.before_task_publish.disconnect(before)
 
         return undo
+
+
+def _log_of(worker: ProcessWorker) -> dict[str, str]:
+    return {f"worker log ({worker.hostname})": worker.log_text()}

@@ -481,6 +481,68 @@ def test_trouble_is_explained(downstream: Downstream) -> None:
     )
 
 
+def test_a_worker_that_the_test_itself_has_ended_is_told_of_too(downstream: Downstream) -> None:
+    downstream.ini()
+    downstream.write(
+        test_ended="""
+        import threading
+
+        from celery import Celery
+        from celery.contrib.testing.worker import start_worker
+
+
+        def test_it():
+            app, lock = Celery("mine", broker="memory://", backend="cache+memory://"), threading.Lock()
+
+            @app.task(name="locked")
+            def locked():
+                return lock.locked()
+
+            with start_worker(app, perform_ping_check=False):
+                assert locked.delay().get(timeout=10) is False
+
+
+        def test_another():
+            assert False
+        """
+    )
+
+    result = downstream.run("-p", COMPAT, "--taskservice-backend=celery")
+
+    result.assert_outcomes(failed=2)
+    told = result.stdout.str()
+    assert told.count("task 'locked' is not known to the worker") == 1
+
+
+def test_an_app_that_a_fixture_gives_another_configuration_is_told_of(downstream: Downstream) -> None:
+    downstream.ini()
+    downstream.write(
+        test_replaced="""
+        import pytest
+        from celery import Celery
+        from celery.contrib.testing.worker import start_worker
+
+        mine = Celery("mine", broker="memory://", backend="cache+memory://")
+
+
+        @pytest.fixture
+        def celery_app(celery_app):
+            celery_app.conf = mine.conf
+            return celery_app
+
+
+        def test_it(celery_app):
+            with start_worker(celery_app, ping_task_timeout=0.1): ...
+        """
+    )
+
+    result = downstream.run("-p", COMPAT, "--taskservice-backend=celery")
+
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["<Celery celery.tests *> was given another configuration (app.conf = ...)*"])
+    assert "DummyClient" not in result.stdout.str()
+
+
 def test_the_app_trap_is_celerys(downstream: Downstream) -> None:
     downstream.ini()
     downstream.write(
