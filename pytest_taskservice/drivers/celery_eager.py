@@ -99,11 +99,9 @@ class CeleryEagerDriver:
         self._app = app
         self._events, self._labels, self.refused = [], {}, []
         finalize(app)
-        changes = memory_changes(app) | {
-            "task_always_eager": True,
-            "task_eager_propagates": False,
-            "task_store_eager_result": True,
-        }
+        changes = memory_changes(app) | {"task_always_eager": True, "task_store_eager_result": True}
+        if self._stage is not None:
+            changes["task_eager_propagates"] = False
         self._test.enter_context(_results_kept())
         self._test.enter_context(AppPatch(app, changes | dict(settings)).applied())
         self._allow_joins()

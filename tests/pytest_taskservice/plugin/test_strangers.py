@@ -307,3 +307,25 @@ def test_apps_made_by_a_fixture_have_their_own_tasks_and_no_warning(
     downstream.write(test_made=MADE)
 
     downstream.run(f"--taskservice-backend={world}").assert_outcomes(passed=8)
+
+
+def test_eager_mode_raises_where_the_settings_have_it_do_so(downstream: Downstream) -> None:
+    downstream.ini(taskservice_app="shopx.celery:app", usefixtures="taskservice_app")
+    downstream.write(
+        conftest="""
+        from shopx.celery import app
+
+        app.conf.task_always_eager = True
+        app.conf.task_eager_propagates = True
+        """,
+        test_raised="""
+        import pytest
+        from shopx.tasks import boom
+
+        def test_it():
+            with pytest.raises(Exception):
+                boom.delay()
+        """,
+    )
+
+    downstream.run("--taskservice-backend=celery-eager").assert_outcomes(passed=1)
