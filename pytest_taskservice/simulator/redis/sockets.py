@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["SocketGuard"]
 
 _FAMILIES = frozenset({socket.AF_INET, socket.AF_INET6})
+# What runs tests, or starts servers for them, as pytest-redis and its kin do by the last two.
 _TOOLS = frozenset(
     {
         "_pytest",
@@ -34,6 +35,8 @@ _TOOLS = frozenset(
         "pytest_rerunfailures",
         "pytest_timeout",
         "xdist",
+        "mirakuru",
+        "port_for",
     }
 )
 

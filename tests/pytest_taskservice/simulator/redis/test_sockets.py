@@ -52,6 +52,14 @@ def test_a_connection_that_is_allowed_is_made(open_simulation: Open, allowed: bo
             socket.create_connection(("127.0.0.1", port)).close()
 
 
+@pytest.mark.parametrize("tool", ["mirakuru", "port_for", "xdist"])
+def test_a_tool_that_starts_servers_for_tests_may_look_for_them(open_simulation: Open, tool: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        names = {"__name__": f"{tool}.api", "socket": socket, "address": listener.getsockname()}
+        with open_simulation():
+            exec("socket.create_connection(address).close()", names)
+
+
 def test_another_port_than_the_allowed_one_is_refused(open_simulation: Open) -> None:
     with (
         open_simulation(allow_sockets=["localhost:1", "[::1]:9", "nowhere.invalid"]),
