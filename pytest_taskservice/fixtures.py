@@ -10,7 +10,7 @@ import pytest
 
 from pytest_taskservice.errors import HarnessError, UnknownNameError
 from pytest_taskservice.session import HarnessSession, check_app, check_settings
-from pytest_taskservice.worlds import unseeded
+from pytest_taskservice.worlds import ONLY_OURS, split_world, unseeded
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -40,6 +40,7 @@ HARNESS = pytest.StashKey[HarnessSession]()
 _CLOCKS = ("virtual", "real")
 _DATABASES = ("_django_db_helper", "_django_db_marker")
 """What all of pytest-django's fixtures of a database come to, and its marker."""
+_COMPAT = "pytest_taskservice.compat."
 WORLD: pytest.StashKey[WorldDriver] = pytest.StashKey()
 ENTER: pytest.StashKey[Callable[[pytest.FixtureRequest], None]] = pytest.StashKey()
 """How an item that is no test function enters its ``world``."""
@@ -57,6 +58,10 @@ def taskservice_backend(request: pytest.FixtureRequest) -> Iterator[str]:
     # What takes no parameters has its world itself, if there is any choice.
     own = getattr(request.node, "world", harness.options.backends[0])
     world = getattr(request, "param", own)
+    if not enter and harness.is_served() and ONLY_OURS.isdisjoint(request.fixturenames):
+        # By Celery's own fixtures, whose world has what they open already.
+        yield split_world(world, harness.options)[0]
+        return
     driver, problem = None, ""
     try:
         driver = harness.driver(world)
@@ -195,7 +200,11 @@ def app_of(request: pytest.FixtureRequest) -> Celery:
     if _is_overridden(request, "taskservice_app"):
         value = request.getfixturevalue("taskservice_app")
         return check_app(value, "the fixture taskservice_app")
-    if harness.options.app is None and _has_fixture(request, "celery_app"):
+    if harness.is_served():
+        for name in ("celery_app", "celery_session_app"):
+            if name in request.fixturenames:
+                return check_app(request.getfixturevalue(name), f"the fixture {name}")
+    if harness.options.app is None and _names_celery_app(request):
         return check_app(request.getfixturevalue("celery_app"), "the fixture celery_app")
     return harness.app()
 
@@ -204,7 +213,7 @@ def _names_app(request: pytest.FixtureRequest) -> bool:
     return (
         request.config.stash[HARNESS].options.app is not None
         or _is_overridden(request, "taskservice_app")
-        or _has_fixture(request, "celery_app")
+        or _names_celery_app(request)
         or "taskservice_app" in request.fixturenames
     )
 
@@ -242,6 +251,14 @@ def _wants_real_time(request: pytest.FixtureRequest) -> bool:
                 raise UnknownNameError("clock", str(choice), _CLOCKS)
             return bool(choice == "real")
     return False
+
+
+def _names_celery_app(request: pytest.FixtureRequest) -> bool:
+    """Return whether a fixture ``celery_app`` says what the app is: celery_compat's own does if asked for."""
+    found = _definitions(request, "celery_app")
+    if not found:
+        return False
+    return "celery_app" in request.fixturenames or not found[-1].func.__module__.startswith(_COMPAT)
 
 
 def _has_fixture(request: pytest.FixtureRequest, name: str) -> bool:

@@ -43,6 +43,8 @@ class HarnessSession:
         self._release_keys: Callable[[], None] = _nothing
         self.on_enter: Callable[[], None] = _nothing
         """Called before a test enters a world."""
+        self.is_served: Callable[[], bool] = _by_nobody
+        """Returns whether the test is in the world of Celery's own fixtures."""
 
     def redis(self) -> RedisServer:
         """Return the session's Redis, started on first use."""
@@ -219,6 +221,10 @@ def check_app(found: Any, where: str) -> Celery:
 
 def _nothing() -> None:
     """Release nothing."""
+
+
+def _by_nobody() -> bool:
+    return False
 
 
 def check_settings(settings: Mapping[str, Any]) -> dict[str, Any]:

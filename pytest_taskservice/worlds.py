@@ -11,6 +11,7 @@ from pytest_taskservice.options import DEFAULT_START, HarnessOptions, parse_back
 
 __all__ = [
     "FIXTURE",
+    "ONLY_OURS",
     "missed_world",
     "replay_command",
     "split_world",
@@ -21,6 +22,8 @@ __all__ = [
 
 FIXTURE = "taskservice_backend"
 """The fixture that has the worlds as its parameters, and puts a test into one of them."""
+ONLY_OURS = frozenset({"task_service", "taskservice_clock", "taskservice_driver", "taskservice_sim"})
+"""What a test has to be in a world of ours for; any other may be in that of Celery's own fixtures."""
 _SIMULATED = "celery-sim"
 _SEEDED = f"{_SIMULATED}-seed="
 _SEED = "-seed="

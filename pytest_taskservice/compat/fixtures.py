@@ -13,7 +13,7 @@ from pytest_taskservice.compat.session import CompatSession
 from pytest_taskservice.drivers.databases import find_databases
 from pytest_taskservice.errors import HarnessError
 from pytest_taskservice.made_databases import MAKES_DATABASES
-from pytest_taskservice.worlds import FIXTURE
+from pytest_taskservice.worlds import ONLY_OURS
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -197,7 +197,7 @@ def _app(
 def _worker(
     request: pytest.FixtureRequest, app: Celery, pool: Any, parameters: Mapping[str, Any]
 ) -> Iterator[CompatWorker | None]:
-    if FIXTURE in request.fixturenames:
+    if not ONLY_OURS.isdisjoint(request.fixturenames):
         pytest.fail(
             "taskservice: this test asks for a worker of its own and for the harness's, which would serve "
             "the same app: leave out celery_worker and celery_session_worker, or the fixtures of taskservice",

@@ -32,7 +32,10 @@ class CompatSession:
         self._begun = False
         """Whether the world in use knows of the test."""
         self._installed: ExitStack | None = None
+        self._asks = False
+        """Whether the test has Celery's fixtures."""
         harness.on_enter = self._give_way
+        harness.is_served = self._serves
 
     def refusal(self) -> str | None:
         """Return why no chosen world can serve Celery's fixtures; ``None`` if one can."""
@@ -52,7 +55,7 @@ class CompatSession:
 
     def begin_test(self, name: str, *, asks: bool) -> None:
         """Have every worker that this test starts be one of ours; ``asks`` says that it has such fixtures."""
-        self._test = name
+        self._test, self._asks = name, asks
         if self.worlds and self._installed is None:
             self._installed = ExitStack()
             self._installed.enter_context(embedded_by(self._serving))
@@ -99,6 +102,10 @@ class CompatSession:
         if self._installed is not None:
             self._installed.close()
             self._installed = None
+
+    def _serves(self) -> bool:
+        lasts = self._current is not None and self._current.lasting()
+        return bool(self.worlds) and (self._asks or lasts)
 
     def _give_way(self) -> None:
         """Close a simulation that a class has opened before its test entered another world."""

@@ -274,28 +274,28 @@ class CelerySimDriver:
         """Return what has happened in this simulation."""
         return self.world.record.log()
 
-    def start_worker(self, **options: Any) -> SimulatedWorker:
-        """Start one more worker of the test's app; from then on none is started by itself."""
+    def start_worker(self, app: Celery | None = None, **options: Any) -> SimulatedWorker:
+        """Start one more worker, of the test's app or another; from then on none is started by itself."""
         test = self._current()
         test.own_workers = True
         options.setdefault("concurrency", self._options.concurrency)
-        return test.world.start_worker(test.app, **options)
+        return test.world.start_worker(app or test.app, **options)
 
     @contextmanager
     def _serving(self, app: Celery, **asked: Any) -> Iterator[SimulatedWorker]:
         """Stand for what Celery's ``start_worker`` starts."""
         test = self._current()
-        if app is not test.app:
-            raise HarnessError(
-                f"start_worker was asked for {app!r}, and the app in this world is {test.app!r}: have the "
-                "fixture taskservice_app return the former"
-            )
-        worker = self.start_worker(**worker_options(asked))
-        try:
-            yield worker
-        finally:
-            if worker.process.alive:
-                test.world.stop(worker)
+        with ExitStack() as stack:
+            if app is not test.app:
+                # A fixture or a function of the test has made it, for this worker.
+                finalize(app)
+                stack.enter_context(AppPatch(app, simulation_changes(app)).applied())
+            worker = self.start_worker(app, **worker_options(asked))
+            try:
+                yield worker
+            finally:
+                if worker.process.alive:
+                    test.world.stop(worker)
 
     def reset(self) -> None:
         """Close the simulation and give the app back."""

@@ -351,7 +351,7 @@ def test_endless(celery_app, celery_worker, tmp_path):
         time.sleep(0.01)
 
 
-def test_two_workers(celery_app, celery_worker, taskservice_backend):
+def test_two_workers(celery_app, celery_worker, task_service):
     pass
 """
 

@@ -293,13 +293,57 @@ def test_a_mark_puts_a_class_in_with_an_app_that_a_fixture_names(downstream: Dow
     downstream.run("--taskservice-backend=celery-sim,celery-eager").assert_outcomes(passed=4)
 
 
-def test_start_worker_of_another_app_names_both(downstream: Downstream) -> None:
-    other = STARTED.replace("import app", "import Celery").replace("(app,", "(Celery('other'),")
-    downstream.write(test_shopx=other)
+def test_start_worker_of_another_app_is_in_the_same_simulation(downstream: Downstream) -> None:
+    downstream.write(
+        test_shopx="""
+        from celery import Celery
+        from celery.contrib.testing.worker import start_worker
+        from shopx.tasks import add
 
-    result = downstream.run(*ALL_IN.split(), "--taskservice-backend=celery-sim")
+        def test_it():
+            app = Celery("other", broker="redis://127.0.0.1:1", backend="redis://127.0.0.1:1")
 
-    result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(
-        ["*start_worker was asked for <Celery other *in this world is <Celery shopx*"]
+            @app.task(name="other.double")
+            def double(number):
+                return 2 * number
+
+            with start_worker(app, perform_ping_check=False):
+                assert double.delay(2).get(timeout=10) == 4
+            assert app.conf.broker_url == "redis://127.0.0.1:1"
+
+        def test_of_its_own():
+            assert add.delay(1, 2).get(timeout=10) == 3
+        """
     )
+
+    downstream.run(*ALL_IN.split(), "--taskservice-backend=celery-sim").assert_outcomes(passed=2)
+
+
+@pytest.mark.parametrize("world", ["celery", "celery-sim"])
+def test_all_may_be_in_where_some_have_celerys_own_fixtures(downstream: Downstream, world: str) -> None:
+    downstream.write(
+        test_shopx="""
+        import pytest
+        from shopx.celery import app
+        from shopx.tasks import add
+
+        @pytest.fixture(scope="session")
+        def celery_session_app():
+            return app
+
+        def test_before():
+            assert add.delay(1, 2).get(timeout=10) == 3
+
+        def test_with_a_worker(celery_session_worker):
+            assert add.delay(1, 2).get(timeout=10) == 3
+
+        def test_after():
+            assert add.delay(1, 2).get(timeout=10) == 3
+
+        def test_with_an_app(celery_app):
+            assert celery_app.main == "celery.tests"
+        """
+    )
+
+    options = (*ALL_IN.split(), "-p", "pytest_taskservice.celery_compat")
+    downstream.run(*options, f"--taskservice-backend={world}").assert_outcomes(passed=4)
