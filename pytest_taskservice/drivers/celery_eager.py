@@ -9,6 +9,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import wraps
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -99,14 +100,19 @@ class CeleryEagerDriver:
         self._app = app
         self._events, self._labels, self.refused = [], {}, []
         finalize(app)
+        # Where all depends on what is stored, it must be stored.
+        theirs = settings.get("task_store_eager_result", app.conf.task_store_eager_result)
+        strict = self._stage is not None or bool(theirs)
         changes = memory_changes(app) | {"task_always_eager": True, "task_store_eager_result": True}
         if self._stage is not None:
             changes["task_eager_propagates"] = False
         self._test.enter_context(_results_kept())
         self._test.enter_context(AppPatch(app, changes | dict(settings)).applied())
         self._allow_joins()
-        self._store_results(app)
         self._words = EagerWords()
+        if not strict:
+            self._spare_unstorable(self._words)
+        self._store_results(app)
         self._guard(app, self._words)
         self._listen(app)
         self._test.enter_context(self._words.listening())
@@ -227,6 +233,29 @@ class CeleryEagerDriver:
             before = task.store_eager_result
             task.store_eager_result = True
             self._test.callback(setattr, task, "store_eager_result", before)
+
+    def _spare_unstorable(self, words: EagerWords) -> None:
+        """Let a result be that cannot be stored: only we have eager mode store any."""
+        from celery.backends.base import Backend
+        from kombu.exceptions import EncodeError
+
+        kind: Any = Backend
+        mark_as_done = kind.mark_as_done
+
+        @wraps(mark_as_done)
+        def mark(
+            backend: Any, task_id: str, result: Any, request: Any = None, *args: Any, **given: Any
+        ) -> Any:
+            try:
+                return mark_as_done(backend, task_id, result, request, *args, **given)
+            except EncodeError:
+                if not getattr(request, "is_eager", False):
+                    raise
+                words.unstorable(str(request.task), result, backend.serializer)
+                return mark_as_done(backend, task_id, result, request, False)
+
+        kind.mark_as_done = mark
+        self._test.callback(setattr, kind, "mark_as_done", mark_as_done)
 
     def _guard(self, app: Celery, words: EagerWords) -> None:
         """Refuse calls that eager mode would play wrongly."""

@@ -54,6 +54,13 @@ class EagerWords:
             run = f"{task.name}[{str(request.id)[:8]}]"
             self._say(f"{run} raised Retry with {wait}: eager mode ran it again at once")
 
+    def unstorable(self, task: str, result: Any, serializer: str) -> None:
+        """Note a result that eager mode has handed over as it is."""
+        kind = type(result).__qualname__
+        self._say(
+            f"{task} returned what {serializer} cannot hold, a {kind}: with a worker it would have failed"
+        )
+
     def listening(self) -> AbstractContextManager[None]:
         """Note each signal that the test listens to in vain."""
         return receivers_heard((*OF_MESSAGES, *OF_WORKERS), self._listened)

@@ -382,3 +382,38 @@ def test_a_failing_test_is_told_what_eager_mode_did_otherwise(downstream: Downst
         ],
         consecutive=True,
     )
+
+
+def test_eager_mode_hands_over_what_could_not_be_stored_and_a_failing_test_is_told(
+    downstream: Downstream,
+) -> None:
+    downstream.write(
+        test_shopx="""
+        import pytest
+        from shopx.celery import app
+
+        @app.task
+        def makes():
+            return object()
+
+        @app.task
+        def nests():
+            return type(makes.apply().get()).__name__
+
+        def test_nested(taskservice_app):
+            assert nests.delay().get(timeout=5) == "object"
+
+        def test_told(taskservice_app):
+            assert makes.delay().get(timeout=5) == 1
+
+        @pytest.mark.taskservice(config={"task_store_eager_result": True})
+        def test_of_ones_own_will(taskservice_app):
+            assert nests.delay().get(timeout=5) == "object"
+        """
+    )
+
+    result = downstream.run("--taskservice-backend=celery-eager")
+
+    result.assert_outcomes(passed=1, failed=2)
+    told = "test_shopx.makes returned what json cannot hold, a object: with a worker it would fail"
+    result.stdout.fnmatch_lines([told, "*EncodeError*"])
