@@ -398,7 +398,7 @@ def test_eager_mode_hands_over_what_could_not_be_stored_and_a_failing_test_is_to
 
         @app.task
         def nests():
-            return type(makes.apply().get()).__name__
+            return type(makes.apply().result).__name__
 
         def test_nested(taskservice_app):
             assert nests.delay().get(timeout=5) == "object"
