@@ -58,7 +58,7 @@ class EagerWords:
         """Note a result that eager mode has handed over as it is."""
         kind = type(result).__qualname__
         self._say(
-            f"{task} returned what {serializer} cannot hold, a {kind}: with a worker it would have failed"
+            f"{task} returned {kind!r}, which {serializer} cannot hold: with a worker it would have failed"
         )
 
     def listening(self) -> AbstractContextManager[None]:
