@@ -415,5 +415,5 @@ def test_eager_mode_hands_over_what_could_not_be_stored_and_a_failing_test_is_to
     result = downstream.run("--taskservice-backend=celery-eager")
 
     result.assert_outcomes(passed=1, failed=2)
-    told = "test_shopx.makes returned 'object', which json cannot hold: with a worker it would have failed"
+    told = "test_shopx.makes returned 'object', which json cannot hold: a worker would have failed it"
     result.stdout.fnmatch_lines([told, "*EncodeError*"])
