@@ -57,9 +57,7 @@ class EagerWords:
     def unstorable(self, task: str, result: Any, serializer: str) -> None:
         """Note a result that eager mode has handed over as it is."""
         kind = type(result).__qualname__
-        self._say(
-            f"{task} returned {kind!r}, which {serializer} cannot hold: with a worker it would have failed"
-        )
+        self._say(f"{task} returned {kind!r}, which {serializer} cannot hold: a worker would have failed it")
 
     def listening(self) -> AbstractContextManager[None]:
         """Note each signal that the test listens to in vain."""
