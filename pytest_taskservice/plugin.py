@@ -236,8 +236,9 @@ def pytest_runtest_makereport(
             report.sections.append(("taskservice", beside))
         if driver.name.startswith("celery") and (app := _current_app_of(item)) is not None:
             report.sections.append(("taskservice current app", app))
-    if report.failed and driver is None and call.excinfo is not None:
-        outside = outside_section(item, call.excinfo.value, item.config.stash[HARNESS].options)
+    harness = item.config.stash[HARNESS]
+    if report.failed and driver is None and call.excinfo is not None and not harness.is_in_theirs():
+        outside = outside_section(item, call.excinfo.value, harness.options)
         report.sections += [("taskservice", outside)] if outside else []
     if report.failed and (findings := item.config.stash.get(_FINDINGS, None)):
         report.sections += [("taskservice finding", repr(finding)) for finding in findings]

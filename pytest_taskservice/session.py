@@ -44,7 +44,9 @@ class HarnessSession:
         self.on_enter: Callable[[], None] = _nothing
         """Called before a test enters a world."""
         self.is_served: Callable[[], bool] = _by_nobody
-        """Returns whether the test is in the world of Celery's own fixtures."""
+        """Returns whether the test is in the world of Celery's own fixtures by what it asks for."""
+        self.is_in_theirs: Callable[[], bool] = _by_nobody
+        """Returns whether it has come to be in that world, by ``start_worker`` for one."""
 
     def redis(self) -> RedisServer:
         """Return the session's Redis, started on first use."""

@@ -35,7 +35,7 @@ class CompatSession:
         self._asks = False
         """Whether the test has Celery's fixtures."""
         harness.on_enter = self._give_way
-        harness.is_served = self._serves
+        harness.is_served, harness.is_in_theirs = self._serves, self._knows_test
 
     def refusal(self) -> str | None:
         """Return why no chosen world can serve Celery's fixtures; ``None`` if one can."""
@@ -106,6 +106,9 @@ class CompatSession:
     def _serves(self) -> bool:
         lasts = self._current is not None and self._current.lasting()
         return bool(self.worlds) and (self._asks or lasts)
+
+    def _knows_test(self) -> bool:
+        return self._begun
 
     def _give_way(self) -> None:
         """Close a simulation that a class has opened before its test entered another world."""

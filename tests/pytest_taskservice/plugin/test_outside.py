@@ -347,3 +347,14 @@ def test_all_may_be_in_where_some_have_celerys_own_fixtures(downstream: Downstre
 
     options = (*ALL_IN.split(), "-p", "pytest_taskservice.celery_compat")
     downstream.run(*options, f"--taskservice-backend={world}").assert_outcomes(passed=4)
+
+
+def test_a_test_that_celery_compat_serves_is_not_told_that_it_is_outside(downstream: Downstream) -> None:
+    downstream.write(test_shopx=STARTED.replace("add.delay(1, 2)", "add.apply_async((1, 2), countdown=60)"))
+
+    options = ("-p", "pytest_taskservice.celery_compat", "--taskservice-backend=celery-sim")
+    result = downstream.run(*options)
+
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["E*TimeoutError*"])
+    result.stdout.no_fnmatch_line("*this test is in no world*")
