@@ -95,6 +95,17 @@ def pytest_runtest_setup(item: pytest.Item) -> Generator[None, Any, Any]:
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
+    """What the test's body opens comes in the midst of it."""
+    session = item.config.stash[COMPAT]
+    session.running = True
+    try:
+        return (yield)
+    finally:
+        session.running = False
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, Any, Any]:
     """The world is told after the last of its fixtures is gone."""
     try:

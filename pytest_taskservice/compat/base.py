@@ -72,8 +72,8 @@ class CompatWorld(Protocol):
     def lasting(self) -> bool:
         """Return whether an app or a worker is open that every test may use."""
 
-    def begin_test(self, name: str) -> None:
-        """Make ready for the test ``name``."""
+    def begin_test(self, name: str, *, late: bool) -> None:
+        """Make ready for the test ``name``; ``late`` says that its body has begun."""
 
     def end_test(self) -> None:
         """Forget the test."""

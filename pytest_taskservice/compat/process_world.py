@@ -152,7 +152,7 @@ class ProcessWorld:
         """Return whether an app or a worker is open."""
         return bool(self._opened)
 
-    def begin_test(self, name: str) -> None:
+    def begin_test(self, name: str, *, late: bool) -> None:
         """Replace a worker that the test before has killed, and note where each one's log stands."""
         self._hints = {}
         self._test.enter_context(self._unshared.listening())

@@ -32,6 +32,8 @@ class CompatSession:
         self._begun = False
         """Whether the world in use knows of the test."""
         self._installed: ExitStack | None = None
+        self.running = False
+        """Whether the test's body runs, and no fixture of it."""
         self._asks = False
         """Whether the test has Celery's fixtures."""
         harness.on_enter = self._give_way
@@ -50,7 +52,7 @@ class CompatSession:
             self._current = open_compat_world(name, self._harness)
         if self._test is not None and not self._begun:
             self._begun = True
-            self._current.begin_test(self._test)
+            self._current.begin_test(self._test, late=self.running)
         return self._current
 
     def begin_test(self, name: str, *, asks: bool) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from pytest_taskservice.compat.forked import Forked, install_forks
 from pytest_taskservice.drivers.app_patch import AppPatch
+from pytest_taskservice.options import DEFAULT_START
 from pytest_taskservice.simulator.celery.world import CeleryWorld
 from pytest_taskservice.simulator.core.simulation import Budget
 from pytest_taskservice.simulator.substitutes import Patches
@@ -120,14 +121,13 @@ class SimulatedWorld:
         """Return whether an app or a worker is open."""
         return bool(self._patches or self._workers)
 
-    def begin_test(self, name: str) -> None:
-        """Open a simulation for the test."""
+    def begin_test(self, name: str, *, late: bool) -> None:
+        """Open a simulation for the test; time does not leap for what has read it before."""
         self.end_test()
         options = self._options
+        start = datetime.now(UTC) if late and options.start == DEFAULT_START else options.start
         # What a test leaves in the process under a name of its own must not be found by the next one.
-        world = CeleryWorld(
-            seed=options.seed, place=name, start=options.start, budget=Budget(events=options.events)
-        )
+        world = CeleryWorld(seed=options.seed, place=name, start=start, budget=Budget(events=options.events))
         self._stack.enter_context(world)
         patches = Patches()
         self._stack.callback(patches.undo)

@@ -367,3 +367,30 @@ def test_an_app_beside_the_fixtures_is_in_each_simulation_anew(downstream: Downs
     result = downstream.run("-p", "pytest_taskservice.celery_compat", "--taskservice-backend=celery-sim")
 
     result.assert_outcomes(passed=3)
+
+
+def test_time_does_not_leap_where_a_worker_is_started_in_the_midst_of_a_test(downstream: Downstream) -> None:
+    downstream.ini()
+    downstream.write(
+        test_late="""
+        from datetime import UTC, datetime, timedelta
+
+        from celery.contrib.testing.worker import start_worker
+        from shopx.celery import app
+        from shopx.tasks import add
+
+        def test_eta_of_before():
+            soon = datetime.now(UTC) + timedelta(minutes=1)
+            with start_worker(app, perform_ping_check=False):
+                add.apply_async((1, 2), eta=soon).get(timeout=90)
+                assert timedelta(0) <= datetime.now(UTC) - soon < timedelta(seconds=5)
+
+        def test_from_the_start(celery_session_worker):
+            assert datetime.now(UTC).year == 2026
+            assert datetime.now(UTC).month == 1
+        """
+    )
+
+    result = downstream.run("-p", "pytest_taskservice.celery_compat", "--taskservice-backend=celery-sim")
+
+    result.assert_outcomes(passed=2)
