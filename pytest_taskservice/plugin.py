@@ -60,6 +60,7 @@ _TOLD_OUTSIDE = pytest.StashKey[list[str]]()
 _FINDINGS = pytest.StashKey[list[Any]]()
 _SCENARIO_SUFFIX = ".scenario.yaml"
 _COMPAT = "pytest_taskservice.celery_compat"
+_FIXTURES = "pytest_taskservice.fixtures"
 _WORLD_FIXTURES = {
     "task_service",
     "taskservice_app",
@@ -157,7 +158,7 @@ def pytest_pycollect_makeitem(collector: pytest.Collector, name: str, obj: objec
     if not collector.istestfunction(obj, name):  # type: ignore[attr-defined] # a Python collector
         return
     marks = (*getattr(obj, "pytestmark", ()), *collector.iter_markers("usefixtures"))
-    if any(_marks_world(mark) for mark in marks) or _asks_for_world(obj):
+    if any(map(_marks_world, marks)) or _asks_for_world(obj) or _asks_by_others(collector, obj):
         pytest.mark.usefixtures(FIXTURE)(obj)
 
 
@@ -333,6 +334,19 @@ def _redis_of(harness: HarnessSession) -> str:
 
 def _asks_for_world(function: Any) -> bool:
     names = inspect.signature(function).parameters
+    return not _WORLD_FIXTURES.isdisjoint(names)
+
+
+def _asks_by_others(collector: Any, function: Any) -> bool:
+    """Return whether another fixture of the test's asks for a ``taskservice_app`` of the user's own.
+
+    Only ours asks for the world itself.
+    """
+    manager = collector.session._fixturemanager  # noqa: SLF001 - pytest has no public way to ask
+    found = manager.getfixturedefs("taskservice_app", collector)
+    if not found or found[-1].func.__module__ == _FIXTURES:
+        return False
+    names = manager.getfixtureinfo(collector, function, getattr(collector, "cls", None)).names_closure
     return not _WORLD_FIXTURES.isdisjoint(names)
 
 

@@ -271,6 +271,33 @@ def test_all_are_in_with_an_app_that_a_fixture_names(downstream: Downstream, wor
     assert "asks for a world" not in result.stdout.str()
 
 
+@pytest.mark.parametrize("autouse", [False, True])
+def test_a_fixture_puts_tests_in_with_an_app_that_a_fixture_names(
+    downstream: Downstream, autouse: bool
+) -> None:
+    downstream.ini()
+    downstream.write(
+        conftest=OWN_APP
+        + f"""
+    @pytest.fixture(autouse={autouse})
+    def client(taskservice_app):
+        return taskservice_app
+""",
+        test_client=f"""
+        from shopx.tasks import add
+
+        class TestSums:
+            def test_sum(self{"" if autouse else ", client"}):
+                assert add.delay(1, 2).get(timeout=10) == 3
+
+        def test_sum({"" if autouse else "client"}):
+            assert add.delay(1, 2).get(timeout=10) == 3
+        """,
+    )
+
+    downstream.run("--taskservice-backend=celery-sim,celery-eager").assert_outcomes(passed=4)
+
+
 def test_a_mark_puts_a_class_in_with_an_app_that_a_fixture_names(downstream: Downstream) -> None:
     downstream.ini()
     downstream.write(
