@@ -6,7 +6,7 @@ has nothing to do; a process is given as long as the test sleeps.
 
 Replaces ``subprocess.Popen.__init__`` and ``poll``, to know of processes. Leans on ``sys._current_frames``,
 ``threading._DummyThread`` and ``threading._dangling``, which holds a thread to its end: ``enumerate`` has let
-go of it a moment before.
+go of it a moment before; ``multiprocessing.process._children``, which asking for waits for nobody.
 """
 
 from __future__ import annotations
@@ -37,6 +37,9 @@ _PATIENCE = 10.0
 _LONGEST = 1.0
 """Real seconds of one sleep that processes get."""
 _PATIENCE_WITH_PROCESSES = 60.0
+_WITHOUT_A_LOOK = 0.005
+_JUMP = 10.0
+"""Real seconds that processes get at most before time goes on at once."""
 
 _now = time.monotonic
 # Of a thread that was not made in Python it is never known whether it has ended.
@@ -57,6 +60,8 @@ class Companions:
         # Not their numbers, which the next thread may get.
         self._strangers = WeakSet(threading.enumerate())
         self._processes: WeakSet[Any] = WeakSet()
+        self._children = WeakSet(_children())
+        """Those of multiprocessing that are from before, as the pool of a session."""
         self._places: dict[int, Any] = {}
         self._patience = _PATIENCE
         self._patience_with_processes = _PATIENCE_WITH_PROCESSES
@@ -87,9 +92,18 @@ class Companions:
         if seconds > 0 and current_fiber() is None and threading.get_ident() == self._owner:
             if len(_threads) > 1:
                 self._let_threads_work()
-            if self._processes:
+            if self._processes or _children():
                 self._let_processes_work(seconds)
         self._simulation.sleep(seconds)
+
+    def let_work(self, seconds: float, over: Callable[[], bool]) -> None:
+        """Give real time to threads and processes before ``seconds`` pass at once, until it is ``over``."""
+        if len(_threads) > 1:
+            self._let_threads_work()
+        end = _now() + min(seconds, _JUMP)
+        while self._patience_with_processes > 0 and _now() < end and not over() and self._has_processes():
+            real_sleep(_WITHOUT_A_LOOK)
+            self._patience_with_processes -= _WITHOUT_A_LOOK
 
     def read(self) -> None:
         """Let a moment pass before a reading, if there has been one at this instant."""
@@ -99,12 +113,17 @@ class Companions:
     def _let_processes_work(self, seconds: float) -> None:
         if self._patience_with_processes <= 0:
             return
-        if not any(_runs(process) for process in list(self._processes)):
+        if not self._has_processes():
             self._processes.clear()
             return
         moment = min(seconds, _LONGEST)
         self._patience_with_processes -= moment
         real_sleep(moment)
+
+    def _has_processes(self) -> bool:
+        if any(_runs(process) for process in list(self._processes)):
+            return True
+        return any(child not in self._children and child.is_alive() for child in _children())
 
     def _let_threads_work(self) -> None:
         """Wait until each of the test's threads has ended, waits in the simulation or stands still."""
@@ -127,10 +146,25 @@ class Companions:
         others = {self._owner, *self.waiting()}
         frames = sys._current_frames()  # noqa: SLF001 - listed above
         return {
-            thread.ident: _place(frames.get(thread.ident))
+            thread.ident: object() if _computes(thread) else _place(frames.get(thread.ident))
             for thread in mine
             if thread.ident not in others and (thread.ident in frames or type(thread) is not _NotOurs)
         }
+
+
+def _computes(thread: Any) -> bool:
+    """Return whether a thread is on a processor, where the system tells: in C it may stay in one place."""
+    try:
+        with open(f"/proc/self/task/{thread.native_id}/stat", "rb") as stat:  # noqa: PTH123 - a hot path
+            return stat.read().rpartition(b") ")[2][:1] == b"R"
+    except OSError:
+        return False
+
+
+def _children() -> list[Any]:
+    """Return the children that multiprocessing, if anybody uses it, has started."""
+    process: Any = sys.modules.get("multiprocessing.process")
+    return list(process._children) if process is not None else []  # noqa: SLF001 - listed above
 
 
 def _runs(process: Any) -> bool:

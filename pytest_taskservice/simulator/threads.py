@@ -2,8 +2,8 @@
 
 Replaces ``threading.Condition.wait`` and ``threading.Thread.join`` while open: on the owner's thread they
 take steps for whoever waits. Everything in ``queue`` and ``concurrent.futures`` waits through them. Replaces
-``BaseEventLoop.run_forever`` and ``Thread.start`` too: the first loop that the owner runs, or thread that it
-starts, has loops be in virtual time, and one that cannot be, uvloop's for one, is known.
+``BaseEventLoop.run_forever`` too: the first loop that the owner runs has all be in virtual time, and one that
+cannot be, uvloop's for one, is known.
 """
 
 # ruff: noqa: SLF001 - a condition's own parts, see above
@@ -38,7 +38,6 @@ _AGAIN = 0.02
 
 _condition_wait: Any = threading.Condition.wait
 _thread_join: Any = threading.Thread.join
-_thread_start: Any = threading.Thread.start
 _run_forever: Any = asyncio.BaseEventLoop.run_forever
 _now = time.monotonic
 
@@ -71,7 +70,7 @@ class Threads:
         self.nudge: Callable[[], Any] | None = None
         """Called when a thread begins to wait: the owner may wait in another way than by a condition."""
         self.open_loops: Callable[[], bool] = _open_none
-        """Called when the owner runs an event loop or a thread; returns whether that has loops be virtual."""
+        """Called when the owner runs an event loop; returns whether that has loops be virtual from now on."""
         self.errands = Errands(simulation)
         self._loop: Any = None
         self._going = 0
@@ -116,15 +115,7 @@ class Threads:
             finally:
                 threads._loop = before
 
-        def start(thread: Any) -> None:
-            # It may run a loop, as Django's async tests do, while the owner waits for it.
-            if threads.inside() and current_fiber() is None and threads.open_loops():
-                thread.start()
-                return
-            _thread_start(thread)
-
         patches.set(asyncio.BaseEventLoop, "run_forever", run_forever)
-        patches.set(threading.Thread, "start", start)
 
     def inside(self) -> bool:
         """Return whether the caller is the owner's thread."""

@@ -141,7 +141,7 @@ class CeleryWorld:
         from pytest_taskservice.simulator.loops.world import virtual_loops
 
         self._stage = stage = Stage(self.simulation, seed=self.simulation.seed, moved_by_owner=True)
-        stage.help = self.threads.help
+        stage.help, stage.let_work = self.threads.help, self._companions.let_work
         try:
             self._stack.enter_context(virtual_loops(stage))
         except BaseException:
@@ -320,6 +320,7 @@ class CeleryWorld:
         self.threads.open_loops = self._open_late
         simulation.outsiders = self.threads
         companions.waiting = self.threads.waiting_threads
+        self._companions = companions
         self.threads.install(patches)
         install_seams(patches, simulation, self.record.of_request)
         signals.task_received.connect(self.record.received, weak=False)

@@ -44,6 +44,8 @@ class Stage:
     ) -> None:
         self.help: Callable[[], bool] | None = None
         """Takes a step for threads that wait for the timeline by themselves; returns whether to go on."""
+        self.let_work: Callable[[float, Callable[[], bool]], None] | None = None
+        """Gives real time to who has no seat before so many seconds pass, until a seat is at work."""
         self._moved_by_owner = moved_by_owner
         self.timeline = timeline
         self.random = Randomness(seed)
@@ -293,6 +295,11 @@ class Stage:
                 return self.progress, now
             if not self._stuck or now - then < PATIENCE * 0.9:
                 return since
+        if self.let_work is not None and threading.get_ident() == self.owner:
+            self.let_work(PATIENCE, self._is_at_work)
+            if self._is_at_work():
+                return self.progress, _real_monotonic()
+        with self._lock:
             error = SimulationIdleError(what, tuple(self._explain()))
         self._fail(error)
         return self.progress, now
@@ -358,19 +365,39 @@ class Stage:
                 if mover is not None:
                     mover.wake()
                 return
-            try:
-                self.timeline.run_until(instant)
-            finally:
-                with self._lock:
-                    self._moving = False
-                    woken = self._due()
-                    for seat in woken:
-                        seat.waiting = False
-            for seat in woken:
-                if seat is not mine or seat in self._gates:
-                    seat.wake()
-            if woken:
+            if self._move(instant, mine):
                 return
+
+    def _move(self, instant: float, mine: Seat | None) -> bool:
+        """Let it be ``instant``, if nothing comes in between; return whether anybody goes on."""
+        if self._have_others_worked(instant):
+            with self._lock:
+                self._moving = False
+            return False
+        try:
+            self.timeline.run_until(instant)
+        finally:
+            with self._lock:
+                self._moving = False
+                woken = self._due()
+                for seat in woken:
+                    seat.waiting = False
+        for seat in woken:
+            if seat is not mine or seat in self._gates:
+                seat.wake()
+        return bool(woken)
+
+    def _have_others_worked(self, instant: float) -> bool:
+        """Let those work who have no seat before time goes on; return whether it has to wait now."""
+        event, seconds = self.timeline.next_event(), instant - self.timeline.monotonic()
+        if self.let_work is None or seconds <= 0 or (event is not None and event <= instant):
+            return False
+        self.let_work(seconds, self._is_at_work)
+        return self._is_at_work()
+
+    def _is_at_work(self) -> bool:
+        with self._lock:
+            return not all(seat.stands_still() for seat in self._seats)
 
     def _next_instant(self) -> float | None:
         self._stuck = False

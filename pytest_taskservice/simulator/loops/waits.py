@@ -104,7 +104,8 @@ class Waits:
         stage, waits = self._stage, self
 
         def start(thread: Any) -> None:
-            if stage.closed or "anyio.from_thread" not in (_module(1), _module(2)):
+            caller = sys._getframe(1).f_globals.get("__name__")
+            if stage.closed or caller != "anyio.from_thread":
                 waits._start(thread)
                 return
             # Its loop takes a seat of its own; until then it is at work.
@@ -144,11 +145,6 @@ class _Gate:
     def release(self) -> None:
         self.notified = True
         self._stage.rouse(self._seat)
-
-
-def _module(depth: int) -> Any:
-    """Return whose code calls the caller of this, so many frames further out."""
-    return sys._getframe(depth + 1).f_globals.get("__name__")
 
 
 def _waited_for() -> str:

@@ -218,44 +218,6 @@ def test_what_a_test_has_to_itself_is_seen_where_tasks_share_its_process(pyteste
     result.assert_outcomes(passed=11)
 
 
-def test_async_tests_of_django_wait_in_virtual_time(pytester: pytest.Pytester) -> None:
-    make_project(pytester, test_database="{}")
-    (pytester.path / "test_store.py").write_text("""
-import asyncio
-
-from django.test import TestCase, TransactionTestCase
-
-from proj.celery import app
-from store.models import Item
-from store.tasks import rename
-
-# Django runs such a test in a thread of its own.
-app.set_default()
-
-
-class Waits:
-    async def test_it(self):
-        item = await Item.objects.acreate(name="lamp")
-        sent = rename.apply_async((item.pk, "desk"), countdown=3600)
-        await asyncio.sleep(3601)
-        self.assertTrue(sent.ready())
-        await item.arefresh_from_db()
-        self.assertEqual(item.name, "desk")
-
-
-class TestWaits(Waits, TestCase): ...
-
-
-class TestWaitsUncommitted(Waits, TransactionTestCase): ...
-""")
-
-    result = pytester.runpytest_subprocess(
-        "--taskservice-backend=celery-sim", "-o", "usefixtures=taskservice_app"
-    )
-
-    result.assert_outcomes(passed=2)
-
-
 def test_what_another_process_does_not_see_is_named_where_a_test_fails(pytester: pytest.Pytester) -> None:
     make_apart(pytester)
 

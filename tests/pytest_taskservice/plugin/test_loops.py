@@ -15,10 +15,8 @@ MODULE = """
     import threading
     import time
     import unittest
-    from concurrent.futures import ThreadPoolExecutor
 
     import pytest
-    from anyio.from_thread import start_blocking_portal
     from shopx.tasks import add, nap
 
     async def works():
@@ -99,14 +97,6 @@ def test_loops_that_a_test_makes_or_finds_wait_in_virtual_time(downstream: Downs
         with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
             assert [runner.run(works()), runner.run(works())] == [600, 600]
 
-    def test_loop_of_a_thread():
-        with ThreadPoolExecutor(1) as pool:
-            assert pool.submit(asyncio.run, works()).result() == 600
-
-    def test_portal():
-        with start_blocking_portal() as portal:
-            assert portal.call(works) == 600
-
     def test_thread_that_polls():
         def poll():
             while not sent.ready():
@@ -130,7 +120,48 @@ def test_loops_that_a_test_makes_or_finds_wait_in_virtual_time(downstream: Downs
 
     result = downstream.run(*SIMULATED, "-W", "ignore::DeprecationWarning")
 
-    result.assert_outcomes(passed=7)
+    result.assert_outcomes(passed=5)
+
+
+def test_time_waits_for_threads_and_processes_that_somebody_waits_for(
+    downstream: Downstream,
+) -> None:
+    downstream.write(
+        test_shopx="""
+        import asyncio
+        import threading
+        from concurrent.futures import ProcessPoolExecutor
+
+        import pytest
+
+        def work():
+            for _ in range(40):
+                sum(range(400_000))
+            return "done"
+
+        @pytest.mark.asyncio
+        async def test_thread():
+            loop, done = asyncio.get_running_loop(), asyncio.Event()
+            threading.Thread(target=lambda: (work(), loop.call_soon_threadsafe(done.set))).start()
+            await asyncio.wait_for(done.wait(), 5)
+
+        @pytest.mark.asyncio
+        async def test_process():
+            with ProcessPoolExecutor(1) as pool:
+                waited = asyncio.get_running_loop().run_in_executor(pool, work)
+                assert await asyncio.wait_for(waited, 5) == "done"
+
+        def test_after_a_loop():
+            asyncio.run(asyncio.sleep(1))
+            done = threading.Event()
+            threading.Thread(target=lambda: (work(), done.set())).start()
+            assert done.wait(5)
+            with ProcessPoolExecutor(1) as pool:
+                assert pool.submit(work).result(timeout=5) == "done"
+        """
+    )
+
+    downstream.run(*SIMULATED).assert_outcomes(passed=3)
 
 
 def test_trio_waits_in_virtual_time_too(downstream: Downstream) -> None:

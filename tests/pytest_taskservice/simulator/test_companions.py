@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import subprocess
 import sys
 import threading
@@ -115,6 +116,21 @@ def test_a_process_from_before_has_it_from_the_first_question_on(simulation: Cel
 
     assert looked_for(lambda: process.poll() is not None)
     process.communicate()
+
+
+def test_a_process_of_multiprocessing_is_waited_for() -> None:
+    process = multiprocessing.get_context("spawn").Process(target=len, args=("abc",))
+    process.start()
+
+    assert looked_for(lambda: not process.is_alive())
+    assert process.exitcode == 0
+
+
+def test_a_thread_that_computes_in_one_place_is_waited_for() -> None:
+    thread = threading.Thread(target=lambda: sum(range(6_000_000)))
+    thread.start()
+
+    assert looked_for(lambda: not thread.is_alive())
 
 
 def test_a_thread_that_stays_blocked_costs_nearly_nothing() -> None:
