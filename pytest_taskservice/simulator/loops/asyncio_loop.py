@@ -50,7 +50,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self._draw = stage.random.stream("asyncio") if stage.seed else None
         self._children: list[Any] = []
         self._failure: Exception | None = None
-        self.seat = Seat("an asyncio loop", wake=self._nudge, pending=self._has_news, explain=self._explain)
+        self.seat = Seat("an asyncio loop", wake=self._nudge, pending=self.has_news, explain=self._explain)
         self.seat.fail = self._fail
 
     def time(self) -> float:
@@ -101,6 +101,10 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         if failure is not None:
             raise failure
 
+    def has_news(self) -> bool:
+        """Return whether something is to be called."""
+        return bool(self._ready)
+
     def has_children(self) -> bool:
         """Return whether a process of this loop runs."""
         if self._children:
@@ -124,9 +128,6 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         if self._draw is not None:
             _shuffle(self._ready, self._draw)
         super()._run_once()  # type: ignore[misc] # see the module
-
-    def _has_news(self) -> bool:
-        return bool(self._ready)
 
     def _nudge(self) -> None:
         # Nobody waits in a loop that is closed.
@@ -195,7 +196,8 @@ class _Pausing(selectors.BaseSelector):
             if stage.closed:
                 return []
             stage.begin(seat, deadline, holding=holding)
-            if not seat.waiting:
+            # What happened on this very thread may have called something soon, which wakes no selector.
+            if not seat.waiting or self._loop.has_news():
                 stage.end(seat)
                 return []
             try:

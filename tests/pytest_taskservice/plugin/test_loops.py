@@ -260,3 +260,41 @@ def test_in_process_tasks_have_pytest_asyncios_loops_too(downstream: Downstream,
 
     assert "failed" not in result.parseoutcomes()
     assert result.parseoutcomes()["passed"] >= 2
+
+
+def test_what_a_task_brings_wakes_the_loop_of_the_test(downstream: Downstream) -> None:
+    downstream.write(
+        test_shopx="""
+        import asyncio
+
+        import pytest
+        import redis
+        import redis.asyncio
+        from shopx.celery import app
+
+        @app.task
+        def tell(text):
+            redis.Redis().publish("news", text)
+            redis.Redis().rpush("list", text)
+
+        @pytest.mark.asyncio
+        async def test_pubsub():
+            async with redis.asyncio.Redis() as client, client.pubsub() as pubsub:
+                await pubsub.subscribe("news")
+                await pubsub.get_message(timeout=1)
+                tell.apply_async(("late",), countdown=3600)
+                async for message in pubsub.listen():
+                    assert message["data"] == b"late"
+                    break
+
+        @pytest.mark.asyncio
+        async def test_blocking_pop():
+            async with redis.asyncio.Redis() as client:
+                tell.delay("soon")
+                assert await client.blpop("list", timeout=5) == (b"list", b"soon")
+        """
+    )
+
+    result = downstream.run(*SIMULATED)
+
+    result.assert_outcomes(passed=2)
