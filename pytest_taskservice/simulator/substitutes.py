@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import random
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -25,7 +26,7 @@ from pytest_taskservice.errors import SimulationError
 if TYPE_CHECKING:
     from pytest_taskservice.simulator.core.randomness import Randomness
 
-__all__ = ["Patches", "Sleeper", "note_reading", "real_sleep", "replaced", "substitute"]
+__all__ = ["Patches", "Sleeper", "note_reading", "real_join", "real_sleep", "replaced", "substitute"]
 
 
 class Sleeper(Protocol):
@@ -44,6 +45,7 @@ class Sleeper(Protocol):
 
 
 real_sleep = time.sleep
+real_join: Any = threading.Thread.join
 _real_monotonic = time.monotonic
 _real_perf_counter = time.perf_counter
 _real_monotonic_ns = time.monotonic_ns

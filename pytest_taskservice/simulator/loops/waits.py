@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_taskservice.errors import SimulationError
 from pytest_taskservice.simulator.core.fibers import current_fiber
 from pytest_taskservice.simulator.loops.flights import Flight
+from pytest_taskservice.simulator.substitutes import real_join
 
 if TYPE_CHECKING:
     from pytest_taskservice.simulator.loops.seats import Seat
@@ -28,10 +29,6 @@ if TYPE_CHECKING:
 __all__ = ["Waits"]
 
 _TICK = 0.002
-
-_condition_wait: Any = threading.Condition.wait
-_thread_join: Any = threading.Thread.join
-_thread_start: Any = threading.Thread.start
 
 
 class Waits:
@@ -82,16 +79,18 @@ class Waits:
 
     def _joining(self) -> Callable[..., None]:
         waits, stage = self, self._stage
+        # As above: a task in the simulation joins as it waits.
+        before = threading.Thread.join
 
         def join(thread: Any, timeout: float | None = None) -> None:
             seat = waits.blocking_seat()
             other = thread.is_alive() and thread is not threading.current_thread()
             if seat is None or not other or (timeout is not None and timeout <= 0):
-                _thread_join(thread, timeout)
+                before(thread, timeout)
                 return
 
             def over() -> bool:
-                _thread_join(thread, _TICK)
+                real_join(thread, _TICK)
                 return not thread.is_alive()
 
             deadline = math.inf if timeout is None else stage.monotonic() + timeout
@@ -102,11 +101,12 @@ class Waits:
 
     def _starting(self) -> Callable[..., None]:
         stage, waits = self._stage, self
+        before: Any = threading.Thread.start
 
         def start(thread: Any) -> None:
             caller = sys._getframe(1).f_globals.get("__name__")
             if stage.closed or caller != "anyio.from_thread":
-                waits._start(thread)
+                waits._start(thread, before)
                 return
             # Its loop takes a seat of its own; until then it is at work.
             flight = Flight(stage, "a portal")
@@ -120,16 +120,16 @@ class Waits:
                     flight.land()
 
             thread.run = run_in_flight
-            waits._start(thread)
+            waits._start(thread, before)
 
         return start
 
-    def _start(self, thread: Any) -> None:
+    def _start(self, thread: Any, start: Callable[[Any], None]) -> None:
         """Start a thread. Waiting until it runs is no wait in virtual time."""
         me = threading.get_ident()
         self._starters.add(me)
         try:
-            _thread_start(thread)
+            start(thread)
         finally:
             self._starters.discard(me)
 
