@@ -11,6 +11,7 @@ cannot be, uvloop's for one, is known.
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -33,6 +34,8 @@ _GRACE = 0.002
 _STEPS = 1000
 _PATIENCE = 2.0
 """Real seconds for which threads that compute may yet bring what an idle simulation cannot."""
+_PATIENCE_AT_WORK = 10.0
+"""Real seconds for which time stands still for those who are at work."""
 _SERVED_WITHIN = 60.0
 _AGAIN = 0.02
 _PAUSE = 1e-6
@@ -46,6 +49,11 @@ _now = time.monotonic
 
 def _open_none() -> bool:
     """Leave event loops in real time."""
+    return False
+
+
+def _nobody(_: set[int]) -> bool:
+    """Know of no thread at work."""
     return False
 
 
@@ -73,9 +81,12 @@ class Threads:
         """Called when a thread begins to wait: the owner may wait in another way than by a condition."""
         self.open_loops: Callable[[], bool] = _open_none
         """Called when the owner runs an event loop; returns whether that has loops be virtual from now on."""
+        self.at_work: Callable[[set[int]], bool] = _nobody
+        """Told which threads wait, returns whether one of those that the test waits for is at work."""
         self.errands = Errands(simulation)
         self._loop: Any = None
         self._going = 0
+        self._still_until: float | None = None
         self._told = 0
         """How often a thread was let go."""
 
@@ -109,11 +120,24 @@ class Threads:
 
     def _look_out_for_loops(self, patches: Patches) -> None:
         threads = self
+        passed_on: set[Any] = set()
 
         def run_forever(loop: Any) -> None:
             # A task's loop gives way by itself.
-            if not threads.inside() or current_fiber() is not None:
+            if current_fiber() is not None:
                 _run_forever(loop)
+                return
+            if not threads.inside():
+                latest: Any = asyncio.BaseEventLoop.run_forever
+                if latest is run_forever or loop in passed_on:
+                    _run_forever(loop)
+                    return
+                # A thread's target may have been named before its start has loops be virtual.
+                passed_on.add(loop)
+                try:
+                    latest(loop)
+                finally:
+                    passed_on.discard(loop)
                 return
             if type(loop) is asyncio.SelectorEventLoop and threads.open_loops():
                 # It is in virtual time from now on.
@@ -212,11 +236,24 @@ class Threads:
         if self.help() and self._loop is not None:
             self._loop.call_soon(self._help_in_loop)
 
-    def help(self) -> bool:
-        """Take a step for threads that wait; return whether any still does."""
-        if self._waiters:
-            self._simulation.serve_outsiders(None)
+    def help(self, until: float = math.inf) -> bool:
+        """Take a step for threads that wait, not beyond an instant; return whether any still does."""
+        if self._waiters and not self.wake() and not self._stands_still():
+            self._simulation.serve_outsiders(None if until == math.inf else until)
         return bool(self._waiters)
+
+    def _stands_still(self) -> bool:
+        """Return whether time has to stand still for a thread that is at work, and give it a moment."""
+        if not self.at_work(self.waiting_threads()):
+            self._still_until = None
+            return False
+        now = _now()
+        if self._still_until is None:
+            self._still_until = now + _PATIENCE_AT_WORK
+        if now >= self._still_until:
+            return False
+        real_sleep(_TICK)
+        return True
 
     def explain(self) -> Iterable[str]:
         """Say what each thread waits for."""

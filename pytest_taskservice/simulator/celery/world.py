@@ -148,6 +148,7 @@ class CeleryWorld:
             self._stage = None
             raise
         self.threads.nudge = stage.ask_owner
+        self.threads.at_work = stage.at_work
         # Once more, over it: a task's loop waits as a task does.
         patches = Patches()
         install_fiber_loops(patches, self.simulation, self.threads.errands)

@@ -42,8 +42,11 @@ class Stage:
     def __init__(
         self, timeline: Timeline, *, seed: int = 0, limits: Limits | None = None, moved_by_owner: bool = False
     ) -> None:
-        self.help: Callable[[], bool] | None = None
-        """Takes a step for threads that wait for the timeline by themselves; returns whether to go on."""
+        self.help: Callable[[float], bool] | None = None
+        """Takes a step, not beyond an instant, for threads that wait for the timeline by themselves.
+
+        Returns whether to go on.
+        """
         self.let_work: Callable[[float, Callable[[], bool]], None] | None = None
         """Gives real time to who has no seat before so many seconds pass, until a seat is at work."""
         self._moved_by_owner = moved_by_owner
@@ -196,6 +199,15 @@ class Stage:
         seat = self.seat_of(thread)
         return seat is not None and seat.stands_still()
 
+    def at_work(self, waiting: set[int]) -> bool:
+        """Return whether a thread beside the owner's is at work; ``waiting`` are some that are not."""
+        with self._lock:
+            return any(
+                not seat.stands_still() and seat.thread not in waiting
+                for seat in self._seats
+                if seat is not self.first and (seat in self._gates or seat.thread != self.owner)
+            )
+
     # Waiting.
 
     def begin(
@@ -238,7 +250,7 @@ class Stage:
             since = self.progress, _real_monotonic()
             while not gate.acquire(timeout=PATIENCE):
                 since = self.check(since, what)
-            if not self._was_asked(seat):
+            if not self._was_asked(seat, lambda: ready is not None and ready()):
                 break
         self.end(seat)
 
@@ -257,10 +269,12 @@ class Stage:
                 return seat
         return None
 
-    def _was_asked(self, seat: Seat) -> bool:
+    def _was_asked(self, seat: Seat, over: Callable[[], bool]) -> bool:
+        """Help those who have asked ``seat`` until its own wait is over; return whether anybody has."""
         asked, seat.asked = seat.asked, False
-        while asked and self.help is not None and self.help():
-            continue
+        while asked and not over() and self.monotonic() < seat.deadline:
+            if self.help is None or not self.help(seat.deadline):
+                break
         return asked
 
     def poll(
@@ -278,7 +292,7 @@ class Stage:
                     woken, seat.waiting = not seat.waiting, False
                 if woken:
                     gate.acquire()
-                asked = self._was_asked(seat) and not over()
+                asked = self._was_asked(seat, over) and not over()
         finally:
             seat.pending = None
         self.end(seat)

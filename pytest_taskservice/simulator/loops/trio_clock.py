@@ -150,7 +150,7 @@ class VirtualRun(trio.abc.Instrument):
     def _help(self) -> None:
         self.seat.asked = False
         assert self._token is not None
-        if self._stage.help is not None and self._stage.help():
+        if self._stage.help is not None and self._stage.help(math.inf):
             self.seat.asked = True
             self._token.run_sync_soon(self._help)
 

@@ -14,6 +14,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 from pytest_taskservice.clock import Clock
 from pytest_taskservice.simulator.core.fibers import current_fiber
@@ -77,6 +78,8 @@ def _install_asyncio(stage: Stage, patches: Patches) -> None:
     from anyio._backends._asyncio import AsyncIOBackend
 
     adopted: list[asyncio_loop.Adopted] = []
+    # Theirs go on in real time; one that is started from now on may run a loop that somebody has made before.
+    strangers = WeakSet(set(threading.enumerate()) - {threading.current_thread()})
     run_forever: Any = asyncio.BaseEventLoop.run_forever
 
     def new_event_loop() -> asyncio.AbstractEventLoop:
@@ -85,7 +88,7 @@ def _install_asyncio(stage: Stage, patches: Patches) -> None:
         return loop
 
     def run_ours_forever(loop: Any) -> None:
-        is_theirs = type(loop) is asyncio.SelectorEventLoop and threading.get_ident() == stage.owner
+        is_theirs = type(loop) is asyncio.SelectorEventLoop and threading.current_thread() not in strangers
         if not is_theirs or stage.closed or current_fiber() is not None:
             run_forever(loop)
             return
