@@ -202,10 +202,13 @@ class _Pausing(selectors.BaseSelector):
     def _pause(self, deadline: float) -> list[tuple[SelectorKey, int]]:
         stage, seat = self._stage, self._loop.seat
         since = stage.progress, _real_monotonic()
+        # A process takes as long as it takes: while one runs, time is as quick as real time, not slower.
+        patience = _real_monotonic() + deadline - stage.monotonic()
         while True:
             keys = self._real.get_map()
             at_work = self._descriptors.at_work(self._loop.awaited(keys)) if len(keys) > 1 else set()
-            holding = bool(at_work) or self._loop.has_children()
+            processes = self._loop.has_children()
+            holding = (_real_monotonic() < patience) if processes else bool(at_work)
             if stage.closed:
                 return []
             stage.begin(seat, deadline, holding=holding)
@@ -214,7 +217,10 @@ class _Pausing(selectors.BaseSelector):
                 stage.end(seat)
                 return []
             try:
-                events = self._real.select(SILENCE if at_work else PATIENCE)
+                longest = SILENCE if at_work else PATIENCE
+                events = self._real.select(
+                    min(longest, patience - _real_monotonic()) if processes and holding else longest
+                )
                 if not events and seat.waiting and not holding:
                     since = stage.check(since, "something to happen in the event loop")
             finally:
@@ -326,6 +332,9 @@ def _shuffle(ready: deque[asyncio.Handle], draw: Random) -> None:
 def _is_read(handle: Any) -> bool:
     """Return whether somebody waits for what would come; a stream reads ahead, in case."""
     transport = getattr(getattr(handle, "_callback", None), "__self__", None)
+    if type(transport).__name__.endswith("PidfdChildWatcher"):
+        # A process's end: `has_children` knows of it.
+        return False
     protocol = getattr(transport, "_protocol", None)
     if not isinstance(protocol, asyncio.StreamReaderProtocol):
         return handle is not None

@@ -391,3 +391,38 @@ def test_time_waits_until_what_threads_bring_is_heard_of(downstream: Downstream)
     result = downstream.run(*SIMULATED, "--taskservice-seeds=3")
 
     result.assert_outcomes(passed=15)
+
+
+@pytest.mark.parametrize("world", ["celery-sim", "anyio"])
+def test_a_timeout_beside_a_process_is_due(downstream: Downstream, world: str) -> None:
+    downstream.write(
+        test_shopx="""
+        import asyncio
+
+        import pytest
+
+        @pytest.mark.asyncio
+        async def test_kill():
+            process = await asyncio.create_subprocess_exec("sleep", "300")
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(process.wait(), 0.1)
+            process.kill()
+            assert await process.wait() == -9
+
+        @pytest.mark.asyncio
+        async def test_silence():
+            pipe = asyncio.subprocess.PIPE
+            process = await asyncio.create_subprocess_exec("cat", stdin=pipe, stdout=pipe)
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(process.stdout.readline(), 0.1)
+            process.stdin.close()
+            assert await asyncio.wait_for(process.wait(), 60) == 0
+        """
+    )
+    fixture = "taskservice_backend" if world == "anyio" else "taskservice_app"
+
+    result = downstream.run(
+        "-p", "asyncio", "-o", f"usefixtures={fixture}", f"--taskservice-backend={world}", "-k", "not trio"
+    )
+
+    result.assert_outcomes(passed=2, deselected=2 if world == "anyio" else 0)
