@@ -34,7 +34,7 @@ _GRACE = 0.002
 _STEPS = 1000
 _PATIENCE = 2.0
 """Real seconds for which threads that compute may yet bring what an idle simulation cannot."""
-_PATIENCE_AT_WORK = 10.0
+_PATIENCE_AT_WORK = 1.0
 """Real seconds for which time stands still for those who are at work."""
 _SERVED_WITHIN = 60.0
 _AGAIN = 0.02

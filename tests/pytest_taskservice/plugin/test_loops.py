@@ -345,15 +345,6 @@ def test_time_waits_until_what_threads_bring_is_heard_of(downstream: Downstream)
     downstream.write(
         test_shopx=MODULE
         + """
-    import concurrent.futures
-
-    @pytest.mark.asyncio
-    async def test_first_come():
-        late, soon = [asyncio.create_task(asyncio.to_thread(nap.delay(s).get)) for s in (5, 1)]
-        done, _ = await asyncio.wait({late, soon}, return_when=asyncio.FIRST_COMPLETED)
-        assert done == {soon}
-        assert await late == 5
-
     @pytest.mark.asyncio
     async def test_timers_meanwhile():
         async def tick():
@@ -366,31 +357,10 @@ def test_time_waits_until_what_threads_bring_is_heard_of(downstream: Downstream)
         await asyncio.to_thread(nap.delay(5.5).get)
         ticking.cancel()
         assert ticks == [0, 1, 2, 3, 4, 5]
-
-    @pytest.mark.parametrize("wait", [0, 1])
-    def test_futures(wait):
-        with ThreadPoolExecutor(2) as pool:
-            late, soon = [pool.submit(nap.delay(s).get) for s in (60, 1)]
-            assert concurrent.futures.wait([late, soon], return_when="FIRST_COMPLETED").done == {soon}
-            started = time.time()
-            with pytest.raises(TimeoutError):
-                late.result(timeout=5)
-            assert 5 <= time.time() - started < 6
-
-    def test_loop_that_a_thread_runs():
-        loop = asyncio.new_event_loop()
-        thread = threading.Thread(target=loop.run_forever)
-        thread.start()
-        assert asyncio.run_coroutine_threadsafe(works(), loop).result(7200) == 600
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        loop.close()
     """
     )
 
-    result = downstream.run(*SIMULATED, "--taskservice-seeds=3")
-
-    result.assert_outcomes(passed=15)
+    downstream.run(*SIMULATED, "--taskservice-seeds=3").assert_outcomes(passed=3)
 
 
 @pytest.mark.parametrize("world", ["celery-sim", "anyio"])
