@@ -132,7 +132,7 @@ class Threads:
                 if latest is run_forever or loop in passed_on:
                     _run_forever(loop)
                     return
-                # A thread's target may have been named before its start has loops be virtual.
+                # A thread's target may have been named before loops were virtual.
                 passed_on.add(loop)
                 try:
                     latest(loop)
