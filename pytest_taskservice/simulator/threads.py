@@ -38,9 +38,6 @@ _PATIENCE_AT_WORK = 1.0
 """Real seconds for which time stands still for those who are at work."""
 _SERVED_WITHIN = 60.0
 _AGAIN = 0.02
-_PAUSE = 1e-6
-_LONGEST_PAUSE = 60.0
-"""Virtual seconds for which a task gives way to threads at a time."""
 
 _condition_wait: Any = threading.Condition.wait
 _run_forever: Any = asyncio.BaseEventLoop.run_forever
@@ -87,8 +84,6 @@ class Threads:
         self._loop: Any = None
         self._going = 0
         self._still_until: float | None = None
-        self._told = 0
-        """How often a thread was let go."""
 
     def install(self, patches: Patches) -> None:
         """Let the owner's waits for threads be waits in the simulation."""
@@ -104,15 +99,9 @@ class Threads:
                 real_join(thread, timeout)
                 return
             end = None if timeout is None else _now() + timeout
-            pause = _PAUSE
             while thread.is_alive() and (end is None or _now() < end):
                 real_join(thread, 0.0 if threads._going else _TICK)
-                if current_fiber() is None:
-                    threads._serve(None)
-                elif thread.is_alive():
-                    # While it is at work there is nothing to give way for.
-                    waits = thread.ident in threads.waiting_threads()
-                    pause = threads._give_way(pause if waits else _PAUSE)
+                threads._serve(None)
 
         patches.set(threading.Condition, "wait", wait)
         patches.set(threading.Thread, "join", join)
@@ -209,7 +198,6 @@ class Threads:
                 self._waiters.remove(waiter)
                 waiter.result = result
                 waiter.over.release()
-                self._told += 1
                 woken = True
         if woken:
             real_sleep(_TICK)
@@ -277,34 +265,16 @@ class Threads:
                     lambda: gate.acquire(blocking=False), timeout=timeout, what="a threading.Condition"
                 )
                 return notified
-            pause = _PAUSE
             while not (notified := self._opened(gate)):
                 if end is not None and (_now() >= end or self._over(virtual_end)):
                     break
-                if current_fiber() is None:
-                    self._serve(virtual_end)
-                else:
-                    pause = self._give_way(pause)
+                self._serve(virtual_end)
         finally:
             condition._acquire_restore(saved)
             if not notified:
                 with suppress(ValueError):
                     condition._waiters.remove(gate)
         return notified
-
-    def _give_way(self, pause: float) -> float:
-        """Let a task pause for what threads wait for: nobody can take steps inside an event but who runs it.
-
-        Return how long it may pause the next time: twice as long, and never beyond what the first of them
-        waits for.
-        """
-        if not self._waiters:
-            return _PAUSE
-        simulation, told = self._simulation, self._told
-        end = self.next_deadline()
-        seconds = pause if end is None else min(pause, end - simulation.monotonic())
-        simulation.wait(lambda: self._told != told, timeout=max(seconds, _PAUSE), what="a thread")
-        return min(2 * pause, _LONGEST_PAUSE)
 
     def touch(self) -> None:
         """Say that another thread has something to do now: it gets a moment before time goes on."""
@@ -317,6 +287,11 @@ class Threads:
         return end is not None and self._simulation.monotonic() >= end
 
     def _serve(self, end: float | None) -> None:
+        if current_fiber() is not None:
+            # Inside an event nobody can take steps but who runs it: give way.
+            if self._waiters:
+                self._simulation.sleep(1e-6)
+            return
         # In one go as long as nobody else has anything to do: a moment after each event would add up.
         self._going = min(self._going + 1, _STEPS) if self._simulation.serve_outsiders(end) else 0
         if self._going >= _STEPS:

@@ -300,69 +300,6 @@ def test_what_a_task_brings_wakes_the_loop_of_the_test(downstream: Downstream) -
     result.assert_outcomes(passed=2)
 
 
-def test_tasks_join_threads_that_sleep_whatever_the_test_runs(downstream: Downstream) -> None:
-    downstream.write(
-        test_shopx="""
-        import asyncio
-        import threading
-        import time
-        from concurrent.futures import ThreadPoolExecutor
-
-        import pytest
-        from shopx.celery import app
-
-        @app.task
-        def joins():
-            started = time.time()
-            threads = [threading.Thread(target=time.sleep, args=(600,)) for _ in range(2)]
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join()
-            with ThreadPoolExecutor(2) as pool:
-                list(pool.map(time.sleep, [600] * 4))
-            return time.time() - started
-
-        @pytest.mark.parametrize("time", [1, 2])
-        def test_sync(time):
-            for result in [joins.delay(), joins.delay(), joins.delay()]:
-                assert 1800 <= result.get() < 1801
-
-        @pytest.mark.asyncio
-        @pytest.mark.parametrize("time", [1, 2])
-        async def test_async(time):
-            for result in [joins.delay(), joins.delay(), joins.delay()]:
-                assert 1800 <= await asyncio.to_thread(result.get) < 1801
-        """
-    )
-
-    result = downstream.run(*SIMULATED)
-
-    result.assert_outcomes(passed=4)
-
-
-def test_time_waits_until_what_threads_bring_is_heard_of(downstream: Downstream) -> None:
-    downstream.write(
-        test_shopx=MODULE
-        + """
-    @pytest.mark.asyncio
-    async def test_timers_meanwhile():
-        async def tick():
-            while True:
-                ticks.append(round(time.time() - started, 1))
-                await asyncio.sleep(1)
-
-        started, ticks = time.time(), []
-        ticking = asyncio.create_task(tick())
-        await asyncio.to_thread(nap.delay(5.5).get)
-        ticking.cancel()
-        assert ticks == [0, 1, 2, 3, 4, 5]
-    """
-    )
-
-    downstream.run(*SIMULATED, "--taskservice-seeds=3").assert_outcomes(passed=3)
-
-
 @pytest.mark.parametrize("world", ["celery-sim", "anyio"])
 def test_a_timeout_beside_a_process_is_due(downstream: Downstream, world: str) -> None:
     downstream.write(
