@@ -26,6 +26,7 @@ __all__ = [
     "HARNESS",
     "WORLD",
     "app_of",
+    "has_own_app",
     "open_world",
     "task_service",
     "taskservice_app",
@@ -194,10 +195,16 @@ def open_world(request: pytest.FixtureRequest, world: str, *, needs_app: bool = 
     return app
 
 
+def has_own_app(node: pytest.Collector | pytest.Item) -> bool:
+    """Return whether ``taskservice_app`` is a fixture of the user's own where ``node`` is."""
+    found = _definitions(node, "taskservice_app")
+    return bool(found) and found[-1].func.__module__ != __name__
+
+
 def app_of(request: pytest.FixtureRequest) -> Celery:
     """Return the app of the test of ``request``, wherever the user names it."""
     harness = request.config.stash[HARNESS]
-    if _is_overridden(request, "taskservice_app"):
+    if has_own_app(request.node):
         value = request.getfixturevalue("taskservice_app")
         return check_app(value, "the fixture taskservice_app")
     if harness.is_served():
@@ -212,7 +219,7 @@ def app_of(request: pytest.FixtureRequest) -> Celery:
 def _names_app(request: pytest.FixtureRequest) -> bool:
     return (
         request.config.stash[HARNESS].options.app is not None
-        or _is_overridden(request, "taskservice_app")
+        or has_own_app(request.node)
         or _names_celery_app(request)
         or "taskservice_app" in request.fixturenames
     )
@@ -255,21 +262,16 @@ def _wants_real_time(request: pytest.FixtureRequest) -> bool:
 
 def _names_celery_app(request: pytest.FixtureRequest) -> bool:
     """Return whether a fixture ``celery_app`` says what the app is: celery_compat's own does if asked for."""
-    found = _definitions(request, "celery_app")
+    found = _definitions(request.node, "celery_app")
     if not found:
         return False
     return "celery_app" in request.fixturenames or not found[-1].func.__module__.startswith(_COMPAT)
 
 
 def _has_fixture(request: pytest.FixtureRequest, name: str) -> bool:
-    return bool(_definitions(request, name))
+    return bool(_definitions(request.node, name))
 
 
-def _is_overridden(request: pytest.FixtureRequest, name: str) -> bool:
-    found = _definitions(request, name)
-    return bool(found) and found[-1].func.__module__ != __name__
-
-
-def _definitions(request: pytest.FixtureRequest, name: str) -> Sequence[Any]:
-    manager = request._fixturemanager  # noqa: SLF001 - pytest has no public way to ask
-    return manager.getfixturedefs(name, request.node) or ()
+def _definitions(node: Any, name: str) -> Sequence[Any]:
+    manager = node.session._fixturemanager  # noqa: SLF001 - pytest has no public way to ask
+    return manager.getfixturedefs(name, node) or ()

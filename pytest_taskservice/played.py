@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_taskservice.fixtures import HARNESS, WORLD
-from pytest_taskservice.worlds import FIXTURE, replay_command, unseeded
+from pytest_taskservice.worlds import replay_command, unseeded, world_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -228,9 +228,7 @@ class Played:
         from pytest_taskservice.report.record import of_test
 
         assert self._options.report is not None
-        call: Any = getattr(item, "callspec", None)
-        named = call.params.get(FIXTURE) if call else getattr(item, "world", None)
-        world = str(named or driver.name)
+        world = world_of(item) or driver.name
         seed = getattr(driver, "seed", None) if driver.name == "celery-sim" else None
         replay = _replay(item, self._options, driver.name, seed)
         return of_test(driver, directory=self._options.report, nodeid=item.nodeid, world=world, replay=replay)

@@ -18,6 +18,7 @@ from pytest_taskservice.fixtures import (
     WORLD,
     _taskservice_async,
     _taskservice_blocking,
+    has_own_app,
     task_service,
     taskservice_app,
     taskservice_backend,
@@ -60,7 +61,6 @@ _TOLD_OUTSIDE = pytest.StashKey[list[str]]()
 _FINDINGS = pytest.StashKey[list[Any]]()
 _SCENARIO_SUFFIX = ".scenario.yaml"
 _COMPAT = "pytest_taskservice.celery_compat"
-_FIXTURES = "pytest_taskservice.fixtures"
 _WORLD_FIXTURES = {
     "task_service",
     "taskservice_app",
@@ -342,10 +342,9 @@ def _asks_by_others(collector: Any, function: Any) -> bool:
 
     Only ours asks for the world itself.
     """
-    manager = collector.session._fixturemanager  # noqa: SLF001 - pytest has no public way to ask
-    found = manager.getfixturedefs("taskservice_app", collector)
-    if not found or found[-1].func.__module__ == _FIXTURES:
+    if not has_own_app(collector):
         return False
+    manager = collector.session._fixturemanager  # noqa: SLF001 - pytest has no public way to ask
     names = manager.getfixtureinfo(collector, function, getattr(collector, "cls", None)).names_closure
     return not _WORLD_FIXTURES.isdisjoint(names)
 

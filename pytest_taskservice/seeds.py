@@ -17,7 +17,7 @@ from pytest_taskservice.again import leave, run_again
 from pytest_taskservice.fixtures import WORLD
 from pytest_taskservice.played import story_of
 from pytest_taskservice.shrunk import explain_story
-from pytest_taskservice.worlds import FIXTURE, replay_command
+from pytest_taskservice.worlds import replay_command, world_of
 
 if TYPE_CHECKING:
     from pytest_taskservice.options import HarnessOptions
@@ -141,9 +141,7 @@ class Seeds:
 
 def _is_simulated(item: pytest.Item) -> bool:
     """Say whether a test will run in a simulation: by its parameter, or as a scenario by its world."""
-    call: Any = getattr(item, "callspec", None)
-    world = getattr(item, "world", "") if call is None else call.params.get(FIXTURE, "")
-    return str(world).startswith("celery-sim")
+    return world_of(item).startswith("celery-sim")
 
 
 def _run(item: pytest.Item) -> _Ending | None:

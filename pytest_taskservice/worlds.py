@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from typing import Any
 
 import pytest
 
@@ -16,6 +17,7 @@ __all__ = [
     "replay_command",
     "split_world",
     "unseeded",
+    "world_of",
     "worlds_for",
     "worlds_of",
 ]
@@ -79,6 +81,12 @@ def split_world(world: str, options: HarnessOptions) -> tuple[str, int]:
     if not world.startswith(_SEEDED):
         return world, options.seed
     return _SIMULATED, int(world.removeprefix(_SEEDED))
+
+
+def world_of(item: pytest.Item) -> str:
+    """Return the world that ``item`` names, by its parameter or as its own; empty if it names none."""
+    call: Any = getattr(item, "callspec", None)
+    return str(getattr(item, "world", "") if call is None else call.params.get(FIXTURE, ""))
 
 
 def unseeded(world: str) -> str:

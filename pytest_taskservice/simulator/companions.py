@@ -90,16 +90,14 @@ class Companions:
         """Sleep in the simulation, after giving real time to whoever needs it."""
         # Who sleeps for no time only gives way; Celery does while it collects a result.
         if seconds > 0 and current_fiber() is None and threading.get_ident() == self._owner:
-            if len(_threads) > 1:
-                self._let_threads_work()
+            self._let_threads_work()
             if self._processes or _children():
                 self._let_processes_work(seconds)
         self._simulation.sleep(seconds)
 
     def let_work(self, seconds: float, over: Callable[[], bool]) -> None:
         """Give real time to threads and processes before ``seconds`` pass at once, until it is ``over``."""
-        if len(_threads) > 1:
-            self._let_threads_work()
+        self._let_threads_work()
         end = _now() + min(seconds, _JUMP)
         while self._patience_with_processes > 0 and _now() < end and not over() and self._has_processes():
             real_sleep(_WITHOUT_A_LOOK)
@@ -127,6 +125,8 @@ class Companions:
 
     def _let_threads_work(self) -> None:
         """Wait until each of the test's threads has ended, waits in the simulation or stands still."""
+        if len(_threads) < 2:
+            return
         looks = 0
         while looks < _LOOKS and self._patience > 0:
             places = self._look()

@@ -17,18 +17,18 @@ from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
+from pytest_taskservice.simulator.substitutes import Patches
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from pytest_taskservice.simulator.celery.worker import SimulatedWorker
-    from pytest_taskservice.simulator.substitutes import Patches
 
 __all__ = ["RemoteControl"]
 
 _control: Any = import_module("celery.worker.control")
 _events: Any = import_module("celery.worker.consumer.events")
 _LIMITS: Final = {"rate_limit": ("rate_limit",), "time_limit": ("time_limit", "soft_time_limit")}
-_ABSENT: Final = object()
 
 
 class RemoteControl:
@@ -36,7 +36,7 @@ class RemoteControl:
 
     def __init__(self, workers: Sequence[SimulatedWorker]) -> None:
         self._workers = workers
-        self._before: dict[tuple[Any, str], Any] = {}
+        self._limits = Patches()
 
     def install(self, patches: Patches) -> None:
         """Have commands do as much as they would to processes, and undo it on leaving."""
@@ -48,12 +48,7 @@ class RemoteControl:
 
     def restore(self) -> None:
         """Have all tasks as they were: a worker is about to begin, or the simulation over."""
-        while self._before:
-            (task, name), value = self._before.popitem()
-            if value is _ABSENT:
-                vars(task).pop(name, None)
-            else:
-                setattr(task, name, value)
+        self._limits.undo()
 
     def _change(
         self,
@@ -69,7 +64,7 @@ class RemoteControl:
             for worker in self._workers:
                 self._take(worker, task)
             for name in names:
-                self._before.setdefault((task, name), vars(task).get(name, _ABSENT))
+                self._limits.set(task, name, getattr(task, name))
         return command(state, task_name, **arguments)
 
     @staticmethod

@@ -415,7 +415,7 @@ class Stage:
 
     def _next_instant(self) -> float | None:
         self._stuck = False
-        if self._moving or not all(seat.stands_still() for seat in self._seats):
+        if self._moving or self._is_at_work():
             return None
         waiting = [seat for seat in self._seats if seat.waiting and not seat.covered]
         soonest = min((seat.deadline for seat in waiting if not seat.last), default=math.inf)
