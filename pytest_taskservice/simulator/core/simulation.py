@@ -13,6 +13,7 @@ from pytest_taskservice.errors import SimulationBudgetError, SimulationIdleError
 from pytest_taskservice.simulator.core.agenda import Agenda, Due, Weight
 from pytest_taskservice.simulator.core.fibers import Fiber, Fibers, current_fiber
 from pytest_taskservice.simulator.core.randomness import Randomness
+from pytest_taskservice.simulator.core.readings import READING, measures_short
 
 if TYPE_CHECKING:
     from greenlet import GreenletExit
@@ -26,8 +27,6 @@ MONOTONIC_START = 10_000.0
 
 
 _LAST_DIGIT = 1e-9
-_READING = 2e-6
-"""Seconds between two readings of the clock, more than the microseconds that it is told in."""
 _IMPATIENT = 1000
 """After so many readings with nothing in between the moment between two of them is twice as long."""
 _DOUBLINGS = 16
@@ -218,15 +217,18 @@ class Simulation:
     def read(self) -> None:
         """Let a moment pass before a reading of the clock, if there has been one at this very instant.
 
-        It grows the longer somebody does nothing but ask for the time. Nothing happens in it: what falls due
-        is done when somebody waits, as beside a body that computes.
+        So it does where what has passed since the last one would measure short. The moment grows the longer
+        somebody does nothing but ask for the time. Nothing happens in it: what falls due is done when
+        somebody waits, as beside a body that computes.
         """
-        if self._elapsed != self._read:
-            self._readings = 0
-        else:
+        if self._elapsed == self._read:
             self._readings += 1
             doubled = 1 << min(self._readings // _IMPATIENT, _DOUBLINGS)
-            self._move(self._elapsed + _READING * doubled)
+            self._move(self._elapsed + READING * doubled)
+        else:
+            self._readings = 0
+            if measures_short(MONOTONIC_START + self._read, self.monotonic(), self.now() - self.monotonic()):
+                self._move(self._elapsed + READING)
         self._read = self._elapsed
 
     def spend(self, seconds: float) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from pytest_taskservice.simulator.core.readings import READING, measures_short
+
 __all__ = ["MONOTONIC_START", "VirtualTimeline"]
 
 MONOTONIC_START = 10_000.0
@@ -20,7 +22,7 @@ class VirtualTimeline:
     def __init__(self, *, start: float, on_move: Callable[[float], None]) -> None:
         # Their difference is kept, not the wall clock: added up in small steps it would lose digits.
         self._offset = start - MONOTONIC_START
-        self._monotonic = MONOTONIC_START
+        self._monotonic = self._read = MONOTONIC_START
         self._on_move = on_move
 
     def monotonic(self) -> float:
@@ -30,6 +32,12 @@ class VirtualTimeline:
     def now(self) -> float:
         """Return the virtual wall clock, in seconds since the Unix epoch."""
         return self._monotonic + self._offset
+
+    def read(self) -> None:
+        """Let a moment pass before a reading of the clock, if what has passed would measure short."""
+        if measures_short(self._read, self._monotonic, self._offset):
+            self.run_until(self._monotonic + READING)
+        self._read = self._monotonic
 
     def next_event(self) -> float | None:
         """Return ``None``."""

@@ -30,7 +30,10 @@ _real_monotonic = time.monotonic
 
 
 class SteppedTimeline(Protocol):
-    """A ``Timeline`` whose wall clock can be set."""
+    """A ``Timeline`` whose wall clock can be set, and is told who reads it."""
+
+    def read(self) -> None:
+        """Let a moment pass before a reading, where it takes one."""
 
     def step_clock(self, seconds: float) -> None:
         """Set the wall clock forward or back; no timer moves with it."""
@@ -104,8 +107,10 @@ class Stage:
 
     def step_clock(self, seconds: float) -> None:
         """Set the wall clock forward or back; no timer moves with it."""
-        timeline: SteppedTimeline = self.timeline  # type: ignore[assignment] # every one we make can
-        timeline.step_clock(seconds)
+        self._stepped().step_clock(seconds)
+
+    def _stepped(self) -> SteppedTimeline:
+        return self.timeline  # type: ignore[return-value] # every one we make is one
 
     def sleep(self, seconds: float, *, last: bool = False) -> None:
         """Block the calling thread for ``seconds`` of virtual time; others go on."""
@@ -118,7 +123,12 @@ class Stage:
                 seat.last = False
 
     def read(self) -> None:
-        """Do nothing: in event loops alone time stands still until all of them wait."""
+        """Let a moment pass where what passed since the last reading would measure short.
+
+        Otherwise time stands still until all loops wait. What threads of strangers read does not count.
+        """
+        if self.seat_of(threading.get_ident()) is not None:
+            self._stepped().read()
 
     async def pass_by(self, seconds: float) -> None:
         """Wait for ``seconds`` in an event loop of this stage, and for all that is due by then."""

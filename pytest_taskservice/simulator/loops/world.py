@@ -25,7 +25,7 @@ from pytest_taskservice.simulator.loops.executors import Executors
 from pytest_taskservice.simulator.loops.stage import Stage
 from pytest_taskservice.simulator.loops.waits import Waits
 from pytest_taskservice.simulator.loops.workers import TrioWorkers, install_anyio
-from pytest_taskservice.simulator.substitutes import Patches, replaced
+from pytest_taskservice.simulator.substitutes import Patches, note_reading, replaced
 from pytest_taskservice.simulator.wallclock import wall_clock
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ _checked: list[bool] = []
 def open_stage(*, start: float = START, seed: int = 0, limits: Limits | None = None) -> Iterator[Stage]:
     """Hold the process's clocks, and yield the stage whose loops and threads move them."""
     with ExitStack() as stack:
-        move = stack.enter_context(wall_clock(start))
+        move = stack.enter_context(wall_clock(start, on_read=note_reading))
         stage = Stage(VirtualTimeline(start=start, on_move=move), seed=seed, limits=limits)
         # First, for it reads the functions that are replaced next.
         stack.enter_context(coupled(Clock(stage)))
