@@ -39,6 +39,7 @@ _WARM = (
     "pytest_taskservice.drivers.agent",
     "pytest_taskservice.drivers.synthetic",
     "taskservice.backends.packed",
+    "taskservice.worker.counting",
 )
 _STORY = (
     "pytest_taskservice.drivers.worker_acks",
@@ -73,6 +74,7 @@ def load_app(spec: WorkerSpec) -> Celery:
     from pytest_taskservice.drivers.exchanges import teach
     from pytest_taskservice.drivers.portable import decode
     from pytest_taskservice.drivers.staging import rebind
+    from taskservice.worker.counting import install_counting
 
     configure_django(spec.django)
     use_databases(spec.databases)
@@ -96,6 +98,7 @@ def load_app(spec: WorkerSpec) -> Celery:
     app.loader.init_worker()
     learn(app, modules=spec.modules, classes=spec.classes, carried=spec.carried)
     _register_ours(app)
+    install_counting()
     if spec.takes_safely:
         from taskservice.worker.taking import install_taking
 

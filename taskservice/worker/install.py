@@ -13,6 +13,7 @@ from taskservice.backends.storage import locate_storage
 from taskservice.backends.storing import install_storing
 from taskservice.tasks import default_registry
 from taskservice.worker.cancel import install_cancel
+from taskservice.worker.counting import install_counting
 from taskservice.worker.deadletters import install_dead_letters
 from taskservice.worker.heartbeat import install_heartbeat
 from taskservice.worker.installers import installers
@@ -33,9 +34,9 @@ def install_worker(app: Celery, settings: Settings) -> None:
 
     They know packed messages and every `task` of the modules that the app imports, store results in one
     round trip, keep what fails for good, beat, stop a run that is cancelled while it runs, take messages
-    safely, stop within a bound, do not start with a task that Redis would deliver again while it runs, write
-    traces if the settings ask for them, and do what the modules that the app imports have added, see
-    `add_installer`.
+    safely, stop within a bound, outlive processes of theirs that are killed, do not start with a task that
+    Redis would deliver again while it runs, write traces if the settings ask for them, and do what the
+    modules that the app imports have added, see `add_installer`.
     """
     locate_storage(app, settings)
     app.steps["worker"].add(_RefuseOutlasting)
@@ -48,6 +49,7 @@ def install_worker(app: Celery, settings: Settings) -> None:
     install_taking(app)
     install_stopping(app, settings)
     install_waking(app)
+    install_counting()
     if settings.traces:
         from taskservice.worker.traces import install_traces
 
