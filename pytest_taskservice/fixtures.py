@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from taskservice import BlockingTaskService, TaskService
 
 __all__ = [
+    "APP",
     "ENTER",
     "HARNESS",
     "WORLD",
@@ -43,6 +44,7 @@ _DATABASES = ("_django_db_helper", "_django_db_marker")
 """What all of pytest-django's fixtures of a database come to, and its marker."""
 _COMPAT = "pytest_taskservice.compat."
 WORLD: pytest.StashKey[WorldDriver] = pytest.StashKey()
+APP: pytest.StashKey[Celery | None] = pytest.StashKey()
 ENTER: pytest.StashKey[Callable[[pytest.FixtureRequest], None]] = pytest.StashKey()
 """How an item that is no test function enters its ``world``."""
 
@@ -179,7 +181,7 @@ def open_world(request: pytest.FixtureRequest, world: str, *, needs_app: bool = 
     driver = request.config.stash[HARNESS].driver(world)
     wanted = needs_app or not world.startswith("anyio") or _names_app(request)
     app = app_of(request) if wanted else None
-    request.node.stash[WORLD] = driver
+    request.node.stash[WORLD], request.node.stash[APP] = driver, app
     # A world that has no network of its own is told which real one a test may use.
     if hasattr(driver, "allow_sockets"):
         driver.allow_sockets = _allowed_sockets(request)

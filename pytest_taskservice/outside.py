@@ -5,6 +5,7 @@ A suite that asks for none of our fixtures goes on as it did before, which is ea
 
 from __future__ import annotations
 
+import importlib
 import sys
 import threading
 from collections.abc import Iterator, Sequence
@@ -16,9 +17,11 @@ import pytest
 from pytest_taskservice.worlds import FIXTURE
 
 if TYPE_CHECKING:
+    from celery import Celery
+
     from pytest_taskservice.options import HarnessOptions
 
-__all__ = ["beside_section", "outside_lines", "outside_section"]
+__all__ = ["beside_section", "outside_lines", "outside_section", "unnamed_section"]
 
 _WORLDS = {FIXTURE, "celery_compat_world"}
 _THEIRS = "celery.contrib.pytest"
@@ -32,6 +35,7 @@ _UNREACHED = {
 }
 _CELERY = {"celery", "kombu"}
 _TESTING = "celery.contrib.testing.worker"
+_OURS = ("celery.", "taskservice.")
 _SERVED = "-p pytest_taskservice.celery_compat serves it there too"
 
 
@@ -82,6 +86,29 @@ def beside_section() -> str | None:
         "Celery's start_worker has begun a worker in a thread of this process, before the test's world was "
         f"open: it is in no world, and may take messages of this one; {_SERVED}"
     )
+
+
+def unnamed_section(made: Celery) -> str | None:
+    """Return what there is to say of a user's app that no world has: it has ``made``, for none was named."""
+    state: Any = importlib.import_module("celery._state")
+    apps = [app for app in state._get_active_apps() if app is not made and _tasks(app)]  # noqa: SLF001 - there is no other way to ask for all
+    # What an app has of its own it gives to all others as well.
+    if not apps or _tasks(made).difference(*map(_tasks, apps)):
+        return None
+    from pytest_taskservice.drivers.discovery import find_app
+
+    place = find_app(apps[0])
+    name = f"{place[0].name}:{place[1]}" if place else "module:app"
+    return (
+        f"no app was named, so this world has a small one of ours, and {apps[0]!r} is in none: name it with "
+        f"taskservice_app = {name} in the ini file, --taskservice-app={name}, or a fixture taskservice_app"
+    )
+
+
+def _tasks(app: Any) -> set[str]:
+    # An app that may not be finalized by whoever asks for its tasks has none yet.
+    names = app.tasks if app.finalized or app.autofinalize else ()
+    return {name for name in names if not name.startswith(_OURS)}
 
 
 def _serves(thread: threading.Thread) -> bool:

@@ -14,6 +14,7 @@ from _pytest.unittest import UnitTestCase
 from pytest_taskservice.cases import in_worlds
 from pytest_taskservice.errors import HarnessError
 from pytest_taskservice.fixtures import (
+    APP,
     HARNESS,
     WORLD,
     _taskservice_async,
@@ -29,7 +30,7 @@ from pytest_taskservice.fixtures import (
 )
 from pytest_taskservice.made_databases import MadeDatabases
 from pytest_taskservice.options import add_options, read_options
-from pytest_taskservice.outside import beside_section, outside_lines, outside_section
+from pytest_taskservice.outside import beside_section, outside_lines, outside_section, unnamed_section
 from pytest_taskservice.played import Played
 from pytest_taskservice.progress import Progress
 from pytest_taskservice.session import HarnessSession
@@ -235,6 +236,8 @@ def pytest_runtest_makereport(
         report.sections += _world_sections(driver, history=is_told)
         if beside := beside_section():
             report.sections.append(("taskservice", beside))
+        if unnamed := _unnamed_in(item):
+            report.sections.append(("taskservice", unnamed))
         if driver.name.startswith("celery") and (app := _current_app_of(item)) is not None:
             report.sections.append(("taskservice current app", app))
     harness = item.config.stash[HARNESS]
@@ -289,6 +292,12 @@ def _world_sections(driver: WorldDriver, *, history: bool) -> list[tuple[str, st
     except Exception as error:  # noqa: BLE001 - must not hide the test's own failure
         texts = {"world": f"could not be asked: {type(error).__name__}: {error}"}
     return [(f"taskservice {title}", text) for title, text in texts.items() if text]
+
+
+def _unnamed_in(item: pytest.Item) -> str | None:
+    """Say which app is in no world, if the test had one of ours for want of a name."""
+    made = item.config.stash[HARNESS].made_app()
+    return None if made is None or item.stash.get(APP, None) is not made else unnamed_section(made)
 
 
 def _current_app_of(item: pytest.Item) -> str | None:

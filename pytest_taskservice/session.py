@@ -110,6 +110,10 @@ class HarnessSession:
             self._app = load_app(self.options.app, root=self.root) if self.options.app else _own_app()
         return self._app
 
+    def made_app(self) -> Celery | None:
+        """Return the app of the task service's own, if a test has had it for want of a name."""
+        return None if self.options.app else self._app
+
     def close(self) -> None:
         """End every world, then Redis; may be called twice."""
         while self._drivers:

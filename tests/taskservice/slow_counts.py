@@ -13,7 +13,7 @@ from billiard import sharedctypes
 from taskservice import task
 
 _WORKER = os.getpid()
-_shared: Any = sharedctypes.Synchronized
+_shared: Any = vars(sharedctypes)["Synchronized"]  # the stubs lack it
 
 
 def _look_slowly(self: Any) -> Any:

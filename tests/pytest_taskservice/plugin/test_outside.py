@@ -385,3 +385,39 @@ def test_a_test_that_celery_compat_serves_is_not_told_that_it_is_outside(downstr
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(["E*TimeoutError*"])
     result.stdout.no_fnmatch_line("*this test is in no world*")
+
+
+@pytest.mark.parametrize("world", ["celery", "celery-sim", "celery-eager"])
+def test_a_failure_for_want_of_the_apps_name_says_what_to_name(downstream: Downstream, world: str) -> None:
+    downstream.ini()
+    downstream.write(
+        shopx__celery="""
+        from celery import Celery
+
+        app = Celery("shopx", broker="memory://", backend="cache+memory://", include=["shopx.tasks"])
+        """,
+        test_unnamed="""
+        from shopx.tasks import add
+
+        def test_unnamed(taskservice_app):
+            assert add.delay(1, 2).get(timeout=1) == 3
+        """,
+        test_needless="""
+        from shopx.tasks import add
+        from taskservice import task
+
+        @task
+        def own():
+            return 1
+
+        def test_needless(task_service):
+            assert task_service.launch_and_await_task(own)[1] == 2
+        """,
+    )
+
+    result = downstream.run(f"--taskservice-backend={world}", "test_unnamed.py")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["no app was named, *, and <Celery shopx *=shopx.celery:app, or *"])
+    result = downstream.run(f"--taskservice-backend={world}", "test_needless.py")
+    result.assert_outcomes(failed=1)
+    result.stdout.no_fnmatch_line("*no app was named*")
