@@ -81,7 +81,7 @@ def worlds() -> Iterator[tuple[CelerySimDriver, WorldDriver, WorldDriver]]:
     reaper = shared_reaper()
     server = acquire(RedisRequest(choice="auto"), reaper=reaper)
     drivers = (
-        CelerySimDriver(options=SimulatorOptions()),
+        CelerySimDriver(options=SimulatorOptions(keeps=True)),
         CeleryEagerDriver(),
         CeleryWorkerDriver(server, options=WorkerOptions(), reaper=reaper),
     )

@@ -34,7 +34,7 @@ from pytest_taskservice.outside import beside_section, outside_lines, outside_se
 from pytest_taskservice.played import Played
 from pytest_taskservice.progress import Progress
 from pytest_taskservice.session import HarnessSession
-from pytest_taskservice.worlds import FIXTURE, missed_world, worlds_for
+from pytest_taskservice.worlds import FIXTURE, missed_world, unseeded, world_of, worlds_for
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -200,6 +200,13 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Col
     from pytest_taskservice.scenario.collect import ScenarioFile
 
     return ScenarioFile.from_parent(parent, path=file_path)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Have a test that is in no simulation find nothing that was kept for the next one."""
+    if unseeded(world_of(item)) != "celery-sim":
+        item.config.stash[HARNESS].rest()
 
 
 @pytest.hookimpl(wrapper=True)

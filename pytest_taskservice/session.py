@@ -110,6 +110,12 @@ class HarnessSession:
             self._app = load_app(self.options.app, root=self.root) if self.options.app else _own_app()
         return self._app
 
+    def rest(self) -> None:
+        """Leave no trace of simulations for a test that is in none."""
+        driver: Any = self._drivers.get("celery-sim")
+        if driver is not None:
+            driver.rest()
+
     def made_app(self) -> Celery | None:
         """Return the app of the task service's own, if a test has had it for want of a name."""
         return None if self.options.app else self._app
@@ -164,6 +170,7 @@ class HarnessSession:
                 concurrency=options.concurrency,
                 events=options.events,
                 patience=options.timeout,
+                keeps=True,
             )
         )
 

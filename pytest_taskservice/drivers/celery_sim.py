@@ -18,6 +18,7 @@ from pytest_taskservice.drivers.embedded import embedded_by, worker_options
 from pytest_taskservice.drivers.sim_faults import SimulatedFaults
 from pytest_taskservice.drivers.staging import rebound, stage_settings, start_of
 from pytest_taskservice.errors import HarnessError, HarnessTimeoutError
+from pytest_taskservice.simulator.celery.shortcuts import kept_shortcuts
 from pytest_taskservice.simulator.celery.world import DEFAULT_START, CeleryWorld
 from pytest_taskservice.simulator.core.simulation import Budget
 from pytest_taskservice.simulator.freezing import coupled
@@ -46,12 +47,14 @@ class SimulatorOptions:
     """How a simulated world is made.
 
     ``events`` bounds what one wait may bring; ``patience``, in real seconds, how long a task body may block.
+    ``keeps`` has what makes simulations quick stay from one test to the next, until ``rest()``.
     """
 
     start: datetime = DEFAULT_START
     concurrency: int = 2
     events: int = 1_000_000
     patience: float = 30.0
+    keeps: bool = False
 
 
 @dataclass(kw_only=True)
@@ -91,6 +94,7 @@ class CelerySimDriver:
         self._stage: Stage | None = None
         self._test: _Test | None = None
         self._last = Story(seed=0, start=options.start.timestamp())
+        self._keeping: ExitStack | None = None
 
     def cannot(self, capability: Capability) -> str | None:
         """Return why a simulation cannot show ``capability``."""
@@ -115,6 +119,7 @@ class CelerySimDriver:
         self.refused = []
         stack = ExitStack()
         options, stage = self._options, self._stage
+        self._keep()
         eagerness = Eagerness(app) if stage is None else None
         staged = {} if stage is None else stage_settings(app, stage, refuse=self._refuse)
         world = CeleryWorld(
@@ -322,6 +327,18 @@ class CelerySimDriver:
     def close(self) -> None:
         """Close the simulation, if one is open."""
         self.reset()
+        self.rest()
+
+    def rest(self) -> None:
+        """Keep nothing for the next test, which may be long in coming or another world's."""
+        if self._keeping is not None:
+            self._keeping.close()
+            self._keeping = None
+
+    def _keep(self) -> None:
+        if self._options.keeps and self._keeping is None:
+            self._keeping = ExitStack()
+            self._keeping.enter_context(kept_shortcuts())
 
     def _refuse(self, error: CapabilityError) -> CapabilityError:
         self.refused.append(error)

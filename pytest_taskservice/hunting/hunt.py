@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from pytest_taskservice.drivers.base import CapabilityError
 from pytest_taskservice.errors import HarnessError
 from pytest_taskservice.hunting.processes import lowest_failing
+from pytest_taskservice.simulator.celery.shortcuts import kept_shortcuts
 from pytest_taskservice.simulator.shrinking import Shrunk, failure_of, shrink
 from pytest_taskservice.simulator.telling import tell
 
@@ -135,9 +136,10 @@ def hunt(  # noqa: PLR0913 - what to run, where, and how often
     hunt = _Hunt(driver, app, settings, check, file)
     # The first one here: what it has imported and made, children have from their start.
     wanted = range(start_at, start_at + (seeds if processes == 1 else 1))
-    found = _first(hunt, wanted)
-    if found is None and (rest := range(wanted.stop, start_at + seeds)):
-        found = _first_of_all(hunt, rest, min(processes, len(rest)))
+    with kept_shortcuts():
+        found = _first(hunt, wanted)
+        if found is None and (rest := range(wanted.stop, start_at + seeds)):
+            found = _first_of_all(hunt, rest, min(processes, len(rest)))
     return found
 
 

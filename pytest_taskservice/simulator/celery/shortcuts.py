@@ -5,12 +5,17 @@ another, because Celery has changed or somebody has patched it, that function st
 wrong. A shortcut for a pure function is compared with the original on samples instead.
 
 ``CeleryWorld(exact=True)`` takes none of them; what happens is the same, which tests compare.
+
+Each simulation takes them and gives them back, unless `kept_shortcuts` has them stay for the next one. They
+are no part of what is simulated, and taking them costs some 5 % of a short test; giving back and taking wears
+the classes out as well: CPython 3.13 caches nothing of a class that has changed a thousand times.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from hashlib import blake2b
@@ -20,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pytest_taskservice.simulator.substitutes import Patches
 
-__all__ = ["Shortcut", "install_shortcuts", "missing", "text_of"]
+__all__ = ["Shortcut", "drop_shortcuts", "install_shortcuts", "kept_shortcuts", "missing", "text_of"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -40,7 +45,8 @@ class Shortcut:
 
 
 def install_shortcuts(patches: Patches, shortcuts: Iterable[Shortcut]) -> None:
-    """Take the shortcuts that are known to lead to the same place."""
+    """Take the shortcuts that are known to lead to the same place, until ``patches`` are undone or longer."""
+    taken: Patches | _Lasting = _lasting if _keepers else patches
     for shortcut in shortcuts:
         owner, name = _owner(shortcut.place)
         original = None if owner is None else owner.__dict__.get(name)
@@ -49,7 +55,50 @@ def install_shortcuts(patches: Patches, shortcuts: Iterable[Shortcut]) -> None:
         key = shortcut, original
         quick = _stand_ins[key] if key in _stand_ins else _stand_in(shortcut, original)
         if quick is not None:
-            patches.set(owner, name, quick)
+            taken.set(owner, name, quick)
+
+
+@contextmanager
+def kept_shortcuts() -> Iterator[None]:
+    """Have those stay that a simulation takes meanwhile, until the last of whoever asks for it leaves."""
+    keeper = object()
+    _keepers.add(keeper)
+    try:
+        yield
+    finally:
+        _keepers.discard(keeper)
+        if not _keepers:
+            drop_shortcuts()
+
+
+def drop_shortcuts() -> None:
+    """Give all back that have stayed."""
+    _lasting.undo()
+
+
+class _Lasting:
+    """Shortcuts that stay longer than the simulation which took them."""
+
+    def __init__(self) -> None:
+        self._taken: list[tuple[Any, str, Any, Any]] = []
+
+    def set(self, owner: Any, name: str, quick: Any) -> None:
+        self._taken.append((owner, name, quick, owner.__dict__[name]))
+        setattr(owner, name, quick)
+
+    def undo(self) -> None:
+        # Whoever has put another in its place is going to put it back: that one is for the next time.
+        left = []
+        for owner, name, quick, original in reversed(self._taken):
+            if owner.__dict__.get(name) is quick:
+                setattr(owner, name, original)
+            else:
+                left.append((owner, name, quick, original))
+        self._taken = left[::-1]
+
+
+_lasting = _Lasting()
+_keepers: set[object] = set()
 
 
 def missing(shortcuts: Iterable[Shortcut]) -> list[str]:

@@ -31,7 +31,7 @@ from pytest_taskservice.simulator.celery.quick_starting import STARTING_SHORTCUT
 from pytest_taskservice.simulator.celery.record import Record
 from pytest_taskservice.simulator.celery.remote_control import RemoteControl
 from pytest_taskservice.simulator.celery.seams import install_seams
-from pytest_taskservice.simulator.celery.shortcuts import install_shortcuts
+from pytest_taskservice.simulator.celery.shortcuts import drop_shortcuts, install_shortcuts
 from pytest_taskservice.simulator.celery.traps import ignore, no_time
 from pytest_taskservice.simulator.celery.worker import SimulatedWorker
 from pytest_taskservice.simulator.companions import Companions
@@ -331,7 +331,9 @@ class CeleryWorld:
         self._control.install(patches)
         install_fiber_loops(patches, simulation, self.threads.errands)
         self._await_trio(patches)
-        if not self._exact:
+        if self._exact:
+            drop_shortcuts()
+        else:
             install_shortcuts(patches, _SHORTCUTS)
             install_json(patches)
         self._open_redis(stack, patches)

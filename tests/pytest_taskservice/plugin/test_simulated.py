@@ -293,3 +293,44 @@ def test_a_connection_tells_what_its_url_leaves_out(downstream: Downstream) -> N
     downstream.write(test_connections=CONNECTIONS)
 
     downstream.run("--taskservice-backend=celery-sim").assert_outcomes(passed=11)
+
+
+def test_what_is_kept_for_the_next_simulation_is_gone_for_any_other_test(downstream: Downstream) -> None:
+    downstream.write(
+        conftest="""
+        from kombu.connection import Connection
+
+        def is_kombus():
+            return Connection.ensure.__module__ == "kombu.connection"
+
+        def pytest_configure(config):
+            # Done in reverse, so after all plugins have cleaned up.
+            config.add_cleanup(lambda: print("at the end:", is_kombus()))
+        """,
+        test_shopx="""
+        import pytest
+        from conftest import is_kombus
+        from shopx.tasks import add
+
+        def test_simulated(taskservice_app):
+            assert add.delay(1, 2).get() == 3
+            assert not is_kombus()
+
+        @pytest.fixture(scope="class")
+        def before():
+            return is_kombus()
+
+        class TestPlain:
+            def test_plain(self, before):
+                assert before and is_kombus()
+
+        def test_simulated_again(taskservice_app):
+            assert add.delay(1, 2).get() == 3
+            assert not is_kombus()
+        """,
+    )
+
+    result = downstream.run("--taskservice-backend=celery-sim", "-s")
+
+    result.assert_outcomes(passed=3)
+    result.stdout.fnmatch_lines(["at the end: True"])

@@ -22,6 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from kombu import Exchange, Queue, binding, serialization
 from kombu.exceptions import DecodeError
+from kombu.resource import Resource
 from kombu.utils import json as kombu_json
 
 from pytest_taskservice.drivers.app_patch import AppPatch
@@ -32,7 +33,13 @@ from pytest_taskservice.simulator.celery.quick_plain import PLAIN_SHORTCUTS
 from pytest_taskservice.simulator.celery.quick_scripts import known_script
 from pytest_taskservice.simulator.celery.quick_sending import SENDING_SHORTCUTS
 from pytest_taskservice.simulator.celery.quick_starting import STARTING_SHORTCUTS
-from pytest_taskservice.simulator.celery.shortcuts import Shortcut, install_shortcuts, missing
+from pytest_taskservice.simulator.celery.shortcuts import (
+    Shortcut,
+    drop_shortcuts,
+    install_shortcuts,
+    kept_shortcuts,
+    missing,
+)
 from pytest_taskservice.simulator.celery.world import CeleryWorld
 from pytest_taskservice.simulator.substitutes import Patches
 from taskservice import Settings, create_app
@@ -169,12 +176,44 @@ def test_a_function_that_somebody_has_patched_stays(monkeypatch: pytest.MonkeyPa
     patches = Patches()
     install_shortcuts(patches, SENDING_SHORTCUTS)
 
-    import kombu.resource
-
     try:
-        assert kombu.resource.Resource.release is mine  # type: ignore[comparison-overlap]
+        assert vars(Resource)["release"] is mine
     finally:
         patches.undo()
+
+
+def test_shortcuts_that_are_kept_stay_from_one_simulation_to_the_next() -> None:
+    place = vars(Resource)
+    original = place["release"]
+
+    with kept_shortcuts():
+        with CeleryWorld(seed=1), kept_shortcuts():
+            quick = place["release"]
+        assert place["release"] is quick
+        assert quick is not original
+        with CeleryWorld(seed=1, exact=True):
+            assert place["release"] is original
+        with CeleryWorld(seed=1):
+            assert place["release"] is quick
+
+    assert place["release"] is original
+
+
+def test_what_a_test_puts_over_a_kept_shortcut_stays_as_long_as_it_wants() -> None:
+    original = vars(Resource)["release"]
+
+    with kept_shortcuts():
+        with CeleryWorld(seed=1):
+            quick = vars(Resource)["release"]
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            monkeypatch.setattr(Resource, "release", print)
+            with CeleryWorld(seed=1):
+                pass
+            drop_shortcuts()
+            assert vars(Resource)["release"] is print
+        assert vars(Resource)["release"] is quick
+
+    assert vars(Resource)["release"] is original
 
 
 def test_a_shortcut_that_answers_otherwise_is_not_taken() -> None:
