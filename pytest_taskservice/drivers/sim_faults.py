@@ -19,7 +19,7 @@ __all__ = ["SimulatedFaults", "kind_of"]
 _UP_WITHIN = 600.0
 # What a file calls it, and the simulator.
 _WORDS = {"when": "at", "lasts": "for_"}
-_OF_ALL = ("latency", "down", "timeout", "bandwidth", "slicer")
+_OF_WAYS = ("latency", "down", "timeout", "bandwidth", "slicer")
 _DEFAULTS = {field.name: field.default for field in fields(FaultCall)}
 
 
@@ -75,10 +75,6 @@ class SimulatedFaults:
         world.simulation.wait(up, timeout=_UP_WITHIN, what="workers to be up again")
 
     def _translated(self, call: FaultCall) -> tuple[str, dict[str, Any]]:
-        if call.kind in _OF_ALL and (call.worker or call.target == "beat"):
-            who = call.worker or call.target
-            raise self._error(call, f"the way to the simulated broker is one for all, {who} has none alone")
-
         said = {
             _WORDS.get(name, name): value
             for name in _DEFAULTS
@@ -94,8 +90,8 @@ class SimulatedFaults:
         """Return what stands for an end of the beat: it has nothing to bring to an end first."""
         if call.kind in ("kill", "term", "restart"):
             return "kill", {**said, "target": "beat"}
-        if call.kind == "pause":
-            return "pause", {**said, "target": "beat"}
+        if call.kind == "pause" or call.kind in _OF_WAYS:
+            return call.kind, {**said, "target": "beat"}
         raise self._error(call, "the simulated beat has no connection of its own")
 
     def _of_redis(self, call: FaultCall, said: dict[str, Any]) -> tuple[str, dict[str, Any]]:

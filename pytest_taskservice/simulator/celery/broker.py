@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from kombu.utils.uuid import uuid
 
+from pytest_taskservice.simulator.celery.ways import Ways
 from pytest_taskservice.simulator.core.agenda import Weight
 
 if TYPE_CHECKING:
-    from pytest_taskservice.simulator.celery.wire import Wire
     from pytest_taskservice.simulator.core.agenda import Due
     from pytest_taskservice.simulator.core.simulation import Simulation
 
@@ -66,6 +66,10 @@ class Latency:
 class Consumer(Protocol):
     """One channel that consumes."""
 
+    @property
+    def client_name(self) -> str:
+        """Whose it is: a worker's name, ``beat`` or, where it is the test's, nothing."""
+
     def free(self) -> bool:
         """Return whether it takes one more message now."""
 
@@ -92,15 +96,8 @@ class Broker:
     def __init__(self, simulation: Simulation, rules: BrokerRules, latency: Latency) -> None:
         self.rules = rules
         self.latency = latency
-        self.down = False
-        self.silent = False
-        """Whether it neither answers nor hands out anything; a fault's."""
-        self.mute = False
-        """Whether it is one of these two."""
-        self.wire: Wire | None = None
-        """How long the bytes of messages take; a fault's."""
-        self.slower = 0.0
-        """Seconds that each message takes on top; a fault's."""
+        self.ways = Ways()
+        """How clients reach it; faults' doing."""
         self.fate: Callable[[str, Raw], Iterable[float]] | None = None
         """Says for a message when it and its copies arrive, in seconds on top; a fault's hook."""
         self.keeps: Callable[[str, Raw, Any], bool] | None = None
@@ -121,13 +118,15 @@ class Broker:
 
     # What clients do.
 
-    def check(self) -> None:
-        """Raise :class:`BrokerDownError` during an outage; wait while it is silent."""
-        if not self.mute:
+    def check(self, client: str) -> None:
+        """Raise :class:`BrokerDownError` during an outage; wait while it is silent, both for ``client``."""
+        if not self.ways.mute or not self.ways.of(client).mute:
             return
-        if not self.down:
-            self._simulation.wait(lambda: not self.silent, timeout=None, what="the broker to answer")
-        if self.down:
+        if not self.ways.of(client).down:
+            self._simulation.wait(
+                lambda: not self.ways.of(client).silent, timeout=None, what="the broker to answer"
+            )
+        if self.ways.of(client).down:
             raise BrokerDownError(111, "connection refused: the simulated broker is down")
 
     def declare(self, queue: str, arguments: Mapping[str, Any] | None) -> None:
@@ -139,10 +138,11 @@ class Broker:
     def publish(self, queue: str, raw: Raw) -> None:
         """Accept a message; it arrives a little later, never before one that was sent earlier."""
         simulation = self._simulation
-        delay = simulation.random.between("message", self.latency.message) + self.slower
-        if self.wire is not None:
+        way = self.ways.common
+        delay = simulation.random.between("message", self.latency.message) + way.slower
+        if way.wire is not None:
             # Behind those that were sent before.
-            delay = max(delay, self._last_arrival - simulation.elapsed) + self.wire.seconds(raw)
+            delay = max(delay, self._last_arrival - simulation.elapsed) + way.wire.seconds(raw)
         arrival = max(simulation.elapsed + delay, self._last_arrival)
         self._last_arrival = arrival
         if self.fate is None:
@@ -213,7 +213,7 @@ class Broker:
 
     def restore(self, tag: str, *, behind: bool = False) -> None:
         """Put a delivery back at the head of its queue, or ``behind`` all that waits there."""
-        if self.silent and tag in self._unacked:
+        if self.ways.common.silent and tag in self._unacked:
             # Nobody can look. Those who acknowledge it meanwhile are heard first.
             self._simulation.after(_LOOK_AGAIN, self.restore, tag, weight=Weight.UPKEEP)
             return
@@ -251,7 +251,7 @@ class Broker:
         """
         if self.rules.visibility_timeout is None:
             self.lost(lambda one: one is consumer)
-        elif not self.down:
+        elif not self.ways.of(consumer.client_name).down:
             for tag in tags:
                 self.restore(tag)
 
@@ -313,9 +313,11 @@ class Broker:
             if best is not None and order >= best[0]:
                 continue
             free = [consumer for consumer in self._consumers.get(queue, ()) if consumer.free()]
+            if self.ways.mute:
+                free = [consumer for consumer in free if not self.ways.of(consumer.client_name).mute]
             if free:
                 best = (order, queue, free)
-        if best is None or self.mute:
+        if best is None:
             return False
         _, queue, free = best
         raw = self.get(queue)

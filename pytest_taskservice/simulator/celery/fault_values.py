@@ -30,6 +30,7 @@ class Point(StrEnum):
 
 
 _WHERE = frozenset({"at", "into", "task", "worker", "times"})
+_WAYS = frozenset({"worker", "target", "after", "for_"})
 _MESSAGES = frozenset({"task", "queue", "times", "after", "for_"})
 
 KINDS: Mapping[str, frozenset[str]] = {
@@ -38,12 +39,12 @@ KINDS: Mapping[str, frozenset[str]] = {
     "term": _WHERE | {"after", "for_", "restart"},
     "restart": _WHERE | {"after", "for_", "restart", "target"},
     "pause": _WHERE | {"after", "for_", "target"},
-    "down": frozenset({"after", "for_"}),
+    "down": _WAYS,
     "reset_peer": frozenset({"worker", "after"}),
-    "latency": frozenset({"by", "after", "for_"}),
-    "timeout": frozenset({"after", "for_"}),
-    "bandwidth": frozenset({"rate", "after", "for_"}),
-    "slicer": frozenset({"size", "by", "after", "for_"}),
+    "latency": _WAYS | {"by"},
+    "timeout": _WAYS,
+    "bandwidth": _WAYS | {"rate"},
+    "slicer": _WAYS | {"size", "by"},
     "duplicate": _MESSAGES | {"by"},
     "delay": _MESSAGES | {"by"},
     "drop_ack": _MESSAGES,
@@ -56,7 +57,9 @@ _AT_POINTS = frozenset({"kill", "term", "restart", "pause"})
 _MEASURED = frozenset({"latency", "delay", "slow", "clock"})
 _COUNTED = {"bandwidth": "rate", "slicer": "size"}
 _LASTING = frozenset({"down", "latency", "timeout", "bandwidth", "slicer", "slow", "clock"})
+_OF_WAYS = ("down", "latency", "timeout", "bandwidth", "slicer")
 _TARGETS: Mapping[str, tuple[str, ...]] = {
+    **dict.fromkeys(_OF_WAYS, ("worker", "beat")),
     "kill": ("worker", "beat"),
     "pause": ("worker", "beat", "broker"),
     "restart": ("worker", "beat", "broker"),
@@ -113,6 +116,16 @@ class Fault:
     def lasts(self) -> bool:
         """Whether it goes on until it is healed."""
         return self.kind in _LASTING or (self.kind == "pause" and not self.waits)
+
+    @property
+    def is_of_ways(self) -> bool:
+        """Whether it is of the way to the broker, or as good as one."""
+        return self.kind in _OF_WAYS or (self.kind == "pause" and self.target == "broker")
+
+    @property
+    def is_of_one(self) -> bool:
+        """Whether it is of the way of some alone: the workers that it names, or the beat."""
+        return self.kind in _OF_WAYS and bool(self.worker or self.target == "beat")
 
     def _told(self) -> list[str]:
         return [field.name for field in fields(self)[1:] if getattr(self, field.name) != field.default]

@@ -16,7 +16,7 @@ from pytest_taskservice.simulator.celery.broker import BrokerDownError
 from pytest_taskservice.simulator.celery.fault_values import Fault, make_fault
 from pytest_taskservice.simulator.celery.nemesis import Nemesis
 from pytest_taskservice.simulator.celery.traps import Traps
-from pytest_taskservice.simulator.celery.wire import Wire
+from pytest_taskservice.simulator.celery.ways import Ways
 from pytest_taskservice.simulator.core.agenda import Weight
 from pytest_taskservice.simulator.core.fibers import current_fiber
 
@@ -126,18 +126,12 @@ class Faults:
 
     def reach(self, broker: Broker) -> None:
         """Let what is at work concern ``broker``."""
-        broker.slower = sum(each.fault.by for each in self.lasting("latency"))
         broker.fate = self._traps.fate if any(self.waiting("duplicate", "delay")) else None
         broker.keeps = self._traps.keeps if any(self.waiting("drop_ack")) else None
-        narrow, sliced = ([each.fault for each in self.lasting(kind)] for kind in ("bandwidth", "slicer"))
-        broker.wire = Wire(narrow, sliced) if narrow or sliced else None
-        was_mute = broker.mute
-        broker.down = any(self.lasting("down"))
-        broker.silent = any(self.lasting("timeout")) or any(
-            each.fault.target == "broker" for each in self.lasting("pause")
-        )
-        broker.mute = broker.down or broker.silent
-        if was_mute and not broker.mute:
+        was_mute = broker.ways.mute
+        ways = [each.fault for each in self._active if each.times and each.fault.is_of_ways]
+        broker.ways = Ways(ways, strikes.concerns)
+        if was_mute:
             broker.kick()
 
     def strike_worker(self, injected: Injected, worker: SimulatedWorker, run: str) -> None:
@@ -206,9 +200,11 @@ class Faults:
         self._arrange()
         if fault.kind == "down":
             for worker in world.living():
-                worker.disconnect(BrokerDownError(111, "connection refused: the simulated broker is down"))
+                if strikes.concerns(fault, worker.process.name):
+                    error = BrokerDownError(111, "connection refused: the simulated broker is down")
+                    worker.disconnect(error)
             for broker in world.brokers():
-                broker.lost(_anybody)
+                broker.lost(lambda consumer: strikes.concerns(fault, consumer.client_name))
 
     def _strike_one(self, injected: Injected) -> None:
         fault, world = injected.fault, self._world
@@ -246,7 +242,7 @@ class Faults:
                 _process_of(victim).go_on()
 
     def _check_somebody(self, fault: Fault) -> None:
-        if fault.lasts and fault.kind != "pause":
+        if fault.lasts and fault.kind != "pause" and not fault.is_of_one:
             return
         if fault.target != "broker" and not strikes.victims(self._world, fault):
             known = ", ".join(strikes.name_of(worker) for worker in self._world.living()) or "none"
@@ -275,7 +271,3 @@ class Faults:
 
 def _process_of(victim: Any) -> Any:
     return getattr(victim, "process", victim)
-
-
-def _anybody(consumer: Any) -> bool:
-    return True

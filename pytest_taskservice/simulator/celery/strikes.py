@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pytest_taskservice.simulator.celery.world import CeleryWorld
 
 __all__ = [
+    "concerns",
     "is_named",
     "is_task",
     "is_worker",
@@ -54,6 +55,15 @@ def is_task(pattern: str, headers: Mapping[str, Any]) -> bool:
 def is_worker(pattern: str, name: str) -> bool:
     """Return whether it means the worker ``name``; what is behind its ``@`` may be left out."""
     return is_named(pattern, name) or is_named(pattern, name.partition("@")[0])
+
+
+def concerns(fault: Fault, client: str) -> bool:
+    """Return whether a fault is of the way of ``client``: a worker, the ``beat``, or the nameless test."""
+    if not fault.is_of_one:
+        return True
+    if fault.target == "beat":
+        return client == "beat"
+    return bool(client) and is_worker(fault.worker, client)
 
 
 def name_of(victim: SimulatedWorker | SimulatedBeat) -> str:

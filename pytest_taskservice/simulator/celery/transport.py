@@ -74,7 +74,7 @@ class SimulatedQoS(_virtual.QoS):  # type: ignore[misc] # the stubs know less th
 
     def _check(self) -> None:
         channel: Any = self.channel
-        channel.broker.check()
+        channel.broker.check(channel.client_name)
         # Redis knows no channels: whoever has the tag may acknowledge it, as kombu does, connected once more.
         if channel.closed and channel.broker.rules.kind == "amqp":
             raise ConnectionResetError(104, "the delivery's channel is closed")
@@ -99,6 +99,8 @@ class SimulatedChannel(_virtual.Channel):  # type: ignore[misc] # as above
         self._on_the_way: list[tuple[str, dict[str, Any]]] = []
         self._no_ack_queues: set[str] = set()
         self._process = connection.process
+        self.client_name: str = connection.client_name
+        self._handed_at = 0.0
         super().__init__(connection, **kwargs)
 
     def free(self) -> bool:
@@ -126,7 +128,18 @@ class SimulatedChannel(_virtual.Channel):  # type: ignore[misc] # as above
         self._on_the_way.append((queue, raw))
         if self.broker.rules.kind == "amqp" and queue not in self._no_ack_queues:
             self.broker.delivered(raw["properties"]["delivery_tag"], queue, raw, self)
+        if self.broker.ways.apart or self._handed_at:
+            self._hand_late(raw, queue)
+            return
         connection.process.post(self._receive, raw, queue)
+
+    def _hand_late(self, raw: dict[str, Any], queue: str) -> None:
+        """Hand a message over that takes its time, behind those before it."""
+        assert _world is not None
+        simulation = _world.simulation
+        now = simulation.elapsed
+        self._handed_at = at = max(self._handed_at, now + self.broker.ways.delay(self.client_name, raw))
+        simulation.after(at - now, self._process.post, self._receive, raw, queue)
 
     def on_the_way(self) -> list[tuple[str, dict[str, Any]]]:
         """Return what the process was handed and has not looked at."""
@@ -200,11 +213,12 @@ class SimulatedChannel(_virtual.Channel):  # type: ignore[misc] # as above
         return super().basic_publish(message, exchange, routing_key, **kwargs)
 
     def _talk(self) -> None:
-        self.broker.check()
+        broker, client = self.broker, self.client_name
+        broker.check(client)
         assert _world is not None
-        cost = _world.simulation.random.between("publish", self.broker.latency.publish)
-        _world.simulation.spend(cost + self.broker.slower)
-        self.broker.check()
+        cost = _world.simulation.random.between("publish", broker.latency.publish)
+        _world.simulation.spend(cost + broker.ways.of(client).slower)
+        broker.check(client)
 
     def _put(self, queue: str, message: dict[str, Any], **kwargs: Any) -> None:
         self._send([queue], message)
@@ -219,8 +233,8 @@ class SimulatedChannel(_virtual.Channel):  # type: ignore[misc] # as above
         if _world.route is not None and self.connection.process is None:
             _world.route(queues, message["headers"] or {})
         self._talk()
-        if self.broker.wire is not None:
-            _world.simulation.spend(self.broker.wire.seconds(message))
+        if (wire := self.broker.ways.of(self.client_name).wire) is not None:
+            _world.simulation.spend(wire.seconds(message))
         _world.sent(queues, message)
         if self.broker.rules.kind == "amqp":
             # A frame has room for these only: kombu's client drops what else it is handed.
@@ -237,7 +251,7 @@ class SimulatedChannel(_virtual.Channel):  # type: ignore[misc] # as above
         """Keep no table of our own: the exchange has one."""
 
     def _new_queue(self, queue: str, **kwargs: Any) -> None:
-        self.broker.check()
+        self.broker.check(self.client_name)
         self.broker.declare(queue, kwargs.get("arguments"))
 
     def _get(self, queue: str, timeout: float | None = None) -> dict[str, Any]:
@@ -276,7 +290,10 @@ class SimulatedTransport(_virtual.Transport):  # type: ignore[misc] # as above
         super().__init__(client, **kwargs)
         assert _world is not None, "kombu was asked for a connection outside of a simulation"
         fiber = current_fiber()
-        self.process: Any = getattr(fiber and fiber.process, "main", None)
+        process: Any = fiber and fiber.process
+        self.process: Any = getattr(process, "main", None)
+        self.client_name = str(getattr(self.process or process, "name", ""))
+        """Whose it is: a worker's name, ``beat`` or, where it is the test's, nothing."""
         self.inbox: deque[tuple[dict[str, Any], str]] = deque()
         self.broker = _world.broker_of(client)
         self.state = _world.exchanges_of(client)
@@ -295,17 +312,17 @@ class SimulatedTransport(_virtual.Transport):  # type: ignore[misc] # as above
 
     def establish_connection(self) -> Any:
         """Connect; refused during an outage."""
-        self.broker.check()
+        self.broker.check(self.client_name)
         return super().establish_connection()
 
     def verify_connection(self, connection: Any) -> bool:
         """Return whether the broker answers."""
-        return not self.broker.down
+        return not self.broker.ways.of(self.client_name).down
 
     def drain_events(self, connection: Any, timeout: float | None = None) -> None:
         """Wait for one message, in virtual time."""
         assert _world is not None
-        self.broker.check()
+        self.broker.check(self.client_name)
         inbox = self.inbox
         if not _world.simulation.wait(lambda: bool(inbox), timeout=timeout, what="a message"):
             raise TimeoutError
