@@ -61,14 +61,14 @@ def taskservice_backend(request: pytest.FixtureRequest) -> Iterator[str]:
     # What takes no parameters has its world itself, if there is any choice.
     own = getattr(request.node, "world", harness.options.backends[0])
     world = getattr(request, "param", own)
-    if not enter and harness.is_served() and ONLY_OURS.isdisjoint(request.fixturenames):
+    if not enter and harness.theirs.serves() and ONLY_OURS.isdisjoint(request.fixturenames):
         # By Celery's own fixtures, whose world has what they open already.
         yield split_world(world, harness.options)[0]
         return
     driver, problem = None, ""
     try:
         driver = harness.driver(world)
-        harness.on_enter()
+        harness.theirs.give_way()
         if enter:
             enter(request)
         else:
@@ -209,7 +209,7 @@ def app_of(request: pytest.FixtureRequest) -> Celery:
     if has_own_app(request.node):
         value = request.getfixturevalue("taskservice_app")
         return check_app(value, "the fixture taskservice_app")
-    if harness.is_served():
+    if harness.theirs.serves():
         for name in ("celery_app", "celery_session_app"):
             if name in request.fixturenames:
                 return check_app(request.getfixturevalue(name), f"the fixture {name}")

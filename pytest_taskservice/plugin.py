@@ -248,7 +248,7 @@ def pytest_runtest_makereport(
         if driver.name.startswith("celery") and (app := _current_app_of(item)) is not None:
             report.sections.append(("taskservice current app", app))
     harness = item.config.stash[HARNESS]
-    if report.failed and driver is None and call.excinfo is not None and not harness.is_in_theirs():
+    if report.failed and driver is None and call.excinfo is not None and not harness.theirs.knows_test():
         outside = outside_section(item, call.excinfo.value, harness.options)
         report.sections += [("taskservice", outside)] if outside else []
     if report.failed and (findings := item.config.stash.get(_FINDINGS, None)):

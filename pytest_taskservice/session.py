@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pytest_taskservice.errors import AppNotFoundError, HarnessError
 from pytest_taskservice.worlds import split_world
@@ -25,7 +25,33 @@ if TYPE_CHECKING:
     from pytest_taskservice.options import HarnessOptions
     from pytest_taskservice.redis import RedisServer
 
-__all__ = ["HarnessSession", "check_app", "load_app"]
+__all__ = ["HarnessSession", "TheirWorld", "check_app", "load_app"]
+
+
+class TheirWorld(Protocol):
+    """What the harness asks of who serves Celery's own fixtures, of the test that runs."""
+
+    def give_way(self) -> None:
+        """Close what is open: the test is about to enter one of our worlds."""
+
+    def serves(self) -> bool:
+        """Return whether the test is in it by what it asks for."""
+
+    def knows_test(self) -> bool:
+        """Return whether it has come to be in it, by ``start_worker`` for one."""
+
+
+class _NoWorld:
+    """Of nobody who serves them."""
+
+    def give_way(self) -> None:
+        """Have nothing open."""
+
+    def serves(self) -> bool:
+        """Return that it is in none."""
+        return False
+
+    knows_test = serves
 
 
 class HarnessSession:
@@ -41,12 +67,8 @@ class HarnessSession:
         self._drivers: dict[str, WorldDriver] = {}
         self._app: Celery | None = None
         self._release_keys: Callable[[], None] = _nothing
-        self.on_enter: Callable[[], None] = _nothing
-        """Called before a test enters a world."""
-        self.is_served: Callable[[], bool] = _by_nobody
-        """Returns whether the test is in the world of Celery's own fixtures by what it asks for."""
-        self.is_in_theirs: Callable[[], bool] = _by_nobody
-        """Returns whether it has come to be in that world, by ``start_worker`` for one."""
+        self.theirs: TheirWorld = _NoWorld()
+        """The world of Celery's own fixtures, where somebody serves them."""
 
     def redis(self) -> RedisServer:
         """Return the session's Redis, started on first use."""
@@ -234,10 +256,6 @@ def check_app(found: Any, where: str) -> Celery:
 
 def _nothing() -> None:
     """Release nothing."""
-
-
-def _by_nobody() -> bool:
-    return False
 
 
 def check_settings(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -36,8 +36,7 @@ class CompatSession:
         """Whether the test's body runs, and no fixture of it."""
         self._asks = False
         """Whether the test has Celery's fixtures."""
-        harness.on_enter = self._give_way
-        harness.is_served, harness.is_in_theirs = self._serves, self._knows_test
+        harness.theirs = self
 
     def refusal(self) -> str | None:
         """Return why no chosen world can serve Celery's fixtures; ``None`` if one can."""
@@ -105,14 +104,16 @@ class CompatSession:
             self._installed.close()
             self._installed = None
 
-    def _serves(self) -> bool:
+    def serves(self) -> bool:
+        """Return whether the test is in the world of Celery's fixtures by what it asks for."""
         lasts = self._current is not None and self._current.lasting()
         return bool(self.worlds) and (self._asks or lasts)
 
-    def _knows_test(self) -> bool:
+    def knows_test(self) -> bool:
+        """Return whether it has come to be in that world, by ``start_worker`` for one."""
         return self._begun
 
-    def _give_way(self) -> None:
+    def give_way(self) -> None:
         """Close a simulation that a class has opened before its test entered another world."""
         if self._begun and self._current is not None and self._current.name == "celery-sim":
             self._current.end_test()
