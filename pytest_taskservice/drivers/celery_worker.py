@@ -180,7 +180,7 @@ class CeleryWorkerDriver:
         )
         outgoing.eagerness = self._eagerness
         self._test.enter_context(outgoing.heard())
-        self._test.enter_context(self._unshared.listening())
+        self._test.enter_context(self._unshared.listening(app))
         if self._stage is None:
             self._test.enter_context(
                 bounded_waits(_Waited(self._serving, app), timeout=self._options.timeout)

@@ -28,15 +28,18 @@ class Unshared:
     def __init__(self, *, relayed: Collection[str] = ()) -> None:
         self._relayed = relayed
         self._listened: dict[str, None] = {}
+        self._app: Any = None
+        self._settings: dict[str, Any] = {}
         self._replaced = Replaced()
         # From before the first test on: a fixture of a wider scope may replace something for all of them.
         self._replaced.listen()
 
     @contextmanager
-    def listening(self) -> Iterator[None]:
-        """Hear what one test does."""
+    def listening(self, app: Any = None) -> Iterator[None]:
+        """Hear what one test does, whose workers have the settings that ``app``, if it is one, has now."""
         self._replaced.listen()
         self._listened.clear()
+        self._app, self._settings = app, {} if app is None else dict(app.conf.changes)
         names = (name for name in (*OF_TASKS, *OF_WORKERS) if name not in self._relayed)
         with receivers_heard(names, self._note_receiver):
             yield
@@ -44,7 +47,13 @@ class Unshared:
     def of(self, task: Any) -> list[str]:
         """Return what a worker process does not see of the test that sends ``task`` now."""
         replaced = (_replaced(task, name) for name in self._replaced.names())
-        return [*_open_transactions(task), *_overridden_settings(task), *_in_its_module(task), *replaced]
+        return [
+            *_open_transactions(task),
+            *_overridden_settings(task),
+            *_in_its_module(task),
+            *replaced,
+            *self._set_since(task),
+        ]
 
     def listened(self) -> list[str]:
         """Return what the test has listened to in vain."""
@@ -53,6 +62,17 @@ class Unshared:
     def close(self) -> None:
         """Hear of nothing any more."""
         self._replaced.close()
+
+    def _set_since(self, task: Any) -> Iterator[str]:
+        if task.app is not self._app:
+            return
+        known = self._settings
+        since = [name for name, value in task.app.conf.changes.items() if known.get(name, known) is not value]
+        if since:
+            yield (
+                f"{task.name} was sent after the test had set {', '.join(sorted(since))}: the worker, in "
+                "another process, does not know; @pytest.mark.taskservice(config={...}) sets it there too"
+            )
 
     def _note_receiver(self, name: str) -> None:
         line = (

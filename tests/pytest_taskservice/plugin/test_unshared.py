@@ -90,6 +90,33 @@ def test_what_a_test_replaces_and_listens_to_is_told_where_it_fails(downstream: 
     ]
 
 
+def test_settings_that_a_test_changes_are_told_where_it_fails(downstream: Downstream) -> None:
+    downstream.write(
+        test_shopx="""
+        import pytest
+        from shopx.celery import app
+        from shopx.tasks import add
+
+        def test_in_the_test(taskservice_app):
+            app.conf.task_soft_time_limit = 1
+            app.conf.update(task_acks_late=True)
+            assert add.delay(1, 2).get(timeout=10) == 4
+
+        @pytest.mark.taskservice(config={"task_acks_late": True})
+        def test_by_the_mark(taskservice_app):
+            assert add.delay(1, 2).get(timeout=10) == 4
+        """
+    )
+
+    result = downstream.run("--taskservice-backend=celery")
+
+    result.assert_outcomes(failed=2)
+    told = [line for line in result.outlines if "after the test had set" in line]
+    assert [line.partition(":")[0] for line in told] == [
+        "shopx.tasks.add was sent after the test had set task_acks_late, task_soft_time_limit"
+    ]
+
+
 def test_the_same_is_told_to_a_suite_on_celerys_own_fixtures(downstream: Downstream) -> None:
     tests = TESTS.replace("def app(taskservice_app):", "def app(celery_worker):").replace(
         "return taskservice_app", "return celery_worker"
