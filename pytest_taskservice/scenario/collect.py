@@ -125,12 +125,13 @@ class ScenarioItem(pytest.Item):
         app = app_of(request)
         register(app)
         self.addfinalizer(lambda: app.tasks.pop(SYNTHETIC, None))
-        driver.set_stage(stage_of(self._scenario, seed=self._seed))
-        open_world(request, self.world, needs_app=True)
-        # Told before the first step is done, and at the line that names it.
+        # Told before the first step is done, and at the line that names it; a real worker imports the modules
+        # of the tasks that are known when it starts.
         for task in self._scenario.tasks.values():
             if task.call is not None:
                 find_task(app, task.call)
+        driver.set_stage(stage_of(self._scenario, seed=self._seed))
+        open_world(request, self.world, needs_app=True)
 
     def runtest(self) -> None:
         """Play the scenario."""
