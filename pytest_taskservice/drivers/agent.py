@@ -25,6 +25,7 @@ from celery.worker.request import Request
 
 from pytest_taskservice.drivers.scheduled import drop_scheduled, scheduled_requests
 from pytest_taskservice.drivers.worker_loop import WorkerLoop
+from taskservice.errors import text_of
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -385,4 +386,4 @@ def _look(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def _brief(value: Any) -> Any:
-    return value if isinstance(value, (int, float, bool)) else str(value)[:500]
+    return value if isinstance(value, (int, float, bool)) else text_of(value)[:500]

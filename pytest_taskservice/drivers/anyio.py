@@ -17,6 +17,7 @@ from pytest_taskservice.drivers.staging import start_of
 from pytest_taskservice.errors import HarnessError, HarnessTimeoutError
 from pytest_taskservice.history import Event, EventKind, EventLog
 from pytest_taskservice.scenario.behaviour import SYNTHETIC
+from taskservice.errors import RunFailedError, text_of
 
 if TYPE_CHECKING:
     from anyio.from_thread import BlockingPortal
@@ -345,7 +346,10 @@ async def _outcome(handle: TaskHandle) -> Outcome:
     status, attempts = await handle.status(), await handle.attempts()
     error = await handle.exception() if status == "FAILURE" else None
     if error is not None:
-        return Outcome(status=status, error=type(error).__name__, message=str(error), attempts=attempts)
+        # By its own name, which could not be raised here.
+        name = error.type_name if isinstance(error, RunFailedError) else type(error).__name__
+        text = error.message if isinstance(error, RunFailedError) else text_of(error)
+        return Outcome(status=status, error=name, message=text, attempts=attempts)
     result = await handle.result(timeout=0) if status == "SUCCESS" else None
     return Outcome(status=status, result=result, attempts=attempts)
 

@@ -12,6 +12,7 @@ from pytest_taskservice.drivers.base import Capability, Outcome, TaskCall
 from pytest_taskservice.drivers.called import at_path
 from pytest_taskservice.errors import UnknownNameError
 from pytest_taskservice.history import Event, EventKind
+from taskservice.errors import text_of
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -159,7 +160,7 @@ def outcome_of(app: Celery, run_id: str) -> Outcome:
         return Outcome(
             status=meta["status"],
             error=type(result).__name__,
-            message=str(result),
+            message=text_of(result),
             attempts=attempts,
         )
     return Outcome(status=meta["status"], result=result, attempts=attempts)

@@ -20,6 +20,7 @@ from pytest_taskservice.drivers.canvases import send_canvas
 from pytest_taskservice.drivers.eager_verdicts import asked_for_verdicts
 from pytest_taskservice.drivers.eager_words import EagerWords
 from pytest_taskservice.history import Event, EventKind, EventLog
+from taskservice.errors import text_of
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -155,7 +156,8 @@ class CeleryEagerDriver:
         run_id = str(uuid.uuid4())
         # Eager mode drops the name a message would be shown by.
         self._labels[run_id] = call.label or ""
-        celery_app.send(self._app, call, task_id=run_id)
+        with self._contained():
+            celery_app.send(self._app, call, task_id=run_id)
         return run_id
 
     def launch_canvas(self, kind: str, members: tuple[TaskCall, ...], body: TaskCall | None) -> CanvasRuns:
@@ -167,7 +169,10 @@ class CeleryEagerDriver:
         runs = tuple(str(uuid.uuid4()) for _ in calls)
         self._labels |= {run: call.label or "" for run, call in zip(runs, calls, strict=True)}
         try:
-            send_canvas(self._app, kind, members, body, ids=runs)
+            with self._contained():
+                send_canvas(self._app, kind, members, body, ids=runs)
+        except CapabilityError:
+            raise
         except Exception:
             # Eager mode raises the error of a run at whoever launched the canvas.
             if not any(self.outcome(run).status == "FAILURE" for run in runs):
@@ -216,6 +221,18 @@ class CeleryEagerDriver:
     def close(self) -> None:
         """Restore the app."""
         self._test.close()
+
+    @contextmanager
+    def _contained(self) -> Iterator[None]:
+        """Refuse what a body raises to end its process: here that is the test's."""
+        try:
+            yield
+        except (Exception, KeyboardInterrupt):
+            raise
+        except BaseException as error:  # noqa: BLE001 - told as what eager mode cannot show
+            name = type(error).__name__
+            reason = f"a task raised {name}, which eager mode raises at whoever sends, and no worker does"
+            self._refuse(Capability.PROCESSES, word=name, reason=reason)
 
     def _refuse(self, capability: Capability, *, word: str = "", reason: str = "") -> NoReturn:
         error = CapabilityError(self.name, word or capability, reason or _CANNOT[capability])
@@ -317,7 +334,7 @@ class CeleryEagerDriver:
             run=str(request.id),
             task=self._labels.get(str(request.id)) or task.name,
             attempt=attempt,
-            detail={key: str(value)[:500] for key, value in found.items()},
+            detail={key: text_of(value)[:500] for key, value in found.items()},
         )
         if kind is EventKind.STARTED and attempt == 1:
             self._events.append(Event(at=event.at, kind=EventKind.SENT, run=event.run, task=event.task))

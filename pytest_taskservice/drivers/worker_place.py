@@ -14,6 +14,7 @@ from pytest_taskservice.drivers import keys
 from pytest_taskservice.drivers.base import Outcome
 from pytest_taskservice.faults.proxy import Proxy
 from pytest_taskservice.faults.redis import MortalRedis
+from taskservice.errors import text_of
 from taskservice.programs import LOOPBACK
 
 if TYPE_CHECKING:
@@ -136,5 +137,5 @@ def _read(app: Celery, stored: Any) -> Outcome:
     result, attempts = meta.get("result"), int(meta.get("retries") or 0) + 1
     if isinstance(result, BaseException):
         error = type(result).__name__
-        return Outcome(status=meta["status"], error=error, message=str(result), attempts=attempts)
+        return Outcome(status=meta["status"], error=error, message=text_of(result), attempts=attempts)
     return Outcome(status=meta["status"], result=result, attempts=attempts)

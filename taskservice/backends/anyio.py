@@ -13,6 +13,7 @@ import math
 import os
 from collections import deque
 from datetime import UTC, datetime
+from functools import partial
 from time import time
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -33,14 +34,21 @@ from taskservice.backends.idempotency import LocalKeys, key_of
 from taskservice.backends.letters import MemoryLetters, StoredDeadLetters, letter_of
 from taskservice.backends.records import AnyIOHandle, RunRecord
 from taskservice.backends.turns import Turn, Turns
-from taskservice.errors import RunCancelledError, RunExpiredError, RunNotFoundError, TimeLimitError
+from taskservice.errors import (
+    RunCancelledError,
+    RunExpiredError,
+    RunFailedError,
+    RunNotFoundError,
+    TimeLimitError,
+    text_of,
+)
 from taskservice.health import WorkerHealth, pool_state
 from taskservice.payloads import PAYLOAD_LIMIT, wire_value
 from taskservice.runs import RunEvent, RunEventKind, RunListener, TaskHandle, TaskState, new_run_id
 from taskservice.submission import AT_ONCE, LaunchOptions, LaunchPlan, plan_launch
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from types import TracebackType
 
     from taskservice.backends.base import AnyCanvas, TaskFunction
@@ -295,7 +303,10 @@ class AnyIOBackend:
     async def _call(self, record: RunRecord, attempt: Attempt, arguments: Arguments, plan: LaunchPlan) -> Any:
         if not attempt.in_thread:
             self._begin(record, plan)
-            return await attempt.call(record.id, arguments, record.attempts)
+            try:
+                return await attempt.call(record.id, arguments, record.attempts)
+            except SystemExit as error:
+                raise _ending(error) from error
 
         # A run without a free thread has not started, and can still be cancelled.
         await self._take_slot(plan)
@@ -321,7 +332,7 @@ class AnyIOBackend:
         limit = attempt.limit
         with anyio.move_on_after(math.inf if limit is None else limit):
             return await to_thread.run_sync(
-                attempt.call,
+                partial(_call_contained, attempt.call, anyio.get_cancelled_exc_class()),
                 record.id,
                 arguments,
                 record.attempts,
@@ -363,7 +374,7 @@ class AnyIOBackend:
         require_open(self._open, "AnyIO back end")
 
     def _settle(self, record: RunRecord) -> None:
-        detail = "" if record.error is None else repr(record.error)
+        detail = "" if record.error is None else text_of(record.error, repr)
         self._tell(_ENDINGS[record.state], record, detail=detail)
         self._settle_unstarted(record)
 
@@ -397,6 +408,21 @@ class AnyIOBackend:
             self._listener(event)
         except Exception:
             logger.exception("run listener failed", extra={"run_id": record.id})
+
+
+def _call_contained(call: Callable[..., Any], cancelled: type[BaseException], *args: Any) -> Any:
+    """Call it; what would end a thread or a process, as ``sys.exit()`` does, ends this run and no other."""
+    try:
+        return call(*args)
+    except (Exception, cancelled):
+        raise
+    except BaseException as error:
+        raise _ending(error) from error
+
+
+def _ending(error: BaseException) -> RunFailedError:
+    # Raised as it is, it would end the event loop of whoever waits for the run.
+    return RunFailedError(type(error).__qualname__, text_of(error))
 
 
 class _ExpiredError(Exception):

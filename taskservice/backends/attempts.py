@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from taskservice.backends.calls import function_name, is_celery_task
 from taskservice.backends.limits import NO_LIMITS, Limits, call_limited, refuse_soft_limit
-from taskservice.errors import PayloadError, PayloadSizeError, TimeLimitError
+from taskservice.errors import PayloadError, PayloadSizeError, TimeLimitError, text_of
 from taskservice.tasks import RetryPolicy, TaskDefinition, next_delay
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def _own_attempt(func: TaskFunction) -> Attempt:
 
     def again(error: Exception, attempt: int) -> AttemptAgain | None:
         delay = retry_delay(policy, error, attempt)
-        return None if delay is None else AttemptAgain(delay=delay, detail=repr(error))
+        return None if delay is None else AttemptAgain(delay=delay, detail=text_of(error, repr))
 
     limits = limits_of(func) if isinstance(func, TaskDefinition) else NO_LIMITS
     if not _is_async(body):

@@ -19,6 +19,7 @@ from taskservice.errors import (
     RunLostError,
     SoftTimeLimitError,
     TimeLimitError,
+    text_of,
 )
 
 if TYPE_CHECKING:
@@ -216,11 +217,8 @@ def describe_error(error: BaseException) -> tuple[str, str]:
         module, name = str(getattr(error, "exc_module", "")), str(wrapped)
     else:
         module, name = type(error).__module__, type(error).__qualname__
-    try:
-        message = str(error)
-    except Exception as found:  # noqa: BLE001 - somebody else's __str__; the letter records what it raised
-        message = f"its message cannot be shown: {type(found).__name__}"
-    return (name if module == "builtins" else f"{module}.{name}"), message[:MESSAGE_CHARACTERS]
+    message = text_of(error)[:MESSAGE_CHARACTERS]
+    return (name if module == "builtins" else f"{module}.{name}"), message
 
 
 def cut_traceback(text: str) -> str:

@@ -9,7 +9,7 @@ import sys
 from json import dumps
 from typing import Any, Final, NoReturn
 
-from taskservice.errors import PayloadError, PayloadSizeError, StepFailedError, TaskServiceError
+from taskservice.errors import PayloadError, PayloadSizeError, StepFailedError, TaskServiceError, text_of
 from taskservice.payloads import wire_value
 
 __all__ = ["error_record", "json_value", "rebuilt_error"]
@@ -77,11 +77,7 @@ def _rebuild(record: dict[str, Any]) -> Exception | None:
 def _by_name(error: BaseException) -> dict[str, Any]:
     kind = type(error)
     name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
-    try:
-        message = str(error)
-    except Exception:  # noqa: BLE001 - somebody's __str__
-        message = "its message cannot be shown"
-    return {"module": "", "type": name, "args": [message[:LONGEST_MESSAGE]]}
+    return {"module": "", "type": name, "args": [text_of(error)[:LONGEST_MESSAGE]]}
 
 
 class _NotPlainError(Exception):

@@ -20,6 +20,7 @@ from taskservice import (
     RunCancelledError,
     RunEvent,
     RunExpiredError,
+    RunFailedError,
     RunNotFoundError,
     TaskRegistry,
     TaskState,
@@ -232,6 +233,47 @@ async def test_a_failing_listener_harms_no_run() -> None:
         handle = await backend.launch_task(ident, [1])
 
         assert await handle.result(WAIT) == 1
+
+
+def leaves() -> None:
+    raise SystemExit(3)
+
+
+async def leaves_async() -> None:
+    raise SystemExit(3)
+
+
+@pytest.mark.parametrize("function", [leaves, leaves_async])
+async def test_a_function_that_exits_fails_its_own_run_alone(function: Any) -> None:
+    async with AnyIOBackend() as backend:
+        handle = await backend.launch_task(function)
+        other = await backend.launch_task(ident, [2])
+
+        with pytest.raises(RunFailedError, match=r"^SystemExit: 3$"):
+            await handle.result(timeout=WAIT)
+        assert await other.result(timeout=WAIT) == 2
+
+
+class SpeechlessError(Exception):
+    def __repr__(self) -> str:
+        raise KeyError("no words")
+
+    __str__ = __repr__
+
+
+async def speechless() -> None:
+    raise SpeechlessError
+
+
+async def test_an_error_that_cannot_be_shown_is_told_to_the_listener() -> None:
+    told: list[RunEvent] = []
+    async with AnyIOBackend(listener=told.append) as backend:
+        handle = await backend.launch_task(speechless)
+
+        with pytest.raises(SpeechlessError):
+            await handle.result(timeout=WAIT)
+
+    assert told[-1].detail == "its message cannot be shown: KeyError"
 
 
 async def test_an_error_the_policy_does_not_name_is_final() -> None:

@@ -8,6 +8,7 @@ from billiard.einfo import ExceptionWithTraceback  # type: ignore[attr-defined] 
 
 from pytest_taskservice.history import ENTRY_HEADER, EventKind
 from pytest_taskservice.simulator.story import Note, Story
+from taskservice.errors import text_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -166,4 +167,4 @@ def state_of(returned: Any) -> str:
 
 
 def _brief(value: Any) -> Any:
-    return value if isinstance(value, (int, float, bool)) else str(value)[:500]
+    return value if isinstance(value, (int, float, bool)) else text_of(value)[:500]

@@ -134,6 +134,93 @@ def test_a_call_of_nothing_fails_with_its_line_and_cause(pytester: pytest.Pytest
     assert not pytester.path.joinpath("called").exists()
 
 
+RUDE = """
+import sys
+from shop import app
+
+class Bare(BaseException):
+    pass
+
+class Speechless(Exception):
+    def __str__(self):
+        raise KeyError("no words")
+    __repr__ = __str__
+
+@app.task
+def leaves():
+    sys.exit(4)
+
+@app.task
+def bare():
+    raise Bare("nothing on")
+
+@app.task
+def interrupts():
+    raise KeyboardInterrupt
+
+@app.task
+def speechless():
+    raise Speechless("x")
+"""
+
+
+def play_rude(pytester: pytest.Pytester, worlds: str, error: str, *names: str) -> pytest.RunResult:
+    pytester.makepyfile(shop=APP, rude=RUDE)
+    documents = [
+        DOCUMENT.format(name=name, call=f"rude.{name}")
+        .replace("[celery-sim, celery-eager, anyio]", f"[{worlds}]")
+        .replace("{never: [{", f"{{eventually: [{{within: 9s, error: '{error}', ")
+        for name in names
+    ]
+    pytester.path.joinpath("a.scenario.yaml").write_text("---\n".join(documents))
+    return pytester.runpytest_subprocess(
+        "-rs", f"--taskservice-backend={worlds}", "--taskservice-app=shop:app"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "error"),
+    [("leaves", "SystemExit: 4"), ("bare", "Bare: nothing on"), ("interrupts", "KeyboardInterrupt")],
+)
+def test_a_body_that_raises_no_exception_ends_its_own_run_and_not_the_event_loop(
+    name: str, error: str, pytester: pytest.Pytester
+) -> None:
+    result = play_rude(pytester, "anyio", error, name)
+
+    result.assert_outcomes(passed=2)
+
+
+def test_eager_mode_does_not_show_what_would_end_a_worker(pytester: pytest.Pytester) -> None:
+    result = play_rude(pytester, "celery-eager", "Bare", "leaves", "bare")
+
+    result.assert_outcomes(skipped=2)
+    result.stdout.fnmatch_lines_random(
+        [
+            "*a.scenario.yaml:6:*: celery-eager cannot: SystemExit (a task raised SystemExit, which *",
+            "*a.scenario.yaml:14:*: celery-eager cannot: Bare (a task raised Bare, which *",
+        ]
+    )
+
+
+@pytest.mark.parametrize("world", ["celery-sim", "celery-eager", "anyio", "celery"])
+def test_an_error_that_cannot_be_shown_is_told_by_its_name(world: str, pytester: pytest.Pytester) -> None:
+    story = play_rude(pytester, world, "Speechless: its message cannot be shown: KeyError", "speechless")
+
+    story.assert_outcomes(passed=2 if world == "anyio" else 1)
+
+
+def test_a_real_worker_knows_tasks_of_a_module_that_only_the_story_names(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(shop=APP, packs=PACK)
+    story = DOCUMENT.format(name="a parcel", call="packs.pack")
+    pytester.path.joinpath("a.scenario.yaml").write_text(
+        story.replace("[celery-sim, ", "[celery, celery-sim, ")
+    )
+
+    result = pytester.runpytest_subprocess("--taskservice-backend=celery", "--taskservice-app=shop:app")
+
+    result.assert_outcomes(passed=1)
+
+
 def test_a_module_that_never_ends_its_import_fails_its_stories_alone(pytester: pytest.Pytester) -> None:
     pytester.makeconftest("from pytest_taskservice.drivers import called\ncalled.IMPORT_SECONDS = 0.5")
     pytester.makepyfile(forever="try:\n    while True: pass\nexcept Exception:\n    pass")
