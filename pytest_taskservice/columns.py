@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
-__all__ = ["columns", "shortened"]
+__all__ = ["columns", "printable", "shortened"]
 
 _MOST_COLUMNS = 4
+# Control characters but tab and newline, marks that turn the direction of text, and lone surrogates.
+_UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def columns(
@@ -34,6 +37,11 @@ def columns(
         f"{at:<{lead}}" + "  ".join(f"{row.get(name, ''):<{widths[name]}}" for name in places)
         for at, row in rows
     ]
+
+
+def printable(text: str) -> str:
+    """Return ``text`` with escapes for what would act on a terminal, or that no file could hold."""
+    return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def shortened(text: str) -> str:

@@ -192,8 +192,8 @@ def save(found: Mapping[str, Any], *, nodeid: str, outcome: str, message: str) -
         versions=_versions(),
         **values,
     )
-    text = json.dumps(record.model_dump(by_alias=True, exclude_defaults=False), indent=1, ensure_ascii=False)
-    replace_file(path, text + "\n")
+    told = _plain(record.model_dump(by_alias=True, exclude_defaults=False))
+    replace_file(path, json.dumps(told, indent=1, ensure_ascii=False) + "\n")
 
 
 def read(path: Path) -> RunRecord:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
-from pytest_taskservice.columns import columns, shortened
+from pytest_taskservice.columns import columns, printable, shortened
 from pytest_taskservice.history import EventKind
 from pytest_taskservice.scenario.expectations import labels
 
@@ -41,13 +41,14 @@ def render_play(play: Play) -> str:
     lines += ["", f"{_MARGIN}replay:  {play.replay}"]
     if play.record:
         lines.append(f"{_MARGIN}record:  {play.record}")
-    return "\n".join(lines)
+    return printable("\n".join(lines))
 
 
 def first_line(mismatch: Mismatch) -> str:
     """Return one line about a mismatch, for summaries."""
     subject = f"{mismatch.run}: " if mismatch.run else ""
-    return " ".join(f"{subject}{mismatch.expected}; got {mismatch.got}{_instant(mismatch)}".split())
+    line = f"{subject}{mismatch.expected}; got {mismatch.got}{_instant(mismatch)}"
+    return printable(" ".join(line.split()))
 
 
 def quoted(mark: Mark, lines: Sequence[str]) -> list[str]:

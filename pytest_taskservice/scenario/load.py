@@ -11,6 +11,7 @@ from dataclasses import fields as parts_of
 from stat import S_ISREG
 from typing import TYPE_CHECKING, Any
 
+from pytest_taskservice.columns import printable
 from pytest_taskservice.errors import ScenarioError
 from pytest_taskservice.scenario import fields
 from pytest_taskservice.scenario.acts import Mark
@@ -62,7 +63,7 @@ _MAX_ERRORS = 50
 
 def load(path: Path, *, shown: str | None = None) -> list[Scenario]:
     """Return the scenarios of a file; ``shown`` is how messages name it."""
-    name = shown or str(path)
+    name = printable(shown or str(path)).replace("\n", "\\n")
     start = Mark(path=name, line=1, column=1)
     try:
         found = path.stat()

@@ -6,6 +6,8 @@ from textwrap import dedent
 
 import pytest
 
+from pytest_taskservice.report.record import read
+
 STORY = """\
 schema: 1
 name: a parcel
@@ -207,6 +209,47 @@ def test_an_error_that_cannot_be_shown_is_told_by_its_name(world: str, pytester:
     story = play_rude(pytester, world, "Speechless: its message cannot be shown: KeyError", "speechless")
 
     story.assert_outcomes(passed=2 if world == "anyio" else 1)
+
+
+STRICT = """
+import pytest
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "within(seconds, why=None): as plugins have it")
+
+def pytest_runtest_setup(item):
+    if (mark := item.get_closest_marker("within")) and not mark.args:
+        raise TypeError("within takes seconds")
+    assert [mark.name for mark in item.iter_markers("mild")] == ["mild"]
+"""
+
+
+def test_a_tag_is_no_mark_of_others_that_wants_arguments(pytester: pytest.Pytester) -> None:
+    pytester.makeconftest(STRICT)
+    told = STORY.replace("backends:", "tags: [within, mild, xfail, skipif]\nbackends:")
+    pytester.path.joinpath("a.scenario.yaml").write_text(told + "---\n" + STORY.replace("parcel", "letter"))
+
+    result = pytester.runpytest_subprocess("--taskservice-backend=celery-sim", "-m", "within and xfail")
+
+    result.assert_outcomes(passed=1, deselected=1)
+
+
+def test_what_a_task_says_does_not_act_on_the_terminal_and_can_be_written_down(
+    pytester: pytest.Pytester,
+) -> None:
+    loud = 'from shop import app\n@app.task\ndef loud(): raise ValueError("\\x1b[2J\\u202egone \\ud800")'
+    pytester.makepyfile(shop=APP, loud=loud)
+    story = DOCUMENT.format(name="loud", call="loud.loud")
+    pytester.path.joinpath("a.scenario.yaml").write_text(story)
+
+    flags = ["--taskservice-app=shop:app", "--taskservice-report=reports", "--show-capture=no"]
+    result = pytester.runpytest_subprocess("--taskservice-backend=celery-sim", *flags)
+
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines([r"    got * error ValueError: \x1b[[]2J\u202egone \ud800, at * s"])
+    assert "\x1b[2J" not in result.stdout.str()
+    [record] = pytester.path.joinpath("reports").glob("*.json")
+    assert read(record).outcomes["run"][0].message == "\x1b[2J\u202egone \\ud800"
 
 
 def test_a_real_worker_knows_tasks_of_a_module_that_only_the_story_names(pytester: pytest.Pytester) -> None:

@@ -122,6 +122,16 @@ def test_check_has_json(directory: Path) -> None:
     }
 
 
+def test_the_name_of_a_file_does_not_act_on_the_terminal(directory: Path) -> None:
+    (directory / "red\x1b[31m\n.scenario.yaml").write_text("7\n")
+
+    _, out, _ = run("check", ".")
+    _, told, _ = run("check", "--json", ".")
+
+    assert out.startswith("red\\x1b[31m\\n.scenario.yaml:1:1: found 7; ")
+    assert len(json.loads(told)["files"][0]["problems"]) == 1
+
+
 def test_nothing_to_check_is_exit_code_2() -> None:
     assert run("check", ".") == (2, "", "taskservice: no *.scenario.yaml in .\n")
     assert run("check", "nowhere") == (2, "", "taskservice: no file or directory nowhere\n")
