@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -27,12 +28,16 @@ from pytest_taskservice.worlds import FIXTURE, worlds_of
 if TYPE_CHECKING:
     from os import PathLike
 
+    from _pytest.nodes import Node
+
     from pytest_taskservice.drivers.base import WorldDriver
     from pytest_taskservice.scenario.acts import Mark
 
 __all__ = ["ScenarioFile", "ScenarioItem"]
 
 _FIXTURES: pytest.StashKey[Any] = pytest.StashKey()
+_ARGUED = pytest.StashKey[frozenset[str]]()
+_TAKES_ARGUMENTS = re.compile(r"(\w+)\([^,)=]*[,)]")
 # So much of real time a world without a clock of its own may take for one story.
 _PATIENCE = 30.0
 
@@ -87,6 +92,13 @@ class ScenarioItem(pytest.Item):
         for tag in scenario.tags:
             self.config.addinivalue_line("markers", f"{tag}: a scenario's tag")
             self.add_marker(tag)
+
+    def iter_markers_with_node(self, name: str | None = None) -> Iterator[tuple[Node, pytest.Mark]]:
+        """Keep a tag from who asks by name for a mark with arguments: it has none."""
+        told = super().iter_markers_with_node(name)
+        if name is None or name not in self._scenario.tags or name not in _argued(self.config):
+            return told
+        return ((node, mark) for node, mark in told if node is not self or mark.args or mark.kwargs)
 
     def setup(self) -> None:
         """Enter the world as a test does, by its fixture: those of the user's that need it find it."""
@@ -189,6 +201,14 @@ def _fixtures(item: ScenarioItem) -> Any:
         manager = item.session._fixturemanager  # noqa: SLF001 - pytest has no public way
         found = file.stash[_FIXTURES] = manager.getfixtureinfo(node=item, func=None, cls=None)
     return found
+
+
+def _argued(config: pytest.Config) -> frozenset[str]:
+    """Return the marks of plugins that mean nothing without an argument, as pytest-timeout's."""
+    if _ARGUED not in config.stash:
+        found = (_TAKES_ARGUMENTS.match(line) for line in config.getini("markers"))
+        config.stash[_ARGUED] = frozenset(match[1] for match in found if match)
+    return config.stash[_ARGUED]
 
 
 def _clock_of(driver: WorldDriver) -> Clock:
