@@ -123,7 +123,9 @@ class AnyIODriver:
         if app is not None:
             from pytest_taskservice.drivers.app_patch import AppPatch, memory_changes
             from pytest_taskservice.drivers.celery_app import guarded
+            from pytest_taskservice.drivers.exits import contained_exits
 
+            self._test.enter_context(contained_exits())
             self._test.enter_context(AppPatch(app, memory_changes(app)).applied())
             refuse = partial(self._refuse, Capability.CELERY_MESSAGES)
             self._test.enter_context(guarded(app, on_apply=lambda *_: refuse(), on_send=refuse))

@@ -19,6 +19,7 @@ from pytest_taskservice.drivers.base import CanvasRuns, Capability, CapabilityEr
 from pytest_taskservice.drivers.canvases import send_canvas
 from pytest_taskservice.drivers.eager_verdicts import asked_for_verdicts
 from pytest_taskservice.drivers.eager_words import EagerWords
+from pytest_taskservice.drivers.exits import contained_exits
 from pytest_taskservice.history import Event, EventKind, EventLog
 from taskservice.errors import text_of
 
@@ -107,6 +108,7 @@ class CeleryEagerDriver:
         changes = memory_changes(app) | {"task_always_eager": True, "task_store_eager_result": True}
         if self._stage is not None:
             changes["task_eager_propagates"] = False
+        self._test.enter_context(contained_exits())
         self._test.enter_context(_results_kept())
         self._test.enter_context(AppPatch(app, changes | dict(settings)).applied())
         self._allow_joins()

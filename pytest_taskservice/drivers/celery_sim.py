@@ -15,6 +15,7 @@ from pytest_taskservice.drivers.base import Capability, CapabilityError, Outcome
 from pytest_taskservice.drivers.canvases import send_canvas
 from pytest_taskservice.drivers.eagerness import Eagerness
 from pytest_taskservice.drivers.embedded import embedded_by, worker_options
+from pytest_taskservice.drivers.exits import contained_exits
 from pytest_taskservice.drivers.sim_faults import SimulatedFaults
 from pytest_taskservice.drivers.staging import rebound, stage_settings, start_of
 from pytest_taskservice.errors import HarnessError, HarnessTimeoutError
@@ -143,6 +144,7 @@ class CelerySimDriver:
             # First, for it reads the functions that are replaced next.
             stack.enter_context(coupled(Clock(world.simulation)))
             stack.enter_context(world)
+            stack.enter_context(contained_exits())
             stack.enter_context(embedded_by(self._serving))
             if loops:
                 world.open_loops()

@@ -137,6 +137,7 @@ def test_a_call_of_nothing_fails_with_its_line_and_cause(pytester: pytest.Pytest
 
 
 RUDE = """
+import os
 import sys
 from shop import app
 
@@ -151,6 +152,10 @@ class Speechless(Exception):
 @app.task
 def leaves():
     sys.exit(4)
+
+@app.task
+def goes():
+    os._exit(0)
 
 @app.task
 def bare():
@@ -192,10 +197,22 @@ def test_a_body_that_raises_no_exception_ends_its_own_run_and_not_the_event_loop
     result.assert_outcomes(passed=2)
 
 
-def test_eager_mode_does_not_show_what_would_end_a_worker(pytester: pytest.Pytester) -> None:
-    result = play_rude(pytester, "celery-eager", "Bare", "leaves", "bare")
+@pytest.mark.parametrize(("world", "error"), [("celery-sim", "WorkerLostError"), ("anyio", "SystemExit: 0")])
+def test_a_body_that_ends_its_process_ends_its_own_run_and_not_the_session(
+    world: str, error: str, pytester: pytest.Pytester
+) -> None:
+    pytester.makepyfile("import os\ndef test_others_mean_it(taskservice_app):\n    os._exit(7)")
 
-    result.assert_outcomes(skipped=2)
+    story = play_rude(pytester, world, error, "goes")
+
+    story.stdout.fnmatch_lines(["*a.scenario.yaml .*"])
+    assert story.ret == 7
+
+
+def test_eager_mode_does_not_show_what_would_end_a_worker(pytester: pytest.Pytester) -> None:
+    result = play_rude(pytester, "celery-eager", "Bare", "leaves", "bare", "goes")
+
+    result.assert_outcomes(skipped=3)
     result.stdout.fnmatch_lines_random(
         [
             "*a.scenario.yaml:6:*: celery-eager cannot: SystemExit (a task raised SystemExit, which *",
