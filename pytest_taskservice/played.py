@@ -95,6 +95,7 @@ class Played:
         self._is_controller = not hasattr(config, "workerinput")
         self._compared: set[tuple[Any, ...]] = set()
         self._stories: Stories | None = None
+        self._unwritten = ""
         if options.report is not None:
             _make(options.report)
 
@@ -134,6 +135,7 @@ class Played:
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Hear of a play, wherever it was."""
+        self._unwritten = self._unwritten or getattr(report, "taskservice_unwritten", "")
         if self._is_controller and hasattr(report, "taskservice_play"):
             self._all().hear(report)
 
@@ -150,14 +152,20 @@ class Played:
         return result
 
     @pytest.hookimpl(tryfirst=True)
-    def pytest_sessionfinish(self) -> None:
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
         """Say in each failure how its scenario went elsewhere; draw what was written down."""
         if self._stories is not None:
             self._stories.compare()
         if self._options.report is not None and self._is_controller:
             from pytest_taskservice.report.html import write_pages
 
-            write_pages(self._options.report)
+            try:
+                write_pages(self._options.report)
+            except OSError as error:
+                self._unwritten = self._unwritten or str(error)
+            if self._unwritten and session.exitstatus == pytest.ExitCode.OK:
+                # Whoever asked for the records is not told that all is well.
+                session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         """Say what was not judged, and where the records are."""
@@ -165,7 +173,9 @@ class Played:
             for line in self._stories.notes():
                 terminalreporter.write_line(line)
         if self._options.report is not None and self._is_controller:
-            terminalreporter.write_line(f"taskservice: reports: {self._options.report / 'index.html'}")
+            shown = f"reports: {self._options.report / 'index.html'}"
+            lacking = f"--taskservice-report: not all could be written: {self._unwritten}"
+            terminalreporter.write_line(f"taskservice: {lacking if self._unwritten else shown}")
 
     def _all(self) -> Stories:
         if self._stories is None:
@@ -221,8 +231,11 @@ class Played:
             item.stash[_RECORD] = _Kept(found=found, outcome=report.outcome, message=_message(report))
         elif report.when == "teardown" and (kept := item.stash.get(_RECORD, None)) is not None:
             # Not before: its world had a time of its own.
-            record.save(kept.found, nodeid=item.nodeid, outcome=kept.outcome, message=kept.message)
             item.stash[_RECORD] = None
+            try:
+                record.save(kept.found, nodeid=item.nodeid, outcome=kept.outcome, message=kept.message)
+            except OSError as error:
+                report.taskservice_unwritten = str(error)  # type: ignore[attr-defined]
 
     def _of_test(self, item: pytest.Item, driver: WorldDriver) -> dict[str, Any]:
         from pytest_taskservice.report.record import of_test

@@ -60,20 +60,34 @@ def _told(item: pytest.Item, play: Play, shrunk: ShrunkStory, options: HarnessOp
     yield str(shrunk)
     if not shrunk.replayed:
         return
+    mismatch = first_line(shrunk.mismatch)
+    try:
+        shown, command = _written(item, play, shrunk, options)
+    except OSError as error:
+        shown, command = f"cannot be written: {error}", ""
+    yield ""
+    yield from (f"  {line}" for line in write(shrunk.scenario).splitlines())
+    yield from ("", f"  {mismatch}", f"  file:    {shown}")
+    if command:
+        yield f"  replay:  {command}"
+
+
+def _written(item: pytest.Item, play: Play, shrunk: ShrunkStory, options: HarnessOptions) -> tuple[str, str]:
+    """Write the story out; return where to, and the command that plays it."""
+    from pytest_taskservice.report.text import first_line
+    from pytest_taskservice.scenario.write import write
+
     path = _place(item, play, options)
     shown = shown_path(path)
     command = replay_command(item, options, seed=shrunk.seed, path=shown)
-    mismatch = first_line(shrunk.mismatch)
     comments = [
         f"Shrunk from {play.scenario.mark}, {play.scenario.title!r}, seed {play.seed}:",
         f"the smallest story found that still fails in celery-sim at {shrunk.mismatch.mark}.",
-        mismatch,
+        first_line(shrunk.mismatch),
         f"replay:  {command}",
     ]
     replace_file(path, write(shrunk.scenario, comments=comments))
-    yield ""
-    yield from (f"  {line}" for line in write(shrunk.scenario).splitlines())
-    yield from ("", f"  {mismatch}", f"  file:    {shown}", f"  replay:  {command}")
+    return shown, command
 
 
 def _place(item: pytest.Item, play: Play, options: HarnessOptions) -> Path:

@@ -273,5 +273,36 @@ def test_a_directory_that_cannot_be_made_is_a_usage_error(project: Downstream) -
     )
 
 
+_FULL_DISK = """
+from pytest_taskservice import shrunk
+from pytest_taskservice.report import html, record
+
+def full(path, text):
+    raise OSError(28, "No space left on device")
+
+html.replace_file = record.replace_file = shrunk.replace_file = full
+"""
+
+
+@pytest.mark.parametrize("flags", [(), ("-pxdist", "-n2")])
+@pytest.mark.parametrize("failed", [0, 1])
+def test_a_full_disk_is_told_and_fails_what_would_have_passed(
+    flags: tuple[str, ...], failed: int, project: Downstream
+) -> None:
+    project.write(conftest=_FULL_DISK)
+    told = _STORY if failed else _STORY.replace("status: RETRY", "status: FAILURE")
+    project.root.joinpath("shop.scenario.yaml").write_text(told, "utf-8")
+
+    result = project.run(_SIMULATED, "--taskservice-report=reports", *flags)
+
+    result.assert_outcomes(passed=1 - failed, failed=failed)
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    full = "[[]Errno 28[]] No space left on device"
+    result.stdout.fnmatch_lines([f"taskservice: --taskservice-report: not all could be written: {full}"])
+    if failed:
+        result.stdout.fnmatch_lines([f"  file:    cannot be written: {full}"])
+    result.stdout.no_fnmatch_line("*Traceback*")
+
+
 def test_the_published_schema_is_what_the_models_say() -> None:
     assert json.loads(SCHEMA.read_text("utf-8")) == schema()
