@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from pytest_taskservice.drivers.exits import contained_exits
 from pytest_taskservice.errors import TaskImportError
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def at_path(place: str, *, kind: str = "task") -> Any:
     if module in _late:
         raise TaskImportError(place, module, _late[module], kind)
     try:
-        with _bounded():
+        with _bounded(), contained_exits(__file__):
             return getattr(import_module(module), attribute, None)
     except KeyboardInterrupt:
         raise

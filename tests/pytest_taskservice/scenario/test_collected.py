@@ -95,7 +95,12 @@ expect: {{never: [{{of: run, status: FAILURE}}]}}
 
 def play_calls(pytester: pytest.Pytester, *calls: str) -> pytest.RunResult:
     pytester.makepyfile(
-        shop=APP, packs=PACK, broken="1 / 0", lacking="import nowhere", ending="raise SystemExit(3)"
+        shop=APP,
+        packs=PACK,
+        broken="1 / 0",
+        lacking="import nowhere",
+        ending="raise SystemExit(3)",
+        going="import os; os._exit(0)",
     )
     documents = [DOCUMENT.format(name=f"call {number}", call=call) for number, call in enumerate(calls)]
     pytester.path.joinpath("a.scenario.yaml").write_text("---\n".join(documents))
@@ -112,9 +117,10 @@ def test_a_call_of_nothing_fails_with_its_line_and_cause(pytester: pytest.Pytest
         "broken.pack",
         "lacking.pack",
         "ending.pack",
+        "going.pack",
     )
 
-    result.assert_outcomes(failed=28)
+    result.assert_outcomes(failed=32)
     result.stdout.fnmatch_lines_random(
         [
             "a.scenario.yaml:5:*: unknown task 'os.system'; known: *",
@@ -130,6 +136,7 @@ def test_a_call_of_nothing_fails_with_its_line_and_cause(pytester: pytest.Pytest
                 "ModuleNotFoundError: No module named 'nowhere', at *lacking.py:1"
             ),
             "a.scenario.yaml:53:*: cannot import 'ending' for the task 'ending.pack': SystemExit: 3, at *",
+            "a.scenario.yaml:61:*: cannot import 'going' for the task 'going.pack': SystemExit: 0, at *",
         ]
     )
     result.stdout.no_fnmatch_line("*Traceback*")
