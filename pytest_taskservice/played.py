@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_taskservice.fixtures import HARNESS, WORLD
-from pytest_taskservice.worlds import replay_command, unseeded, world_of
+from pytest_taskservice.worlds import replay_command, replay_in, unseeded, world_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -291,7 +291,7 @@ def _chosen(options: HarnessOptions, backend: str) -> dict[str, Any]:
 def _replay(item: pytest.Item, options: HarnessOptions, backend: str, seed: int | None) -> str:
     if seed is not None:
         return replay_command(item, options, seed=seed)
-    return f"pytest '{item.nodeid}' --taskservice-backend={backend}"
+    return replay_in(item, options, backend=backend)
 
 
 def _lines_of(path: Path) -> tuple[str, ...]:

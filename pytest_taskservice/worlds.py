@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ __all__ = [
     "ONLY_OURS",
     "missed_world",
     "replay_command",
+    "replay_in",
     "split_world",
     "unseeded",
     "world_of",
@@ -103,14 +105,27 @@ def replay_command(item: pytest.Item, options: HarnessOptions, *, seed: int, pat
     elif options.seeded or path:
         # The id names the seed, among other things.
         choices.append(f"--taskservice-seed={seed}")
+    return _command(item, nodeid, [*choices, *_times(options)], ("app", "concurrency"))
+
+
+def replay_in(item: pytest.Item, options: HarnessOptions, *, backend: str) -> str:
+    """Return the command that runs ``item`` again in a world without seeds."""
+    choices = [f"--taskservice-backend={backend}", *(_times(options) if backend == "anyio" else ())]
+    return _command(
+        item, item.nodeid, choices, ("app", "concurrency", "pool") if backend == "celery" else ("app",)
+    )
+
+
+def _times(options: HarnessOptions) -> Iterator[str]:
     if options.start != DEFAULT_START:
-        choices.append(f"--taskservice-start={options.start.isoformat()}")
+        yield f"--taskservice-start={options.start.isoformat()}"
     if options.events != HarnessOptions().events:
-        choices.append(f"--taskservice-events={options.events}")
+        yield f"--taskservice-events={options.events}"
+
+
+def _command(item: pytest.Item, nodeid: str, choices: list[str], names: tuple[str, ...]) -> str:
     # What stands in the ini file is found again there.
-    given = {
-        name: item.config.getoption(f"taskservice_{name}", default=None) for name in ("app", "concurrency")
-    }
+    given = {name: item.config.getoption(f"taskservice_{name}", default=None) for name in names}
     choices += [f"--taskservice-{name}={value}" for name, value in given.items() if value is not None]
     # What puts a test into its world may be given so.
     choices += [f"-o {shlex.quote(entry)}" for entry in item.config.getoption("override_ini", None) or ()]

@@ -273,6 +273,23 @@ def test_a_directory_that_cannot_be_made_is_a_usage_error(project: Downstream) -
     )
 
 
+@pytest.mark.parametrize("world", ["celery-sim", "celery-eager", "anyio"])
+def test_the_command_may_be_given_to_a_shell_as_it_is(world: str, project: Downstream) -> None:
+    told = _PARTING.replace("a card is charged", 'it\'s "a `card`" $HOME').replace("celery-eager:", "anyio:")
+    told = told.replace("[celery-sim, celery-eager]", "[celery-sim, celery-eager, anyio]")
+    project.root.joinpath("shop.scenario.yaml").write_text(
+        told.replace("status: RETRY", "attempts: 1"), "utf-8"
+    )
+
+    given = f"--taskservice-backend={world}", "--taskservice-app=shopx.celery:app"
+    replays = re.findall(r"^  replay:  pytest (.*)$", project.run(*given).stdout.str(), re.MULTILINE)
+
+    assert replays
+    for replay in replays:
+        assert "--taskservice-app=shopx.celery:app" in replay
+        project.run(*shlex.split(replay)).assert_outcomes(failed=1)
+
+
 _FULL_DISK = """
 from pytest_taskservice import shrunk
 from pytest_taskservice.report import html, record
