@@ -169,6 +169,8 @@ class AnyIODriver:
         for capability in celery_app.required(call):
             if capability in _CANNOT:
                 self._refuse(capability)
+        if call.expires is not None and call.expires <= (call.countdown or 0.0):
+            self._refuse(Capability.EXPIRES, "the task service takes no run that expires before it may begin")
         assert self._app is not None, "a call names a task of an app"
         portal, backend = self._open()
         launch = partial(
@@ -326,8 +328,8 @@ class AnyIODriver:
 
         return launch_or_refuse
 
-    def _refuse(self, capability: Capability) -> NoReturn:
-        error = CapabilityError(self.name, capability, _CANNOT[capability])
+    def _refuse(self, capability: Capability, reason: str = "") -> NoReturn:
+        error = CapabilityError(self.name, capability, reason or _CANNOT[capability])
         self.refused.append(error)
         raise error
 

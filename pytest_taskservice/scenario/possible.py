@@ -43,6 +43,7 @@ class Told:
 
 def check(told: Told, target: Target, cast: Cast) -> None:
     """Raise at what ``told`` says that cannot be."""
+    _check_members(told, target)
     _check_itself(told, target)
     _check_workers(told, target, cast)
     if told.kind is Property.ALWAYS:
@@ -62,6 +63,12 @@ def check(told: Told, target: Target, cast: Cast) -> None:
         _check_limits(told, cast)
         _check_status(told, target, task.behaviour, cast)
         _check_attempts(told, task.name, task.behaviour)
+
+
+def _check_members(told: Told, target: Target) -> None:
+    if target.kind is Kind.MEMBERS and target.count == 0:
+        whole = target.name.removesuffix(".members")
+        told.refuse("of", f"found {target.name!r}, but {whole!r} itself is every run of this canvas")
 
 
 def _check_itself(told: Told, target: Target) -> None:

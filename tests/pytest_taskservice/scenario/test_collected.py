@@ -258,6 +258,17 @@ def test_a_tag_is_no_mark_of_others_that_wants_arguments(pytester: pytest.Pytest
     result.assert_outcomes(passed=1, deselected=1)
 
 
+def test_a_run_that_can_never_begin_is_not_for_the_task_service(pytester: pytest.Pytester) -> None:
+    told = STORY.replace("[celery-sim]", "[celery-sim, anyio]").replace("SUCCESS", "REVOKED")
+    never = told.replace("launch: pack,", "launch: pack, countdown: 2s, expires: 1s,")
+    pytester.path.joinpath("a.scenario.yaml").write_text(never)
+
+    result = pytester.runpytest_subprocess("-rs", "--taskservice-backend=celery-sim,anyio")
+
+    result.assert_outcomes(passed=1, skipped=2)
+    result.stdout.fnmatch_lines(["*5:*anyio cannot: expires (the task service takes no run that expires *"])
+
+
 def test_what_a_task_says_does_not_act_on_the_terminal_and_can_be_written_down(
     pytester: pytest.Pytester,
 ) -> None:

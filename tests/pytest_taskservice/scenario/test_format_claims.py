@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pytest_taskservice.errors import ScenarioError
+from pytest_taskservice.scenario.load import load_text
 from tests.pytest_taskservice.scenario.everything import CLAIM, STEP, read, wrong
 
 WRONG = {
@@ -201,3 +202,19 @@ def test_what_faults_may_bring_is_not_refused() -> None:
 
 def test_how_a_task_ends_is_for_the_story_to_show() -> None:
     assert read(QUIET.replace("OF", "run, status: FAILURE")).expect
+
+
+@pytest.mark.parametrize("canvas", ["{group: [a, a]}", "{chain: [a]}"])
+def test_members_that_are_none_are_refused(canvas: str) -> None:
+    story = f"""\
+schema: 1
+name: all of them
+tasks: {{a: {{}}, line: {canvas}}}
+steps: [{{launch: line, as: run}}]
+expect: {{never: [{{of: run.members, status: FAILURE}}]}}
+"""
+
+    with pytest.raises(
+        ScenarioError, match=r"^f:5:23: found 'run.members', but 'run' itself is every run of"
+    ):
+        load_text(story, "f")
