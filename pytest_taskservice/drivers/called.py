@@ -35,7 +35,7 @@ def at_path(place: str, *, kind: str = "task") -> Any:
     if module in _late:
         raise TaskImportError(place, module, _late[module], kind)
     try:
-        with _bounded(), contained_exits(__file__):
+        with _bounded(), contained_exits(__name__):
             return getattr(import_module(module), attribute, None)
     except KeyboardInterrupt:
         raise

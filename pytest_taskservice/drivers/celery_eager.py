@@ -147,7 +147,13 @@ class CeleryEagerDriver:
             self.refused.append(error)
             raise error
         if self._workflows is None:
-            self._workflows = open_eager(self._app, self._stage, tell=self._events.append, held=self._test)
+            self._workflows = open_eager(
+                self._app,
+                self._stage,
+                tell=self._events.append,
+                contained=self._contained,
+                held=self._test,
+            )
         return self._workflows
 
     def launch(self, call: TaskCall) -> str:

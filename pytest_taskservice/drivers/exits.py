@@ -1,7 +1,7 @@
 """``os._exit`` in a body that runs in the test's own process: its run ends by it, and not the whole session.
 
-Replaced while a world is open or a story's module is imported: ``os._exit``. It is contained below Celery's
-tracer or that import only: others have their reasons, such as pytest-timeout and execnet.
+Replaced while a world is open or a story's module is imported: ``os._exit``. It is contained below who
+calls the body, or that import, only: others have their reasons, such as pytest-timeout and execnet.
 """
 
 # ruff: noqa: SLF001 - the name of what is replaced, and the frame of who asks
@@ -19,18 +19,21 @@ if TYPE_CHECKING:
 
 __all__ = ["contained_exits"]
 
+# Who calls the bodies of tasks and of workflows.
+_CALLERS = ("celery.app.trace", "taskservice.workflow.runner")
+
 
 @contextmanager
-def contained_exits(below: str = "") -> Iterator[None]:
+def contained_exits(*below: str) -> Iterator[None]:
     """Have ``os._exit(status)`` raise what ``sys.exit(status)`` raises, where a body calls it.
 
-    Or whatever else a source file calls, ``below``.
+    Or whatever else the modules ``below`` call.
     """
-    place, leave, process = below or _tracer(), os._exit, os.getpid()
+    modules, leave, process = below or _CALLERS, os._exit, os.getpid()
 
     def stay(status: int) -> NoReturn:
         # A child that a body has forked ends as it wants to.
-        if os.getpid() == process and _is_below(place, sys._getframe(1)):
+        if os.getpid() == process and _is_below(modules, sys._getframe(1)):
             raise SystemExit(status)
         leave(status)
 
@@ -42,15 +45,9 @@ def contained_exits(below: str = "") -> Iterator[None]:
         replaced._exit = leave
 
 
-def _tracer() -> str:
-    from celery.app import trace
-
-    return trace.__file__
-
-
-def _is_below(path: str, frame: FrameType | None) -> bool:
+def _is_below(modules: tuple[str, ...], frame: FrameType | None) -> bool:
     while frame is not None:
-        if frame.f_code.co_filename == path:
+        if frame.f_globals.get("__name__") in modules:
             return True
         frame = frame.f_back
     return False

@@ -15,7 +15,7 @@ from taskservice.workflow.runtime import WorkflowRuntime, lend_runtime
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from contextlib import ExitStack
+    from contextlib import AbstractContextManager, ExitStack
 
     from celery import Celery
 
@@ -42,9 +42,14 @@ def cannot_play(stage: Stage | None) -> str | None:
 
 
 def open_eager(
-    app: Celery, stage: Stage | None, *, tell: Callable[[Event], object], held: ExitStack
+    app: Celery,
+    stage: Stage | None,
+    *,
+    tell: Callable[[Event], object],
+    contained: Callable[[], AbstractContextManager[None]],
+    held: ExitStack,
 ) -> DirectControl:
-    """Have the eager ``app`` execute workflow runs until ``held`` is left."""
+    """Have the eager ``app`` execute workflow runs, each ``contained``, until ``held`` is left."""
     workflows = StoryWorkflows(stage)
 
     def heard(run: WorkflowRun, event: WorkflowEvent) -> None:
@@ -59,7 +64,8 @@ def open_eager(
     held.enter_context(lend_runtime(app, runtime))
 
     def ask(run: WorkflowRun) -> None:
-        send(app, run)
+        with contained():
+            send(app, run)
 
     # Messages of eager mode never wait, so none expires: both are the same.
     return DirectControl(workflows, runtime, send=ask, send_again=ask)

@@ -15,6 +15,7 @@ from pytest_taskservice.drivers.workflow_synthetic import (
 )
 from pytest_taskservice.errors import HarnessError, UnknownNameError
 from pytest_taskservice.history import EventKind
+from taskservice.errors import text_of
 from taskservice.workflow.definitions import (
     DeadlineOptions,
     WorkflowDefinition,
@@ -111,7 +112,7 @@ def outcome_of(run: WorkflowRun) -> WorkflowOutcome:
         reason="" if run.reason is None else run.reason.value,
         result=run.result,
         error="" if record is None else str(record["type"]).rpartition(".")[2],
-        message="" if record is None else str(rebuilt_error(record)),
+        message="" if record is None else text_of(rebuilt_error(record)),
         question="" if run.question is None else run.question.id,
     )
 

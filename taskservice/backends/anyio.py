@@ -305,7 +305,11 @@ class AnyIOBackend:
             self._begin(record, plan)
             try:
                 return await attempt.call(record.id, arguments, record.attempts)
-            except SystemExit as error:
+            except BaseException as error:
+                # A group may be of those that cancel.
+                leaving = (KeyboardInterrupt, GeneratorExit, BaseExceptionGroup)
+                if isinstance(error, (Exception, anyio.get_cancelled_exc_class(), *leaving)):
+                    raise
                 raise _ending(error) from error
 
         # A run without a free thread has not started, and can still be cancelled.

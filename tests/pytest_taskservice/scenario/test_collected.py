@@ -228,6 +228,49 @@ def test_eager_mode_does_not_show_what_would_end_a_worker(pytester: pytest.Pytes
     )
 
 
+RUDE_FLOWS = """
+import os
+from taskservice import workflow
+from rude import Bare, Speechless
+
+@workflow("goes")
+def goes(ctx):
+    os._exit(0)
+
+@workflow("bare")
+def bare(ctx):
+    raise Bare("nothing on")
+
+@workflow("speechless")
+def speechless(ctx):
+    raise Speechless("x")
+"""
+FLOW = """\
+schema: 1
+name: {name}
+workflows: {{flow: {{call: flows.{name}}}}}
+steps: [{{start: flow, as: run}}]
+expect: {{eventually: [{{within: 1s, of: run, {wanted}}}]}}
+invariants: {{one_final_state: off}}
+"""
+
+
+def test_a_rude_workflow_ends_neither_the_session_nor_its_event_loop(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(shop=APP, rude=RUDE, flows=RUDE_FLOWS)
+    wanted = {
+        "goes": "status: RUNNING",
+        "bare": "status: RUNNING",
+        "speechless": "error: 'Speechless: its message cannot be shown: KeyError'",
+    }
+    documents = [FLOW.format(name=name, wanted=words) for name, words in wanted.items()]
+    pytester.path.joinpath("a.scenario.yaml").write_text("---\n".join(documents))
+
+    result = pytester.runpytest_subprocess(WORLDS, "--taskservice-app=shop:app")
+
+    # Eager mode shows the last one only.
+    result.assert_outcomes(passed=10, skipped=2)
+
+
 @pytest.mark.parametrize("world", ["celery-sim", "celery-eager", "anyio", "celery"])
 def test_an_error_that_cannot_be_shown_is_told_by_its_name(world: str, pytester: pytest.Pytester) -> None:
     story = play_rude(pytester, world, "Speechless: its message cannot be shown: KeyError", "speechless")
