@@ -20,6 +20,8 @@ from pytest_taskservice.drivers.canvases import send_canvas
 from pytest_taskservice.drivers.eager_verdicts import asked_for_verdicts
 from pytest_taskservice.drivers.eager_words import EagerWords
 from pytest_taskservice.drivers.exits import contained_exits
+from pytest_taskservice.drivers.overdue import OverdueError, ended_after, line_of
+from pytest_taskservice.errors import HarnessTimeoutError
 from pytest_taskservice.history import Event, EventKind, EventLog
 from taskservice.errors import text_of
 
@@ -63,6 +65,8 @@ _OPTIONS = {
     "time_limit": Capability.TIME_LIMITS,
     "soft_time_limit": Capability.TIME_LIMITS,
 }
+BODY_SECONDS = 60.0
+"""How long what a story launches may take: a body that never ends must not hold the whole run."""
 
 
 class CeleryEagerDriver:
@@ -232,9 +236,15 @@ class CeleryEagerDriver:
 
     @contextmanager
     def _contained(self) -> Iterator[None]:
-        """Refuse what a body raises to end its process: here that is the test's."""
+        """Refuse what a body raises to end its process, here the test's; end one that never ends itself."""
         try:
-            yield
+            with ended_after(BODY_SECONDS):
+                yield
+        except OverdueError as error:
+            raise HarnessTimeoutError(
+                f"a body is not over after {BODY_SECONDS:g} s, which eager mode waits for; "
+                f"it stands at {line_of(error.__traceback__)}"
+            ) from None
         except (Exception, KeyboardInterrupt):
             raise
         except BaseException as error:  # noqa: BLE001 - told as what eager mode cannot show

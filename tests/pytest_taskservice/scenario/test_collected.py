@@ -228,6 +228,24 @@ def test_eager_mode_does_not_show_what_would_end_a_worker(pytester: pytest.Pytes
     )
 
 
+def test_a_body_that_never_ends_fails_its_story_in_eager_mode(pytester: pytest.Pytester) -> None:
+    pytester.makeconftest(
+        "from pytest_taskservice.drivers import celery_eager\ncelery_eager.BODY_SECONDS = 0.5"
+    )
+    endless = "from shop import app\nfrom threading import Event\n@app.task\ndef waits():\n    Event().wait()"
+    pytester.makepyfile(shop=APP, endless=endless)
+    told = DOCUMENT.format(name="endless", call="endless.waits")
+    after = told.replace("endless", "after").replace("after.waits", "packs.pack")
+    pytester.makepyfile(packs=PACK)
+    pytester.path.joinpath("a.scenario.yaml").write_text(told + "---\n" + after)
+
+    result = pytester.runpytest_subprocess("--taskservice-backend=celery-eager", "--taskservice-app=shop:app")
+
+    result.assert_outcomes(failed=1, passed=1)
+    place = "it stands at *endless.py:5"
+    result.stdout.fnmatch_lines([f"a.scenario.yaml:6:9: a body is not over after 0.5 s, which *; {place}"])
+
+
 RUDE_FLOWS = """
 import os
 from taskservice import workflow
