@@ -5,10 +5,7 @@ Every leaf is rebuilt from ``args``: errors cross processes by pickle and by Cel
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from typing import Any
 
 __all__ = [
     "BackendUnavailableError",
@@ -45,7 +42,6 @@ __all__ = [
     "WorkflowFailedError",
     "WorkflowMisuseError",
     "WorkflowOverError",
-    "text_of",
 ]
 
 
@@ -519,11 +515,3 @@ def _nearest(found: str, known: tuple[str, ...]) -> str:
 
     near = get_close_matches(found, known, n=1, cutoff=0.5)
     return f"did you mean {near[0]!r}? " if near else ""
-
-
-def text_of(value: object, tell: Callable[[object], str] = str) -> str:
-    """Return what ``tell`` makes of somebody else's error or value, or what it raised instead."""
-    try:
-        return tell(value)
-    except Exception as found:  # noqa: BLE001 - somebody else's __str__, which may raise anything
-        return f"its message cannot be shown: {type(found).__name__}"

@@ -25,7 +25,7 @@ from celery.worker.request import Request
 
 from pytest_taskservice.drivers.scheduled import drop_scheduled, scheduled_requests
 from pytest_taskservice.drivers.worker_loop import WorkerLoop
-from taskservice.errors import text_of
+from taskservice.texts import text_of
 
 if TYPE_CHECKING:
     from celery import Celery

@@ -17,7 +17,8 @@ from pytest_taskservice.drivers.staging import start_of
 from pytest_taskservice.errors import HarnessError, HarnessTimeoutError
 from pytest_taskservice.history import Event, EventKind, EventLog
 from pytest_taskservice.scenario.behaviour import SYNTHETIC
-from taskservice.errors import RunFailedError, text_of
+from taskservice.errors import RunFailedError
+from taskservice.texts import text_of
 
 if TYPE_CHECKING:
     from anyio.from_thread import BlockingPortal

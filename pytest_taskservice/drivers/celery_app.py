@@ -12,7 +12,7 @@ from pytest_taskservice.drivers.base import Capability, Outcome, TaskCall
 from pytest_taskservice.drivers.called import at_path
 from pytest_taskservice.errors import UnknownNameError
 from pytest_taskservice.history import Event, EventKind
-from taskservice.errors import text_of
+from taskservice.texts import text_of
 
 if TYPE_CHECKING:
     from celery import Celery

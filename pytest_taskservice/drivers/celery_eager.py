@@ -23,7 +23,7 @@ from pytest_taskservice.drivers.exits import contained_exits
 from pytest_taskservice.drivers.overdue import OverdueError, ended_after, line_of
 from pytest_taskservice.errors import HarnessTimeoutError
 from pytest_taskservice.history import Event, EventKind, EventLog
-from taskservice.errors import text_of
+from taskservice.texts import text_of
 
 if TYPE_CHECKING:
     from celery import Celery

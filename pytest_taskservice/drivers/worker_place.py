@@ -14,8 +14,8 @@ from pytest_taskservice.drivers import keys
 from pytest_taskservice.drivers.base import Outcome
 from pytest_taskservice.faults.proxy import Proxy
 from pytest_taskservice.faults.redis import MortalRedis
-from taskservice.errors import text_of
 from taskservice.programs import LOOPBACK
+from taskservice.texts import text_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

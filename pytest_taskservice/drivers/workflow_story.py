@@ -15,7 +15,7 @@ from pytest_taskservice.drivers.workflow_synthetic import (
 )
 from pytest_taskservice.errors import HarnessError, UnknownNameError
 from pytest_taskservice.history import EventKind
-from taskservice.errors import text_of
+from taskservice.texts import text_of
 from taskservice.workflow.definitions import (
     DeadlineOptions,
     WorkflowDefinition,

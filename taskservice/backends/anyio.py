@@ -40,12 +40,12 @@ from taskservice.errors import (
     RunFailedError,
     RunNotFoundError,
     TimeLimitError,
-    text_of,
 )
 from taskservice.health import WorkerHealth, pool_state
 from taskservice.payloads import PAYLOAD_LIMIT, wire_value
 from taskservice.runs import RunEvent, RunEventKind, RunListener, TaskHandle, TaskState, new_run_id
 from taskservice.submission import AT_ONCE, LaunchOptions, LaunchPlan, plan_launch
+from taskservice.texts import text_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from taskservice.backends.calls import function_name, is_celery_task
 from taskservice.backends.limits import NO_LIMITS, Limits, call_limited, refuse_soft_limit
-from taskservice.errors import PayloadError, PayloadSizeError, TimeLimitError, text_of
+from taskservice.errors import PayloadError, PayloadSizeError, TimeLimitError
 from taskservice.tasks import RetryPolicy, TaskDefinition, next_delay
+from taskservice.texts import text_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -19,8 +19,8 @@ from taskservice.errors import (
     RunLostError,
     SoftTimeLimitError,
     TimeLimitError,
-    text_of,
 )
+from taskservice.texts import text_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence

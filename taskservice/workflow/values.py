@@ -9,8 +9,9 @@ import sys
 from json import dumps
 from typing import Any, Final, NoReturn
 
-from taskservice.errors import PayloadError, PayloadSizeError, StepFailedError, TaskServiceError, text_of
+from taskservice.errors import PayloadError, PayloadSizeError, StepFailedError, TaskServiceError
 from taskservice.payloads import wire_value
+from taskservice.texts import text_of
 
 __all__ = ["error_record", "json_value", "rebuilt_error"]
 

@@ -8,7 +8,7 @@ from billiard.einfo import ExceptionWithTraceback  # type: ignore[attr-defined] 
 
 from pytest_taskservice.history import ENTRY_HEADER, EventKind
 from pytest_taskservice.simulator.story import Note, Story
-from taskservice.errors import text_of
+from taskservice.texts import text_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
