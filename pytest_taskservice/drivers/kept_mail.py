@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Iterable
 from importlib import import_module
 from typing import Any
 
-__all__ = ["EmailBackend"]
+__all__ = ["EmailBackend", "keep_mail"]
 
 logger = logging.getLogger(__name__)
 
@@ -27,3 +28,15 @@ class EmailBackend(_locmem.EmailBackend):  # type: ignore[misc] # Django is not 
                 message.subject,
             )
         return int(super().send_messages(kept) or 0)
+
+
+def keep_mail() -> None:
+    """Have this process keep all mail, whatever its settings say."""
+    settings: Any = import_module("django.conf").settings
+    place = f"{EmailBackend.__module__}.{EmailBackend.__qualname__}"
+    if hasattr(settings, "MAILERS"):
+        settings.MAILERS = {alias: {"BACKEND": place} for alias in settings.MAILERS}
+    # Before Django 6.1 MAILERS mean nothing. From then on this one is deprecated.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        settings.EMAIL_BACKEND = place

@@ -29,7 +29,7 @@ __all__ = ["STORY", "learn", "load_app", "load_module", "main"]
 
 STORY = "story"
 
-_KEPT_MAIL = "pytest_taskservice.drivers.kept_mail.EmailBackend"
+_KEPT_MAIL = "pytest_taskservice.drivers.kept_mail"
 _WARM = (
     "celery.apps.worker",
     "celery.backends.redis",
@@ -79,7 +79,7 @@ def load_app(spec: WorkerSpec) -> Celery:
     configure_django(spec.django)
     use_databases(spec.databases)
     if spec.mail:
-        importlib.import_module("django.conf").settings.EMAIL_BACKEND = _KEPT_MAIL
+        importlib.import_module(_KEPT_MAIL).keep_mail()
     teach(spec.exchanges)
     redirects.install(spec.redirects)
     if spec.app is None:

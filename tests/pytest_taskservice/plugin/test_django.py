@@ -237,6 +237,27 @@ def test_what_another_process_does_not_see_is_named_where_a_test_fails(pytester:
     assert len([line for line in result.outlines if "had replaced" in line]) == 1
 
 
+@pytest.mark.parametrize("world", ["celery", "celery-sim"])
+def test_mail_is_kept_where_mailers_send_it_and_no_warning_is_ours(
+    pytester: pytest.Pytester, world: str
+) -> None:
+    make_apart(pytester)
+    mailers = 'MAILERS = {"default": {"BACKEND": "django.core.mail.backends.smtp.EmailBackend"}}\n'
+    with (pytester.path / "proj" / "settings.py").open("a") as settings:
+        settings.write(mailers)
+    with (pytester.path / "test_store.py").open("a") as tests:
+        tests.write(
+            "\n\ndef test_sent(taskservice_app):\n    assert tasks.write.delay().get(timeout=10) == 1\n"
+        )
+    (pytester.path / "store" / "tasks.py").write_text(
+        APART_TASKS.replace("    send_mail", "    return send_mail")
+    )
+
+    result = pytester.runpytest_subprocess("-W", "error", f"--taskservice-backend={world}", "-k", "test_sent")
+
+    result.assert_outcomes(passed=1, deselected=6)
+
+
 HUNTS = """
 import pytest
 
