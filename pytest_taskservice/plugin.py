@@ -62,6 +62,7 @@ _TOLD_OUTSIDE = pytest.StashKey[list[str]]()
 _FINDINGS = pytest.StashKey[list[Any]]()
 _SCENARIO_SUFFIX = ".scenario.yaml"
 _COMPAT = "pytest_taskservice.celery_compat"
+_TIME_FIXTURES = {"freezer", "time_machine"}
 _WORLD_FIXTURES = {
     "task_service",
     "taskservice_app",
@@ -179,6 +180,18 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         world, reason = missed_world(metafunc.definition, options)
         params = [pytest.param(world, marks=pytest.mark.skip(reason=reason))]
     metafunc.parametrize(FIXTURE, params, indirect=True)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Have what a mark does to time happen in a test's world: it cannot follow what is older than it is."""
+    for item in items:
+        names = getattr(item, "fixturenames", [])
+        if FIXTURE in names:
+            world = names.index(FIXTURE)
+            # pytest-freezer and time-machine put theirs before all others, once for each world.
+            early = [name for name in dict.fromkeys(names[:world]) if name in _TIME_FIXTURES]
+            names[: world + 1] = [name for name in names[: world + 1] if name not in early] + early
 
 
 @pytest.hookimpl(wrapper=True)

@@ -115,9 +115,10 @@ class AnyIODriver:
         if not self._why_real:
             from pytest_taskservice.simulator.loops.seats import Limits
             from pytest_taskservice.simulator.loops.world import open_stage
+            from pytest_taskservice.simulator.wallclock import travelled_to
 
             limits = Limits(moves=self._events_at_most)
-            told = start_of(self._stage)
+            told = start_of(self._stage) or travelled_to()
             start = self._start if told is None else told.timestamp()
             stage = open_stage(seed=self.seed, start=start, limits=limits)
             self._loops = self._test.enter_context(stage)

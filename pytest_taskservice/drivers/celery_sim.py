@@ -24,6 +24,7 @@ from pytest_taskservice.simulator.celery.world import DEFAULT_START, CeleryWorld
 from pytest_taskservice.simulator.core.simulation import Budget
 from pytest_taskservice.simulator.freezing import coupled
 from pytest_taskservice.simulator.story import Story
+from pytest_taskservice.simulator.wallclock import travelled_to
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -126,7 +127,7 @@ class CelerySimDriver:
         world = CeleryWorld(
             seed=self.seed,
             place=self.place if stage is None else "",
-            start=start_of(stage) or options.start,
+            start=start_of(stage) or travelled_to() or options.start,
             budget=Budget(events=options.events),
             allow_sockets=self.allow_sockets,
             patience=options.patience,

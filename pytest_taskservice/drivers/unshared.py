@@ -50,6 +50,7 @@ class Unshared:
             *_open_transactions(task),
             *_overridden_settings(task),
             *_in_its_module(task),
+            *_moved_clock(task),
             *replaced,
             *self._set_since(task),
         ]
@@ -133,6 +134,15 @@ def _in_its_module(task: Any) -> Iterator[str]:
         yield (
             f"{module.__name__} uses Django's cache, which is a LocMemCache: each process has its own; "
             f"{_ELSEWHERE} shared"
+        )
+
+
+def _moved_clock(task: Any) -> Iterator[str]:
+    time_machine: Any = sys.modules.get("time_machine")
+    if time_machine is not None and time_machine.escape_hatch.is_travelling():
+        yield (
+            f"{task.name} was sent while the test had moved the clock with time-machine: the worker, another "
+            f"process, has the real one; {_ELSEWHERE}"
         )
 
 

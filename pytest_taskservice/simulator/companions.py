@@ -15,13 +15,12 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 from pytest_taskservice.simulator.core.fibers import current_fiber
-from pytest_taskservice.simulator.substitutes import real_sleep
+from pytest_taskservice.simulator.substitutes import real_monotonic, real_sleep
 
 if TYPE_CHECKING:
     from pytest_taskservice.simulator.core.simulation import Simulation
@@ -41,7 +40,7 @@ _WITHOUT_A_LOOK = 0.005
 _JUMP = 10.0
 """Real seconds that processes get at most before time goes on at once."""
 
-_now = time.monotonic
+_now = real_monotonic
 # Of a thread that was not made in Python it is never known whether it has ended.
 _NotOurs = threading._DummyThread  # noqa: SLF001 - listed above
 _threads: WeakSet[Any] = threading._dangling  # type: ignore[attr-defined] # noqa: SLF001 - listed above

@@ -2,7 +2,8 @@
 
 Inside ``freeze_time`` the wall clock says what is frozen, and goes on as ours does: with ``tick`` and
 ``move_to``, and while the test waits. Leans on ``freezegun.api``: ``_freeze_time.start`` and ``stop``,
-``freeze_factories``, and the three factories' ``__call__``, ``tick``, ``move_to`` and ``time_to_freeze``.
+``freeze_factories``, ``fake_monotonic`` and ``fake_perf_counter``, and the three factories' ``__call__``,
+``tick``, ``move_to`` and ``time_to_freeze``.
 ``coupled`` tells what of that is gone.
 """
 
@@ -17,7 +18,7 @@ from datetime import UTC, timedelta
 from typing import TYPE_CHECKING, Any
 
 from pytest_taskservice.clock import Clock, in_event_loop
-from pytest_taskservice.simulator.substitutes import Patches
+from pytest_taskservice.simulator.substitutes import Patches, unfrozen
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -75,6 +76,7 @@ class _Coupling:
             patches.set(kind, "__call__", self._telling())
         patches.set(api.StepTickTimeFactory, "tick", self._stepping())
         patches.set(api.StepTickTimeFactory, "__call__", self._telling_and_stepping())
+        self._leave_out_ours()
         for factory in api.freeze_factories:
             self._enter(factory)
 
@@ -92,6 +94,7 @@ class _Coupling:
             if not self._api.freeze_factories:
                 self._functions = {name: vars(time)[name] for name in _CLOCKS}
             factory = start(block)
+            self._leave_out_ours()
             # Whoever asked while freezegun looked through all modules was told the time before.
             factory.time_to_freeze = block.time_to_freeze
             self._enter(factory)
@@ -109,6 +112,16 @@ class _Coupling:
                 self._go_back(*self._before.pop())
 
         return stop_coupled
+
+    def _leave_out_ours(self) -> None:
+        """Give our own modules their clocks back: they measure how long something takes for real."""
+        fakes = self._api.fake_monotonic, self._api.fake_perf_counter
+        for key, module in list(sys.modules.items()):
+            if not key.startswith("pytest_taskservice."):
+                continue
+            for name, value in list(vars(module).items()):
+                if any(value is fake for fake in fakes):
+                    setattr(module, name, unfrozen(value))
 
     def _enter(self, factory: Any) -> None:
         self._before.append((self._clock.now(), self._clock.monotonic()))

@@ -6,11 +6,10 @@ One that waits in the simulation is not at work. One that is for long has someth
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from pytest_taskservice.simulator.substitutes import real_sleep
+from pytest_taskservice.simulator.substitutes import real_monotonic, real_sleep
 
 if TYPE_CHECKING:
     from pytest_taskservice.simulator.core.simulation import Simulation
@@ -23,7 +22,7 @@ _PATIENCE = 10.0
 _TELLING = 0.1
 """Real seconds that one has to tell its loop that it is done; the loop may be gone."""
 
-_now = time.monotonic
+_now = real_monotonic
 
 
 class Errand:

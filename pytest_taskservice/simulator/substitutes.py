@@ -26,7 +26,17 @@ from pytest_taskservice.errors import SimulationError
 if TYPE_CHECKING:
     from pytest_taskservice.simulator.core.randomness import Randomness
 
-__all__ = ["Patches", "Sleeper", "note_reading", "real_join", "real_sleep", "replaced", "substitute"]
+__all__ = [
+    "Patches",
+    "Sleeper",
+    "note_reading",
+    "real_join",
+    "real_monotonic",
+    "real_sleep",
+    "replaced",
+    "substitute",
+    "unfrozen",
+]
 
 
 class Sleeper(Protocol):
@@ -44,12 +54,20 @@ class Sleeper(Protocol):
         """Somebody is about to read a clock: no two readings need be the same."""
 
 
+def unfrozen(found: Any) -> Any:
+    """Return the function that ``found`` stands for, where freezegun has put it; ``found`` elsewhere."""
+    freezegun: Any = sys.modules.get("freezegun.api")
+    if freezegun is None or getattr(found, "__module__", None) != freezegun.__name__:
+        return found
+    return getattr(freezegun, found.__name__.replace("fake_", "real_", 1), found)
+
+
 real_sleep = time.sleep
 real_join: Any = threading.Thread.join
-_real_monotonic = time.monotonic
-_real_perf_counter = time.perf_counter
-_real_monotonic_ns = time.monotonic_ns
-_real_perf_counter_ns = time.perf_counter_ns
+real_monotonic: Callable[[], float] = unfrozen(time.monotonic)
+_real_perf_counter: Callable[[], float] = unfrozen(time.perf_counter)
+_real_monotonic_ns: Callable[[], int] = unfrozen(time.monotonic_ns)
+_real_perf_counter_ns: Callable[[], int] = unfrozen(time.perf_counter_ns)
 _real_uuid4 = uuid.uuid4
 
 # They measure and wait for the machine's sake, not for a task's.
@@ -106,14 +124,14 @@ def _sleep(seconds: float, /) -> None:
 def _monotonic() -> float:
     simulation = _open
     if simulation is None:
-        return _real_monotonic()
+        return real_monotonic()
     # As _caller_is_real() finds out; this is asked at every turn.
     frame = sys._getframe(1)  # noqa: SLF001 - as below
     real = _exempt.get(frame.f_globals.get("__name__", ""))
     if real is None:
         real = _caller_is_real()
     if real:
-        return _real_monotonic()
+        return real_monotonic()
     _note_own(frame)
     return simulation.monotonic()
 
@@ -197,7 +215,7 @@ def _reader(name: str) -> _Reader:
 
 _SUBSTITUTES: dict[Any, Callable[..., Any]] = {
     real_sleep: _sleep,
-    _real_monotonic: _monotonic,
+    real_monotonic: _monotonic,
     _real_perf_counter: _perf_counter,
     _real_monotonic_ns: _monotonic_ns,
     _real_perf_counter_ns: _perf_counter_ns,
@@ -208,7 +226,13 @@ _ORIGINALS = {stand_in: original for original, stand_in in _SUBSTITUTES.items()}
 
 def substitute(original: Any) -> Any:
     """Return what stands for ``original`` in a simulation; a stand-in stands for itself."""
-    return _SUBSTITUTES[_ORIGINALS.get(original, original)]
+    return _SUBSTITUTES[_original(original)]
+
+
+def _original(found: Any) -> Any:
+    """Return what ``found`` stands for, if it is a stand-in of ours or of freezegun's."""
+    genuine = unfrozen(found)
+    return _ORIGINALS.get(genuine, genuine)
 
 
 class Patches:
@@ -246,9 +270,9 @@ class Patches:
 
     def default(self, function: Any, original: Any, value: Any) -> None:
         """Replace ``original`` among the defaults of ``function``, where it must be."""
-        # Who was first imported while a simulation was open has bound a stand-in for ever.
-        before = tuple(_ORIGINALS.get(found, found) for found in function.__defaults__ or ())
-        original = _ORIGINALS.get(original, original)
+        # Who was first imported while a simulation was open, or time frozen, has bound a stand-in for ever.
+        before = tuple(map(_original, function.__defaults__ or ()))
+        original = _original(original)
         if original not in before:
             raise SimulationError(f"{function.__qualname__}: no default {original!r} any more")
         function.__defaults__ = tuple(value if found is original else found for found in before)

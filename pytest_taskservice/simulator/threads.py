@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import math
 import threading
-import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -21,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_taskservice.errors import SimulationError
 from pytest_taskservice.simulator.core.fibers import current_fiber
 from pytest_taskservice.simulator.standstill import Errands
-from pytest_taskservice.simulator.substitutes import Patches, real_join, real_sleep
+from pytest_taskservice.simulator.substitutes import Patches, real_join, real_monotonic, real_sleep
 
 if TYPE_CHECKING:
     from pytest_taskservice.simulator.core.simulation import Simulation
@@ -41,7 +40,7 @@ _AGAIN = 0.02
 
 _condition_wait: Any = threading.Condition.wait
 _run_forever: Any = asyncio.BaseEventLoop.run_forever
-_now = time.monotonic
+_now = real_monotonic
 
 
 def _open_none() -> bool:

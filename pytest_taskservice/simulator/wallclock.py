@@ -17,7 +17,15 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-__all__ = ["wall_clock"]
+__all__ = ["travelled_to", "wall_clock"]
+
+
+def travelled_to() -> dt.datetime | None:
+    """Return what the wall clock says if a test has moved it with time-machine; ``None`` if it is real."""
+    time_machine: Any = sys.modules.get("time_machine")
+    if time_machine is None or not time_machine.escape_hatch.is_travelling():
+        return None
+    return dt.datetime.now(dt.UTC)
 
 
 @contextmanager

@@ -19,7 +19,6 @@ are forgotten.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from functools import cache, partial
 from importlib import import_module
@@ -32,7 +31,7 @@ from pytest_taskservice.simulator.celery.processes import install_process_state
 from pytest_taskservice.simulator.celery.results import drainer_for
 from pytest_taskservice.simulator.celery.transport import SimulatedTransport
 from pytest_taskservice.simulator.celery.worker import SimulatedTimer
-from pytest_taskservice.simulator.substitutes import Patches, substitute
+from pytest_taskservice.simulator.substitutes import Patches, real_monotonic, substitute
 
 if TYPE_CHECKING:
     from pytest_taskservice.simulator.core.simulation import Simulation
@@ -168,7 +167,7 @@ def _set_clocks(patches: Patches, simulation: Simulation) -> None:
         timer.__iter__,
         _beneath(_trace.build_tracer, _trace),
     ):
-        patches.default(function, _monotonic, substitute(_monotonic))
+        patches.default(function, real_monotonic, substitute(real_monotonic))
     # It makes text of whatever it gets.
     patches.default(_kombu_uuid.uuid, uuid4, simulation.random.ids("kombu"))
 
@@ -213,6 +212,3 @@ def _redis_version() -> str:
 
 def _nothing(*args: Any, **kwargs: Any) -> None:
     """Keep the test's connections open."""
-
-
-_monotonic = time.monotonic

@@ -14,7 +14,6 @@ import asyncio
 import math
 import selectors
 import sys
-import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
@@ -27,6 +26,7 @@ from pytest_taskservice.simulator.loops.seats import Seat
 from pytest_taskservice.simulator.loops.sockets import SILENCE, Descriptors
 from pytest_taskservice.simulator.loops.stage import PATIENCE, Stage
 from pytest_taskservice.simulator.loops.stories import awaited_frames, where
+from pytest_taskservice.simulator.substitutes import real_monotonic
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -37,7 +37,6 @@ __all__ = ["Adopted", "VirtualLoop", "check"]
 _LONGEST = 86_400.0
 _PUT_OFF = 100
 """Turns of a loop for which those who wait in threads are put off."""
-_real_monotonic = time.monotonic
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
@@ -58,7 +57,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
     def time(self) -> float:
         """Return the virtual monotonic clock; the real one once the world is closed."""
-        return _real_monotonic() if self.stage.closed else self.stage.monotonic()
+        return real_monotonic() if self.stage.closed else self.stage.monotonic()
 
     @property
     def _clock_resolution(self) -> float:
@@ -201,14 +200,14 @@ class _Pausing(selectors.BaseSelector):
 
     def _pause(self, deadline: float) -> list[tuple[SelectorKey, int]]:
         stage, seat = self._stage, self._loop.seat
-        since = stage.progress, _real_monotonic()
+        since = stage.progress, real_monotonic()
         # A process takes as long as it takes: while one runs, time is as quick as real time, not slower.
-        patience = _real_monotonic() + deadline - stage.monotonic()
+        patience = real_monotonic() + deadline - stage.monotonic()
         while True:
             keys = self._real.get_map()
             at_work = self._descriptors.at_work(self._loop.awaited(keys)) if len(keys) > 1 else set()
             processes = self._loop.has_children()
-            holding = (_real_monotonic() < patience) if processes else bool(at_work)
+            holding = (real_monotonic() < patience) if processes else bool(at_work)
             if stage.closed:
                 return []
             stage.begin(seat, deadline, holding=holding)
@@ -219,7 +218,7 @@ class _Pausing(selectors.BaseSelector):
             try:
                 longest = SILENCE if at_work else PATIENCE
                 events = self._real.select(
-                    min(longest, patience - _real_monotonic()) if processes and holding else longest
+                    min(longest, patience - real_monotonic()) if processes and holding else longest
                 )
                 if not events and seat.waiting and not holding:
                     since = stage.check(since, "something to happen in the event loop")
@@ -264,7 +263,7 @@ class Adopted:
         loop.__class__ = VirtualLoop
         loop.join(stage)
         loop._selector = _Pausing(loop, stage, self._selector)  # noqa: SLF001 - as above
-        self._shift_timers(stage.monotonic() - _real_monotonic())
+        self._shift_timers(stage.monotonic() - real_monotonic())
 
     def give_back(self) -> None:
         """Have it be what it was; one that runs goes on in real time, for its stage is closed.
@@ -274,7 +273,7 @@ class Adopted:
         loop = self._loop
         if loop.is_running():
             return
-        self._shift_timers(_real_monotonic() - loop.stage.monotonic())
+        self._shift_timers(real_monotonic() - loop.stage.monotonic())
         for handle, instant in self._early:
             handle._when = instant  # noqa: SLF001 - as above
         heapify(loop._scheduled)  # noqa: SLF001 - as above

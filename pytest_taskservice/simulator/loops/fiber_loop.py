@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import selectors
 import sys
-import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self
 
@@ -20,6 +19,7 @@ import sniffio
 from sniffio import thread_local
 
 from pytest_taskservice.simulator.core.fibers import current_fiber
+from pytest_taskservice.simulator.substitutes import real_monotonic
 
 if TYPE_CHECKING:
     from selectors import SelectorKey
@@ -32,7 +32,6 @@ __all__ = ["OwnLoops", "install_fiber_loops"]
 
 _State = tuple[Any, Any, dict[str, Any]]
 _NONE: _State = (None, None, {})
-_real_monotonic = time.monotonic
 
 
 class OwnLoops:
@@ -99,7 +98,7 @@ class _FiberLoop(asyncio.SelectorEventLoop):
         super().__init__(_Parking(simulation))
 
     def time(self) -> float:
-        return self._simulation.monotonic() if not self._simulation.closed else _real_monotonic()
+        return self._simulation.monotonic() if not self._simulation.closed else real_monotonic()
 
     def run_in_executor(self, executor: Any, func: Any, *args: Any) -> Any:  # type: ignore[override] # generic
         errand = self._errands.begin()

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from pytest_taskservice.errors import SimulationBudgetError, SimulationError, SimulationIdleError
 from pytest_taskservice.simulator.core.randomness import Randomness
 from pytest_taskservice.simulator.loops.seats import Limits, Seat
+from pytest_taskservice.simulator.substitutes import real_monotonic
 
 if TYPE_CHECKING:
     from pytest_taskservice.simulator.core.timeline import Timeline
@@ -25,8 +25,6 @@ __all__ = ["PATIENCE", "Stage", "SteppedTimeline"]
 
 PATIENCE = 2.0
 """Real seconds for which something unknown may yet come, when everybody known waits for ever."""
-
-_real_monotonic = time.monotonic
 
 
 class SteppedTimeline(Protocol):
@@ -257,7 +255,7 @@ class Stage:
             raise SimulationError(f"waited for {what} when the world was closed")
         gate = self._gates[seat]
         while self.begin(seat, deadline, ready=ready):
-            since = self.progress, _real_monotonic()
+            since = self.progress, real_monotonic()
             while not gate.acquire(timeout=PATIENCE):
                 since = self.check(since, what)
             if not self._was_asked(seat, lambda: ready is not None and ready()):
@@ -314,7 +312,7 @@ class Stage:
         """
         with self._lock:
             progress, then = since
-            now = _real_monotonic()
+            now = real_monotonic()
             if progress != self.progress:
                 return self.progress, now
             if not self._stuck or now - then < PATIENCE * 0.9:
@@ -322,7 +320,7 @@ class Stage:
         if self.let_work is not None and threading.get_ident() == self.owner:
             self.let_work(PATIENCE, self._is_at_work)
             if self._is_at_work():
-                return self.progress, _real_monotonic()
+                return self.progress, real_monotonic()
         with self._lock:
             error = SimulationIdleError(what, tuple(self._explain()))
         self._fail(error)

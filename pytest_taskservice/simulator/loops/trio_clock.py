@@ -8,7 +8,6 @@ trio itself delivers ``KeyboardInterrupt``. ``check`` tells what of that is gone
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
@@ -20,11 +19,11 @@ from pytest_taskservice.simulator.loops.seats import Seat
 from pytest_taskservice.simulator.loops.sockets import SILENCE, Descriptors
 from pytest_taskservice.simulator.loops.stage import PATIENCE, Stage
 from pytest_taskservice.simulator.loops.stories import awaited_frames, where
+from pytest_taskservice.simulator.substitutes import real_monotonic
 
 __all__ = ["VirtualClock", "VirtualRun", "check"]
 
 _KQUEUE_WRITE = -2
-_real_monotonic = time.monotonic
 
 
 class VirtualClock(trio.abc.Clock):
@@ -84,7 +83,7 @@ class VirtualRun(trio.abc.Instrument):
         if self._runner.is_guest:
             # The host's thread goes on with something else first, which may be the end of the test.
             stage.pop(self.seat)
-        self._began = _real_monotonic()
+        self._began = real_monotonic()
         if self._since[0] != stage.progress:
             self._since = stage.progress, self._began
         stage.begin(self.seat, deadline, holding=bool(self._at_work))
@@ -125,7 +124,7 @@ class VirtualRun(trio.abc.Instrument):
         still = self._at_work & self._awaited().keys()
         for number in self._at_work - still:
             self._descriptors.spoke(number)
-        if _real_monotonic() - self._began >= SILENCE * 0.9:
+        if real_monotonic() - self._began >= SILENCE * 0.9:
             self._descriptors.gave_up(still)
 
     def _awaited(self) -> dict[int, bool]:

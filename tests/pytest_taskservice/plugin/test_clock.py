@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
+
 if TYPE_CHECKING:
     from tests.pytest_taskservice.plugin.conftest import Downstream
 
@@ -190,6 +192,119 @@ def test_a_real_worker_is_never_shown_frozen_time(downstream: Downstream) -> Non
     for action in ("send a task", "launch a task", "wait for a result"):
         assert f"cannot {action} under freeze_time" in text
     assert "taskservice_clock" in text
+
+
+_MOVED = """
+from datetime import UTC, datetime, timedelta
+from unittest import TestCase
+
+import pytest
+import time_machine
+from freezegun import freeze_time
+from shopx.celery import app
+
+if WORLD == "celery-sim":
+    @app.task
+    def year():
+        return datetime.now(UTC).year
+
+    def asked():
+        return datetime.now(UTC).year, year.delay().get(timeout=5)
+else:
+    def asked():
+        return datetime.now(UTC).year, 2020
+
+pytestmark = pytest.mark.usefixtures("taskservice_backend")
+
+@pytest.fixture(scope="class", params=[freeze_time, time_machine.travel])
+def moved(request):
+    with request.param("2020-01-01"):
+        yield
+
+@pytest.mark.usefixtures("moved")
+class TestByAFixture:
+    def test_once(self):
+        assert asked() == (2020, 2020)
+
+    def test_again(self):
+        assert asked() == (2020, 2020)
+
+@freeze_time("2020-01-01")
+class TestFrozen(TestCase):
+    def test_it(self):
+        assert asked() == (2020, 2020)
+
+@time_machine.travel("2020-01-01")
+class TestTravelled(TestCase):
+    def test_it(self):
+        assert asked() == (2020, 2020)
+
+@pytest.mark.freeze_time("2019-01-01")
+def test_frozen_by_a_mark(freezer):
+    freezer.tick(timedelta(days=365))
+    assert asked() == (2020, 2020)
+
+@pytest.mark.time_machine("2019-01-01")
+def test_travelled_by_a_mark(time_machine):
+    time_machine.shift(timedelta(days=365))
+    assert asked() == (2020, 2020)
+
+def test_afterwards():
+    assert datetime.now(UTC).year == 2026
+"""
+
+
+@pytest.mark.parametrize("world", ["celery-sim", "anyio"])
+def test_time_that_is_moved_before_a_world_opens_is_its_own(downstream: Downstream, world: str) -> None:
+    downstream.write(test_shopx=f"WORLD = {world!r}\n{_MOVED}")
+
+    chosen = f"--taskservice-backend={world}"
+    result = downstream.run("-p", "pytest_freezer", "-p", "time_machine", chosen, "-k", "not trio")
+
+    result.assert_outcomes(passed=9)
+
+
+@pytest.mark.parametrize("world", ["celery-sim", "anyio"])
+def test_a_wait_that_never_ends_is_told_in_frozen_time_too(downstream: Downstream, world: str) -> None:
+    downstream.write(
+        test_shopx="""
+        import anyio
+        import pytest
+        from freezegun import freeze_time
+
+        @pytest.mark.anyio
+        @freeze_time("2020-01-01")
+        async def test_it(taskservice_backend, anyio_backend_name):
+            await anyio.sleep_forever()
+        """
+    )
+
+    result = downstream.run("-p", "anyio", f"--taskservice-backend={world}", "-k", "asyncio")
+
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*SimulationIdleError*nothing can ever bring it"])
+
+
+def test_a_clock_that_time_machine_moved_is_told_where_a_test_of_a_real_worker_fails(
+    downstream: Downstream,
+) -> None:
+    downstream.write(
+        test_shopx="""
+        import time_machine
+        from shopx.tasks import add
+
+        @time_machine.travel("2020-01-01")
+        def test_it(taskservice_app):
+            assert add.delay(1, 2).get(timeout=20) == 4
+        """
+    )
+
+    result = downstream.run("--taskservice-backend=celery")
+
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(
+        ["shopx.tasks.add was sent while the test had moved the clock with time-machine: *celery-sim*"]
+    )
 
 
 def test_eager_tasks_see_what_is_frozen(downstream: Downstream) -> None:
