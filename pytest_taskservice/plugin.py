@@ -62,6 +62,7 @@ _TOLD_OUTSIDE = pytest.StashKey[list[str]]()
 _FINDINGS = pytest.StashKey[list[Any]]()
 _SCENARIO_SUFFIX = ".scenario.yaml"
 _COMPAT = "pytest_taskservice.celery_compat"
+_CAPTURING = {"caplog", "capsys", "capsysbinary", "capfd", "capfdbinary"}
 _TIME_FIXTURES = {"freezer", "time_machine"}
 _WORLD_FIXTURES = {
     "task_service",
@@ -254,6 +255,8 @@ def pytest_runtest_makereport(
         # A scenario's own report has its history, and so has a simulation's.
         is_told = isinstance(item, pytest.Function) and driver.name != "celery-sim"
         report.sections += _world_sections(driver, history=is_told)
+        if driver.name == "celery" and (deaf := _deaf_to_tasks(item)) and len(driver.log()):
+            report.sections.append(("taskservice", deaf))
         if beside := beside_section():
             report.sections.append(("taskservice", beside))
         if unnamed := _unnamed_in(item):
@@ -318,6 +321,17 @@ def _unnamed_in(item: pytest.Item) -> str | None:
     """Say which app is in no world, if the test had one of ours for want of a name."""
     made = item.config.stash[HARNESS].made_app()
     return None if made is None or item.stash.get(APP, None) is not made else unnamed_section(made)
+
+
+def _deaf_to_tasks(item: pytest.Item) -> str | None:
+    """Say so if the test listens to what another process says."""
+    asked = [name for name in getattr(item, "fixturenames", ()) if name in _CAPTURING]
+    if not asked:
+        return None
+    return (
+        f"{', '.join(asked)}: what tasks log and print is in the worker, another process, and in its log "
+        "above; the worlds celery-sim and celery-eager show it here"
+    )
 
 
 def _current_app_of(item: pytest.Item) -> str | None:

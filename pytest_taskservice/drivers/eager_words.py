@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
+from pytest_taskservice.clock import in_event_loop
 from pytest_taskservice.drivers.receivers import OF_MESSAGES, OF_WORKERS, receivers_heard
 
 __all__ = ["EagerWords"]
@@ -41,6 +42,11 @@ class EagerWords:
 
     def started(self, task: Any, request: Any) -> None:
         """Note what the task is set to, and see whether its body asks how it was delivered."""
+        if in_event_loop():
+            self._say(
+                f"{task.name} was sent from within an event loop: eager mode ran it there, where "
+                "asyncio.run(), async_to_sync() and Django's database refuse to be called; on a worker they do not"
+            )
         for name, did in _ATTRIBUTES.items():
             if (value := getattr(task, name, None)) is not None:
                 self._say(f"{task.name} has {name} {value!r}: eager mode {did}")

@@ -117,6 +117,35 @@ def test_settings_that_a_test_changes_are_told_where_it_fails(downstream: Downst
     ]
 
 
+def test_who_captures_what_a_task_says_is_told_where_it_is_said(downstream: Downstream) -> None:
+    downstream.write(
+        test_shopx="""
+        from shopx.celery import app
+        from shopx.tasks import add
+
+        @app.task
+        def say():
+            print("said")
+
+        def test_said(taskservice_app, capsys):
+            say.delay().get(timeout=10)
+            assert "said" in capsys.readouterr().out
+
+        def test_nothing_sent(taskservice_app, caplog):
+            assert "said" in caplog.text
+
+        def test_nothing_captured(taskservice_app):
+            assert add.delay(1, 2).get(timeout=10) == 4
+        """
+    )
+
+    result = downstream.run("--taskservice-backend=celery")
+
+    result.assert_outcomes(failed=3)
+    told = [line.partition(":")[0] for line in result.outlines if "what tasks log and print" in line]
+    assert told == ["capsys"]
+
+
 def test_the_same_is_told_to_a_suite_on_celerys_own_fixtures(downstream: Downstream) -> None:
     tests = TESTS.replace("def app(taskservice_app):", "def app(celery_worker):").replace(
         "return taskservice_app", "return celery_worker"

@@ -384,6 +384,41 @@ def test_a_failing_test_is_told_what_eager_mode_did_otherwise(downstream: Downst
     )
 
 
+def test_an_async_test_is_told_that_eager_mode_runs_tasks_in_its_loop(downstream: Downstream) -> None:
+    downstream.write(
+        test_shopx="""
+        import asyncio
+        import pytest
+        from shopx.celery import app
+
+        async def work():
+            return 1
+
+        @app.task
+        def run():
+            coroutine = work()
+            try:
+                return asyncio.run(coroutine)
+            finally:
+                coroutine.close()
+
+        @pytest.mark.anyio
+        async def test_async(taskservice_app):
+            run.delay().get(timeout=5)
+
+        def test_blocking(taskservice_app):
+            assert run.delay().get(timeout=5) == 2
+        """
+    )
+
+    result = downstream.run("-p", "anyio", "--taskservice-backend=celery-eager", "-k", "not trio")
+
+    result.assert_outcomes(failed=2)
+    assert (
+        result.stdout.str().count("test_shopx.run was sent from within an event loop: eager mode ran it") == 1
+    )
+
+
 def test_eager_mode_hands_over_what_could_not_be_stored_and_a_failing_test_is_told(
     downstream: Downstream,
 ) -> None:
