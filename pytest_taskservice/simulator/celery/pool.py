@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import pickle
 import signal
+import sys
 from collections import deque
 from collections.abc import Callable, Mapping
 from copy import copy
@@ -291,6 +292,8 @@ class Job:
 
     def _leave(self, error: BaseException, told: ExceptionInfo) -> None:
         """End as a process does whose body raises what Celery's tracer lets pass: ``sys.exit()`` for one."""
+        if _is_the_tests(error):
+            raise error
         if BILLIARD < _TELLS_EXITS and (self._traced or not isinstance(error, Exception)):
             status = error.code if isinstance(error, SystemExit) else 1
             self._lose(f"Worker exited prematurely: exitcode {status or 0} Job: {self.id}.")
@@ -372,6 +375,12 @@ def _is_of_message(args: tuple[Any, ...]) -> bool:
 def _name_of(target: Callable[..., Any]) -> str:
     name = getattr(target, "__qualname__", None)
     return f"{target.__module__}.{name}" if name else repr(target)
+
+
+def _is_the_tests(error: BaseException) -> bool:
+    """Return whether pytest means it for the test: ``fail()``, ``skip()``, and what pytest-timeout raises."""
+    pytest: Any = sys.modules.get("pytest")
+    return pytest is not None and isinstance(error, (pytest.fail.Exception, pytest.skip.Exception))
 
 
 def _sent(found: Any) -> Any:

@@ -194,6 +194,49 @@ def test_a_wait_that_nothing_can_end_says_what_waits(downstream: Downstream) -> 
     )
 
 
+def test_what_pytest_means_for_the_test_is_no_failure_of_a_task(downstream: Downstream) -> None:
+    downstream.write(
+        test_shopx="""
+        import signal
+        import time
+
+        import pytest
+        from shopx.celery import app
+
+        @app.task
+        def end(how):
+            how = {"fail": pytest.fail, "skip": pytest.skip, "spin": spin}[how]
+            how("the stock is gone")
+
+        def spin(reason):
+            # As pytest-timeout does it.
+            signal.signal(signal.SIGALRM, lambda *_: pytest.fail("too long"))
+            signal.setitimer(signal.ITIMER_REAL, 0.1)
+            while True:
+                pass
+
+        @pytest.mark.parametrize("how", ["fail", "skip", "spin"])
+        def test_it(taskservice_app, how):
+            end.delay(how)
+            time.sleep(60)
+
+        def test_afterwards(taskservice_app):
+            pass
+        """
+    )
+
+    result = downstream.run("-rsf", "--taskservice-backend=celery-sim")
+
+    result.assert_outcomes(failed=2, skipped=1, passed=1)
+    result.stdout.fnmatch_lines_random(
+        [
+            "SKIPPED*: the stock is gone",
+            "FAILED*fail* - Failed: the stock is gone",
+            "FAILED*spin* - Failed: too long",
+        ]
+    )
+
+
 def test_a_real_connection_is_refused_unless_it_is_allowed(downstream: Downstream) -> None:
     downstream.write(
         test_shopx="""
