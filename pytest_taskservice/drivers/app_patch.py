@@ -266,7 +266,7 @@ def _load(conf: Any) -> None:
 
 def memory_changes(app: Celery) -> dict[str, Any]:
     """Return the settings that keep an app's messages and results inside this process."""
-    return broker_changes(app, url="memory://", prefix="") | {
+    return broker_changes(app, url="memory://localhost", prefix="") | {
         "result_backend": "cache+memory://",
         "taskservice_redis_url": None,
     }

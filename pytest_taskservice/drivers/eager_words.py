@@ -45,7 +45,8 @@ class EagerWords:
         if in_event_loop():
             self._say(
                 f"{task.name} was sent from within an event loop: eager mode ran it there, where "
-                "asyncio.run(), async_to_sync() and Django's database refuse to be called; on a worker they do not"
+                "asyncio.run(), async_to_sync() and Django's database refuse to be called; on a worker they "
+                "do not"
             )
         for name, did in _ATTRIBUTES.items():
             if (value := getattr(task, name, None)) is not None:

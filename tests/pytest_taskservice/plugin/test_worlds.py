@@ -384,6 +384,22 @@ def test_a_failing_test_is_told_what_eager_mode_did_otherwise(downstream: Downst
     )
 
 
+def test_eager_mode_logs_nothing_of_its_own(downstream: Downstream) -> None:
+    downstream.write(
+        test_shopx="""
+        from shopx.tasks import add
+
+        def test_it(taskservice_app, caplog):
+            assert add.delay(1, 2).get(timeout=5) == 3
+            assert caplog.records == []
+        """
+    )
+
+    result = downstream.run("--taskservice-backend=celery-eager")
+
+    result.assert_outcomes(passed=1)
+
+
 def test_an_async_test_is_told_that_eager_mode_runs_tasks_in_its_loop(downstream: Downstream) -> None:
     downstream.write(
         test_shopx="""
