@@ -62,6 +62,7 @@ class Companions:
         self._children = WeakSet(_children())
         """Those of multiprocessing that are from before, as the pool of a session."""
         self._places: dict[int, Any] = {}
+        self._looks = 0
         self._patience = _PATIENCE
         self._patience_with_processes = _PATIENCE_WITH_PROCESSES
         self.waiting: Callable[[], set[int]] = set
@@ -106,6 +107,22 @@ class Companions:
         """Let a moment pass before a reading, if there has been one at this instant."""
         if threading.get_ident() == self._owner:
             self._simulation.read()
+
+    def look_anew(self) -> None:
+        """Take it that threads have something to do from now on."""
+        self._looks = 0
+
+    def at_work(self) -> bool:
+        """Return whether one of the test's threads does anything; whoever hears yes asks again in a tick."""
+        if len(_threads) < 2 or self._looks >= _LOOKS or self._patience <= 0:
+            return False
+        places = self._look()
+        if not places:
+            return False
+        self._looks = self._looks + 1 if places == self._places else 0
+        self._places = places
+        self._patience -= _TICK if self._looks == 0 else 0
+        return True
 
     def _let_processes_work(self, seconds: float) -> None:
         if self._patience_with_processes <= 0:
@@ -152,10 +169,10 @@ class Companions:
 
 
 def _computes(thread: Any) -> bool:
-    """Return whether a thread is on a processor, where the system tells: in C it may stay in one place."""
+    """Return whether a thread is on a processor or a disk, where the system tells: in C its place stays."""
     try:
         with open(f"/proc/self/task/{thread.native_id}/stat", "rb") as stat:  # noqa: PTH123 - a hot path
-            return stat.read().rpartition(b") ")[2][:1] == b"R"
+            return stat.read().rpartition(b") ")[2][:1] in b"RD"
     except OSError:
         return False
 

@@ -1,6 +1,7 @@
 """Threads that the event loop of a task waits for: time stands still while one of them is at work.
 
-One that waits in the simulation is not at work. One that is for long has something else to wait for.
+One that waits in the simulation is not at work. One that is for long has something else to wait for. Of a
+thread that nobody has counted, as aiosqlite's, it is looked whether it does anything while a loop waits.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_taskservice.simulator.substitutes import real_monotonic, real_sleep
 
 if TYPE_CHECKING:
+    from pytest_taskservice.simulator.companions import Companions
     from pytest_taskservice.simulator.core.simulation import Simulation
 
 __all__ = ["Errand", "Errands"]
@@ -52,24 +54,54 @@ class Errand:
         self._errands.end(self)
 
 
+class _LoopWait:
+    """One wait of an event loop, for whatever comes first."""
+
+    def __init__(self, ready: Callable[[], bool], answers_are_awaited: Callable[[], bool]) -> None:
+        self.ready = ready
+        self.answers_are_awaited = answers_are_awaited
+        self.is_woken = False
+
+
 class Errands:
     """The calls in threads of all tasks of one simulation."""
 
     def __init__(self, simulation: Simulation) -> None:
         self._simulation = simulation
         self._open: dict[Errand, None] = {}
+        self._loops: dict[_LoopWait, None] = {}
+        self.companions: Companions | None = None
+        """Who knows of all threads of the test."""
 
     def begin(self) -> Errand:
         """Count one more."""
         errand = Errand(self)
         self._open[errand] = None
-        self._simulation.flying = len(self._open)
+        self._count()
         return errand
 
     def end(self, errand: Errand) -> None:
         """Count one less."""
         self._open.pop(errand, None)
-        self._simulation.flying = len(self._open)
+        self._count()
+
+    def wait(
+        self, ready: Callable[[], bool], timeout: float | None, answers_are_awaited: Callable[[], bool]
+    ) -> None:
+        """Wait in the simulation as an event loop does, which any thread, or a socket, may wake."""
+        if self.companions is not None:
+            self.companions.look_anew()
+        waiting = _LoopWait(ready, answers_are_awaited)
+        self._loops[waiting] = None
+        self._count()
+        try:
+            self._simulation.wait(ready, timeout=timeout, what="an event loop in a task")
+        finally:
+            del self._loops[waiting]
+            self._count()
+
+    def _count(self) -> None:
+        self._simulation.flying = len(self._open) + len(self._loops)
 
     def let_work(self, is_due: Callable[[], bool], waiting: Callable[[], set[int]]) -> bool:
         """Wait for real while a thread is at work; return whether there is something to do by then.
@@ -77,10 +109,26 @@ class Errands:
         ``waiting`` says which threads wait in the simulation.
         """
         while not is_due():
-            if not self._at_work(waiting()):
+            if self._wakes_loops():
+                return True
+            if not self._at_work(waiting()) and not self._somebody_works():
                 return False
             real_sleep(_TICK)
         return True
+
+    def _wakes_loops(self) -> bool:
+        # Once each: one whose process is stopped, or gone, does not go on.
+        found = [each for each in self._loops if not each.is_woken and each.ready()]
+        for each in found:
+            each.is_woken = True
+            # Who waits is asked after an event: this is one.
+            self._simulation.after(0.0, _nothing)
+        return bool(found)
+
+    def _somebody_works(self) -> bool:
+        if any(each.answers_are_awaited() for each in self._loops if not each.is_woken):
+            return True
+        return bool(self._loops) and self.companions is not None and self.companions.at_work()
 
     def _at_work(self, waiting: set[int]) -> bool:
         now, found = _now(), False
@@ -92,3 +140,7 @@ class Errands:
                 errand.until = now + _PATIENCE
             found = found or now < errand.until
         return found
+
+
+def _nothing() -> None:
+    """Be an event."""

@@ -321,7 +321,7 @@ class CeleryWorld:
         self.threads.open_loops = self._open_late
         simulation.outsiders = self.threads
         companions.waiting = self.threads.waiting_threads
-        self._companions = companions
+        self._companions = self.threads.errands.companions = companions
         self.threads.install(patches)
         install_seams(patches, simulation, self.record.of_request)
         signals.task_received.connect(self.record.received, weak=False)

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_taskservice.errors import SimulationError
 from pytest_taskservice.simulator.loops.seats import Seat
-from pytest_taskservice.simulator.loops.sockets import SILENCE, Descriptors
+from pytest_taskservice.simulator.loops.sockets import SILENCE, Descriptors, awaited
 from pytest_taskservice.simulator.loops.stage import PATIENCE, Stage
 from pytest_taskservice.simulator.loops.stories import awaited_frames, where
 from pytest_taskservice.simulator.substitutes import real_monotonic
@@ -115,12 +115,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
     def awaited(self, keys: Mapping[Any, SelectorKey]) -> dict[int, bool]:
         """Return the descriptors that somebody waits for, and whether something is to be written there."""
-        own = self._ssock.fileno()
-        return {
-            key.fd: bool(key.events & selectors.EVENT_WRITE)
-            for key in keys.values()
-            if key.fd != own and (key.events & selectors.EVENT_WRITE or _is_read(key.data[0]))
-        }
+        return awaited(keys, own=(self._ssock.fileno(),))
 
     def _awaiting(self, made: Any) -> Any:
         self._children.append(made[0])
@@ -326,19 +321,6 @@ def _shuffle(ready: deque[asyncio.Handle], draw: Random) -> None:
     draw.shuffle(handles)
     for place, handle in zip(steps, handles, strict=True):
         ready[place] = handle
-
-
-def _is_read(handle: Any) -> bool:
-    """Return whether somebody waits for what would come; a stream reads ahead, in case."""
-    transport = getattr(getattr(handle, "_callback", None), "__self__", None)
-    if type(transport).__name__.endswith("PidfdChildWatcher"):
-        # A process's end: `has_children` knows of it.
-        return False
-    protocol = getattr(transport, "_protocol", None)
-    if not isinstance(protocol, asyncio.StreamReaderProtocol):
-        return handle is not None
-    reader = getattr(protocol, "_stream_reader", None)
-    return reader is None or reader._waiter is not None  # noqa: SLF001 - see the module
 
 
 def _nothing() -> None:

@@ -12,13 +12,14 @@ from __future__ import annotations
 import asyncio
 import selectors
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Self
 
 import sniffio
 from sniffio import thread_local
 
 from pytest_taskservice.simulator.core.fibers import current_fiber
+from pytest_taskservice.simulator.loops.sockets import SILENCE, Descriptors, awaited
 from pytest_taskservice.simulator.substitutes import real_monotonic
 
 if TYPE_CHECKING:
@@ -95,7 +96,10 @@ class _FiberLoop(asyncio.SelectorEventLoop):
     def __init__(self, simulation: Simulation, errands: Errands) -> None:
         self._simulation = simulation
         self._errands = errands
-        super().__init__(_Parking(simulation))
+        parking = _Parking(simulation, errands)
+        super().__init__(parking)
+        # Until then it has registered nothing but what wakes it.
+        parking.own = frozenset(key.fd for key in parking.get_map().values())
 
     def time(self) -> float:
         return self._simulation.monotonic() if not self._simulation.closed else real_monotonic()
@@ -128,9 +132,13 @@ class _FiberLoop(asyncio.SelectorEventLoop):
 class _Parking(selectors.BaseSelector):
     """A selector that gives way to other fibers instead of sleeping."""
 
-    def __init__(self, simulation: Simulation) -> None:
+    def __init__(self, simulation: Simulation, errands: Errands) -> None:
         self._simulation = simulation
+        self._errands = errands
         self._real = selectors.DefaultSelector()
+        self._descriptors = Descriptors()
+        self.own: frozenset[int] = frozenset()
+        """What wakes the loop itself."""
 
     def select(self, timeout: float | None = None) -> list[tuple[SelectorKey, int]]:
         simulation, real = self._simulation, self._real
@@ -144,14 +152,34 @@ class _Parking(selectors.BaseSelector):
             events[:] = real.select(0)
             return bool(events)
 
-        simulation.wait(ready, timeout=timeout, what="an event loop in a task")
+        self._errands.wait(ready, timeout, self._answers())
+        for key, _ in events:
+            self._descriptors.spoke(key.fd)
         return events
+
+    def _answers(self) -> Callable[[], bool]:
+        """Return what says whether an answer from outside is awaited; none is for ever."""
+        until = real_monotonic() + SILENCE
+
+        def are_awaited() -> bool:
+            keys = self._real.get_map()
+            if len(keys) <= len(self.own):
+                return False
+            at_work = self._descriptors.at_work(awaited(keys, own=self.own))
+            if at_work and real_monotonic() >= until:
+                self._descriptors.gave_up(at_work)
+                return False
+            return bool(at_work)
+
+        return are_awaited
 
     def register(self, fileobj: Any, events: int, data: Any = None) -> SelectorKey:
         return self._real.register(fileobj, events, data)
 
     def unregister(self, fileobj: Any) -> SelectorKey:
-        return self._real.unregister(fileobj)
+        key = self._real.unregister(fileobj)
+        self._descriptors.spoke(key.fd)
+        return key
 
     def modify(self, fileobj: Any, events: int, data: Any = None) -> SelectorKey:
         return self._real.modify(fileobj, events, data)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
+import selectors
 import socket
 import stat
+from collections.abc import Collection, Mapping
+from typing import Any
 
-__all__ = ["SILENCE", "Descriptors"]
+__all__ = ["SILENCE", "Descriptors", "awaited"]
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +44,31 @@ class Descriptors:
         self._silent |= sockets
         for number in sorted(sockets):
             logger.warning("virtual time went on without socket %d, silent for %g s", number, SILENCE)
+
+
+def awaited(keys: Mapping[Any, selectors.SelectorKey], *, own: Collection[int]) -> dict[int, bool]:
+    """Return the descriptors on which somebody waits, and whether something is to be written there.
+
+    ``keys`` are those of the selector of a loop of asyncio's, ``own`` is what wakes the loop itself.
+    """
+    return {
+        key.fd: bool(key.events & selectors.EVENT_WRITE)
+        for key in keys.values()
+        if key.fd not in own and (key.events & selectors.EVENT_WRITE or _is_read(key.data[0]))
+    }
+
+
+def _is_read(handle: Any) -> bool:
+    """Return whether somebody waits for what would come; a stream reads ahead, in case."""
+    transport = getattr(getattr(handle, "_callback", None), "__self__", None)
+    if type(transport).__name__.endswith("PidfdChildWatcher"):
+        # A process's end: `has_children` knows of it.
+        return False
+    protocol = getattr(transport, "_protocol", None)
+    if not isinstance(protocol, asyncio.StreamReaderProtocol):
+        return handle is not None
+    reader = getattr(protocol, "_stream_reader", None)
+    return reader is None or reader._waiter is not None  # noqa: SLF001 - see the module
 
 
 def _is_socket(number: int) -> bool:

@@ -164,6 +164,85 @@ def test_time_waits_for_threads_and_processes_that_somebody_waits_for(
     downstream.run(*SIMULATED).assert_outcomes(passed=3)
 
 
+def test_time_waits_for_what_the_loop_of_a_task_waits_for(downstream: Downstream) -> None:
+    downstream.write(
+        test_shopx="""
+        import asyncio
+        import queue
+        import subprocess
+        import sys
+        import threading
+
+        import pytest
+        from shopx.celery import app
+
+        class Connection:
+            # As aiosqlite has it: a thread of its own, which no executor knows of.
+            def __init__(self):
+                self.asked = queue.SimpleQueue()
+                threading.Thread(target=self.serve, daemon=True).start()
+
+            def serve(self):
+                while (future := self.asked.get()) is not None:
+                    found = sum(sum(range(100_000)) for _ in range(40))
+                    future.get_loop().call_soon_threadsafe(future.set_result, found)
+
+            async def execute(self):
+                future = asyncio.get_running_loop().create_future()
+                self.asked.put(future)
+                return await future
+
+        async def query():
+            connection = Connection()
+            await connection.execute()
+            await asyncio.sleep(1)
+            found = await connection.execute()
+            connection.asked.put(None)
+            return found
+
+        async def fetch(port):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(b"ask")
+            answer = await asyncio.wait_for(reader.readexactly(6), 5)
+            writer.close()
+            return answer.decode()
+
+        @app.task
+        def ask_thread():
+            return asyncio.run(query())
+
+        @app.task
+        def ask_socket(port):
+            return asyncio.run(fetch(port))
+
+        @pytest.fixture
+        def port():
+            command = [sys.executable, "server.py"]
+            with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+                yield int(server.stdout.readline())
+
+        def test_thread():
+            assert ask_thread.delay().get(timeout=5) == 199_998_000_000
+
+        def test_socket(port):
+            assert ask_socket.delay(port).get(timeout=5) == "answer"
+        """,
+        server="""
+        import socket
+        import time
+
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            print(server.getsockname()[1], flush=True)
+            connection, _ = server.accept()
+            connection.recv(3)
+            time.sleep(0.2)
+            connection.sendall(b"answer")
+        """,
+    )
+
+    downstream.run(*SIMULATED, "--taskservice-allow-sockets=127.0.0.1").assert_outcomes(passed=2)
+
+
 def test_trio_waits_in_virtual_time_too(downstream: Downstream) -> None:
     downstream.write(
         test_shopx="""
