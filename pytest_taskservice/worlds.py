@@ -105,7 +105,7 @@ def replay_command(item: pytest.Item, options: HarnessOptions, *, seed: int, pat
     elif options.seeded or path:
         # The id names the seed, among other things.
         choices.append(f"--taskservice-seed={seed}")
-    return _command(item, nodeid, [*choices, *_times(options)], ("app", "concurrency"))
+    return _command(item, nodeid, [*choices, *_times(options)], ("app", "concurrency", "allow-sockets"))
 
 
 def replay_in(item: pytest.Item, options: HarnessOptions, *, backend: str) -> str:
@@ -125,8 +125,9 @@ def _times(options: HarnessOptions) -> Iterator[str]:
 
 def _command(item: pytest.Item, nodeid: str, choices: list[str], names: tuple[str, ...]) -> str:
     # What stands in the ini file is found again there.
-    given = {name: item.config.getoption(f"taskservice_{name}", default=None) for name in names}
-    choices += [f"--taskservice-{name}={value}" for name, value in given.items() if value is not None]
+    for name in names:
+        given = item.config.getoption(f"--taskservice-{name}", default=None)
+        choices += [] if given is None else [f"--taskservice-{name}={shlex.quote(str(given))}"]
     # What puts a test into its world may be given so.
     choices += [f"-o {shlex.quote(entry)}" for entry in item.config.getoption("override_ini", None) or ()]
     quoted = shlex.quote(nodeid)

@@ -265,6 +265,21 @@ def test_a_real_connection_is_refused_unless_it_is_allowed(downstream: Downstrea
     assert downstream.run("--taskservice-backend=celery-sim", "--taskservice-allow-sockets=all").ret == 0
 
 
+def test_the_command_that_replays_a_test_allows_it_the_same_sockets(downstream: Downstream) -> None:
+    downstream.write(
+        test_shopx="""
+        from shopx.tasks import add
+
+        def test_it(taskservice_app):
+            assert add.delay(1, 2).get() == 4
+        """
+    )
+
+    result = downstream.run("--taskservice-backend=celery-sim", "--taskservice-allow-sockets=db:5432,[::1]")
+
+    result.stdout.fnmatch_lines(["replay:*--taskservice-allow-sockets='db:5432,[[]::1[]]'"])
+
+
 def test_a_suite_that_forbids_sockets_by_itself_runs(downstream: Downstream) -> None:
     downstream.write(
         test_shopx="""
