@@ -18,6 +18,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from pytest_taskservice.errors import SimulationError
+from pytest_taskservice.simulator.answers import install_awaited_answers
 from pytest_taskservice.simulator.core.fibers import current_fiber
 from pytest_taskservice.simulator.standstill import Errands
 from pytest_taskservice.simulator.substitutes import Patches, real_join, real_monotonic, real_sleep
@@ -80,6 +81,8 @@ class Threads:
         self.at_work: Callable[[set[int]], bool] = _nobody
         """Told which threads wait, returns whether one of those that the test waits for is at work."""
         self.errands = Errands(simulation)
+        self.serves_sockets = False
+        """Whether the owner may have real connections: a server of the test's own may be behind one."""
         self._loop: Any = None
         self._going = 0
         self._still_until: float | None = None
@@ -102,6 +105,8 @@ class Threads:
                 real_join(thread, 0.0 if threads._going else _TICK)
                 threads._serve(None)
 
+        if self.serves_sockets:
+            install_awaited_answers(patches, self._await_answer)
         patches.set(threading.Condition, "wait", wait)
         patches.set(threading.Thread, "join", join)
         self._look_out_for_loops(patches)
@@ -241,6 +246,15 @@ class Threads:
             return False
         real_sleep(_TICK)
         return True
+
+    def _await_answer(self, has_come: Callable[[float], bool], timeout: float | None) -> None:
+        """Take steps for threads that wait while the owner awaits what one of them may have to send."""
+        if not self.inside() or current_fiber() is not None or self._simulation.closed:
+            return
+        end = None if timeout is None else _now() + timeout
+        while not has_come(0.0 if self._going else _TICK) and (end is None or _now() < end):
+            if self._waiters:
+                self._serve(None)
 
     def explain(self) -> Iterable[str]:
         """Say what each thread waits for."""

@@ -319,6 +319,7 @@ class CeleryWorld:
         companions.install(patches)
         self.threads = Threads(simulation)
         self.threads.open_loops = self._open_late
+        self.threads.serves_sockets = bool(self._allow_sockets)
         simulation.outsiders = self.threads
         companions.waiting = self.threads.waiting_threads
         self._companions = self.threads.errands.companions = companions

@@ -20,7 +20,7 @@ from pytest_taskservice.errors import SocketRefusedError
 if TYPE_CHECKING:
     from pytest_taskservice.simulator.substitutes import Patches
 
-__all__ = ["SocketGuard"]
+__all__ = ["SocketGuard", "socket_class"]
 
 _FAMILIES = frozenset({socket.AF_INET, socket.AF_INET6})
 # What runs tests, or starts servers for them, as pytest-redis and its kin do by the last two.
@@ -55,7 +55,7 @@ class SocketGuard:
         if self._allowed is True:
             return
         names = ("connect", "connect_ex")
-        owner = _socket_class()
+        owner = socket_class()
         patches.methods(owner, {name: self._guarded(getattr(owner, name)) for name in names})
 
     def _guarded(self, before: Any) -> Any:
@@ -75,7 +75,7 @@ class SocketGuard:
         return any(_matches(entry, host, port) for entry in self._allowed)
 
 
-def _socket_class() -> type[Any]:
+def socket_class() -> type[Any]:
     """Return the class that ``socket.socket`` is, whatever a test has put in its place to forbid sockets."""
     return next(
         kind

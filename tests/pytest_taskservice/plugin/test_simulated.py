@@ -280,6 +280,41 @@ def test_the_command_that_replays_a_test_allows_it_the_same_sockets(downstream: 
     result.stdout.fnmatch_lines(["replay:*--taskservice-allow-sockets='db:5432,[[]::1[]]'"])
 
 
+def test_a_server_in_a_thread_of_the_test_waits_for_tasks(downstream: Downstream) -> None:
+    downstream.write(
+        test_shopx="""
+        import threading
+        import urllib.request
+        from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+        import pytest
+        from shopx.tasks import nap
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self):
+                self.send_response(200)
+                self.end_headers()
+                self.wfile.write(b"%d" % nap.delay(60).get(timeout=100))
+
+        @pytest.fixture(scope="module")
+        def url():
+            with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+                threading.Thread(target=server.serve_forever).start()
+                yield f"http://127.0.0.1:{server.server_port}"
+                server.shutdown()
+
+        def test_it(url, taskservice_app):
+            for _ in range(2):
+                with urllib.request.urlopen(url, timeout=10) as answer:
+                    assert answer.read() == b"60"
+        """
+    )
+
+    result = downstream.run("--taskservice-backend=celery-sim", "--taskservice-allow-sockets=127.0.0.1")
+
+    result.assert_outcomes(passed=1)
+
+
 def test_a_suite_that_forbids_sockets_by_itself_runs(downstream: Downstream) -> None:
     downstream.write(
         test_shopx="""
