@@ -12,6 +12,7 @@ from typing import Any
 
 from pytest_taskservice.drivers.receivers import OF_TASKS, OF_WORKERS, receivers_heard
 from pytest_taskservice.drivers.replaced import Replaced
+from pytest_taskservice.simulator.freezing import frozen_by_freezegun
 
 __all__ = ["Unshared", "keeps_mail"]
 
@@ -139,9 +140,13 @@ def _in_its_module(task: Any) -> Iterator[str]:
 
 def _moved_clock(task: Any) -> Iterator[str]:
     time_machine: Any = sys.modules.get("time_machine")
-    if time_machine is not None and time_machine.escape_hatch.is_travelling():
+    moved_by = {
+        "time-machine": time_machine is not None and time_machine.escape_hatch.is_travelling(),
+        "freezegun": frozen_by_freezegun(),
+    }
+    for name in (name for name, moved in moved_by.items() if moved):
         yield (
-            f"{task.name} was sent while the test had moved the clock with time-machine: the worker, another "
+            f"{task.name} was sent while the test had moved the clock with {name}: the worker, another "
             f"process, has the real one; {_ELSEWHERE}"
         )
 

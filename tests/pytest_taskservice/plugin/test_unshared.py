@@ -146,6 +146,32 @@ def test_who_captures_what_a_task_says_is_told_where_it_is_said(downstream: Down
     assert told == ["capsys"]
 
 
+def test_a_moved_clock_is_told_to_a_suite_on_celerys_own_fixtures(downstream: Downstream) -> None:
+    downstream.write(
+        test_shopx=f"""
+import pytest
+import time_machine
+from freezegun import freeze_time
+{SHARED}
+
+@pytest.mark.parametrize("move", [freeze_time, time_machine.travel])
+def test_it(celery_worker, move):
+    with move("2020-01-01", tick=True):
+        assert add.delay(1, 2).get(timeout=10) == 4
+"""
+    )
+
+    result = downstream.run("-p", "pytest_taskservice.celery_compat", "--taskservice-backend=celery")
+
+    result.assert_outcomes(failed=2)
+    result.stdout.fnmatch_lines(
+        [
+            "test_shopx.add was *had moved the clock with freezegun:*",
+            "test_shopx.add was *with time-machine:*",
+        ]
+    )
+
+
 def test_the_same_is_told_to_a_suite_on_celerys_own_fixtures(downstream: Downstream) -> None:
     tests = TESTS.replace("def app(taskservice_app):", "def app(celery_worker):").replace(
         "return taskservice_app", "return celery_worker"
