@@ -12,11 +12,15 @@ _YEAR = 365 * 86_400.0
 
 
 class Limits:
-    """How much may happen while a test waits: ``moves`` of the clock, turns of a loop, and ``seconds``."""
+    """How much may happen while a test waits: ``moves`` of the clock, turns of a loop, and ``seconds``.
 
-    def __init__(self, *, moves: int = 1_000_000, seconds: float = 100 * _YEAR) -> None:
+    ``work`` is how long, in real seconds, a thread or a loop may be at work while all others wait for it.
+    """
+
+    def __init__(self, *, moves: int = 1_000_000, seconds: float = 100 * _YEAR, work: float = 60.0) -> None:
         self.moves = moves
         self.seconds = seconds
+        self.work = work
 
 
 class Seat:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from pytest_taskservice.errors import SimulationBudgetError, SimulationError, SimulationIdleError
 from pytest_taskservice.simulator.core.randomness import Randomness
+from pytest_taskservice.simulator.loops.overdue import end_thread
 from pytest_taskservice.simulator.loops.seats import Limits, Seat
 from pytest_taskservice.simulator.substitutes import real_monotonic
 
@@ -315,6 +316,8 @@ class Stage:
             now = real_monotonic()
             if progress != self.progress:
                 return self.progress, now
+            if not self._stuck and now - then > self.limits.work:
+                self._end_work()
             if not self._stuck or now - then < PATIENCE * 0.9:
                 return since
         if self.let_work is not None and threading.get_ident() == self.owner:
@@ -325,6 +328,14 @@ class Stage:
             error = SimulationIdleError(what, tuple(self._explain()))
         self._fail(error)
         return self.progress, now
+
+    def _end_work(self) -> None:
+        """End what is at work in threads other than the test's own."""
+        for seat in self._seats:
+            # One that has not begun has the thread of who has made it.
+            begun = seat.thread != self.owner and self.seat_of(seat.thread) is seat
+            if begun and not seat.waiting and not seat.stands_still():
+                end_thread(seat.thread)
 
     def turned(self, seat: Seat) -> None:
         """Count a turn of a loop that takes no time; only what is on its way in a thread excuses many."""

@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import anyio
+import anyio.to_thread
 import pytest
 from anyio.from_thread import start_blocking_portal
 
 from pytest_taskservice.errors import HarnessError, SimulationBudgetError
+from pytest_taskservice.simulator.loops.overdue import OverdueError
 from pytest_taskservice.simulator.loops.seats import Limits
 from pytest_taskservice.simulator.loops.world import open_stage
 from taskservice import (
@@ -274,6 +276,37 @@ def test_a_world_of_sleeps_without_end_is_stopped(loop: str) -> None:
         with pytest.raises(SimulationBudgetError, match=r"500 events[\s\S]*never_ends"):
             future.result()
         future.cancel()
+
+
+def _compute_for_ever() -> None:
+    while True:
+        # Whoever catches all errors is ended as well.
+        with suppress(Exception):
+            pass
+
+
+async def _turn_for_ever() -> None:
+    _compute_for_ever()
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "trio"])
+def test_a_thread_at_work_for_ever_is_ended(loop: str) -> None:
+    with open_stage(limits=Limits(work=1.0)):
+        with pytest.raises(OverdueError, match="at work for too long"):
+            anyio.run(anyio.to_thread.run_sync, _compute_for_ever, backend=loop)
+
+        began = time.monotonic()
+        anyio.run(anyio.sleep, 3600, backend=loop)
+        assert time.monotonic() - began == 3600
+
+
+def test_a_loop_at_work_for_ever_is_ended() -> None:
+    with (
+        open_stage(limits=Limits(work=1.0)),
+        start_blocking_portal("asyncio") as portal,
+        pytest.raises(OverdueError),
+    ):
+        portal.call(_turn_for_ever)
 
 
 def test_years_are_bounded_as_well() -> None:
