@@ -13,6 +13,7 @@ from pytest_taskservice.options import DEFAULT_START
 from pytest_taskservice.simulator.celery.world import CeleryWorld
 from pytest_taskservice.simulator.core.simulation import Budget
 from pytest_taskservice.simulator.substitutes import Patches
+from pytest_taskservice.simulator.wallclock import travelled_to
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -125,7 +126,8 @@ class SimulatedWorld:
         """Open a simulation for the test; time does not leap for what has read it before."""
         self.end_test()
         options = self._options
-        start = datetime.now(UTC) if late and options.start == DEFAULT_START else options.start
+        found = datetime.now(UTC) if late and options.start == DEFAULT_START else options.start
+        start = travelled_to() or found
         # What a test leaves in the process under a name of its own must not be found by the next one.
         world = CeleryWorld(seed=options.seed, place=name, start=start, budget=Budget(events=options.events))
         self._stack.enter_context(world)

@@ -4,8 +4,8 @@ time-machine replaces them in C, so names bound earlier are covered too. It does
 sleep: see ``substitutes``.
 
 Leans on ``Traveller._destination_timestamp_ns`` of time-machine, which is set instead of shifted, at every
-event, and on ``time_ns``, which it asks for every reading. Where the former is gone, ``shift`` does the same,
-and nobody is told of readings.
+event, on ``time_ns``, which it asks for every reading, and on ``traveller_stack``, of which it stops the last
+one. Where the first is gone, ``shift`` does the same, and nobody is told of readings.
 """
 
 from __future__ import annotations
@@ -67,7 +67,18 @@ def wall_clock(
         move(start)
         yield move
     finally:
+        _put_on_top(traveller)
         travel.stop()
+
+
+def _put_on_top(traveller: Any) -> None:
+    """Have it be the one that stops next: another may have started since, for a class, and is to go on."""
+    import time_machine
+
+    stack: Any = vars(time_machine).get("traveller_stack", ())
+    places = [place for place, each in enumerate(stack) if each is traveller]
+    for place in places:
+        stack.append(stack.pop(place))
 
 
 @contextmanager

@@ -327,3 +327,42 @@ def test_eager_tasks_see_what_is_frozen(downstream: Downstream) -> None:
     result = downstream.run("--taskservice-backend=celery-eager")
 
     result.assert_outcomes(passed=1)
+
+
+def test_time_that_a_class_moves_stays_so_for_each_of_its_tests_with_celerys_own_fixtures(
+    downstream: Downstream,
+) -> None:
+    downstream.write(
+        test_shopx="""
+        from datetime import UTC, datetime
+
+        import pytest
+        import time_machine
+        from celery import shared_task
+
+        @shared_task
+        def year():
+            return datetime.now(UTC).year
+
+        @pytest.fixture(scope="class")
+        def moved():
+            # When the first test's simulation is open, and still there when it is closed.
+            with time_machine.travel("2020-01-01"):
+                yield
+
+        @pytest.mark.usefixtures("moved")
+        class TestMoved:
+            def test_once(self, celery_worker):
+                assert (datetime.now(UTC).year, year.delay().get(timeout=5)) == (2020, 2020)
+
+            def test_again(self, celery_worker):
+                assert (datetime.now(UTC).year, year.delay().get(timeout=5)) == (2020, 2020)
+
+        def test_afterwards(celery_worker):
+            assert (datetime.now(UTC).year, year.delay().get(timeout=5)) == (2026, 2026)
+        """
+    )
+
+    result = downstream.run("-p", "pytest_taskservice.celery_compat", "--taskservice-backend=celery-sim")
+
+    result.assert_outcomes(passed=3)
