@@ -76,7 +76,8 @@ class _Coupling:
             patches.set(kind, "__call__", self._telling())
         patches.set(api.StepTickTimeFactory, "tick", self._stepping())
         patches.set(api.StepTickTimeFactory, "__call__", self._telling_and_stepping())
-        self._leave_out_ours()
+        if api.freeze_factories:
+            self._leave_out_ours()
         for factory in api.freeze_factories:
             self._enter(factory)
 
