@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_taskservice.simulator.substitutes import real_monotonic, real_sleep
 
 if TYPE_CHECKING:
-    from pytest_taskservice.simulator.companions import Companions
+    from pytest_taskservice.simulator.bystanders import Bystanders
     from pytest_taskservice.simulator.core.simulation import Simulation
 
 __all__ = ["Errand", "Errands"]
@@ -70,7 +70,7 @@ class Errands:
         self._simulation = simulation
         self._open: dict[Errand, None] = {}
         self._loops: dict[_LoopWait, None] = {}
-        self.companions: Companions | None = None
+        self.bystanders: Bystanders | None = None
         """Who knows of all threads of the test."""
 
     def begin(self) -> Errand:
@@ -89,8 +89,8 @@ class Errands:
         self, ready: Callable[[], bool], timeout: float | None, answers_are_awaited: Callable[[], bool]
     ) -> None:
         """Wait in the simulation as an event loop does, which any thread, or a socket, may wake."""
-        if self.companions is not None:
-            self.companions.look_anew()
+        if self.bystanders is not None:
+            self.bystanders.look_anew()
         waiting = _LoopWait(ready, answers_are_awaited)
         self._loops[waiting] = None
         self._count()
@@ -128,7 +128,7 @@ class Errands:
     def _somebody_works(self) -> bool:
         if any(each.answers_are_awaited() for each in self._loops if not each.is_woken):
             return True
-        return bool(self._loops) and self.companions is not None and self.companions.at_work()
+        return bool(self._loops) and self.bystanders is not None and self.bystanders.at_work()
 
     def _at_work(self, waiting: set[int]) -> bool:
         now, found = _now(), False

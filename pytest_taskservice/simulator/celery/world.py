@@ -322,7 +322,7 @@ class CeleryWorld:
         self.threads.serves_sockets = bool(self._allow_sockets)
         simulation.outsiders = self.threads
         companions.waiting = self.threads.waiting_threads
-        self._companions = self.threads.errands.companions = companions
+        self._companions, self.threads.errands.bystanders = companions, companions.threads
         self.threads.install(patches)
         install_seams(patches, simulation, self.record.of_request)
         signals.task_received.connect(self.record.received, weak=False)

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
+from weakref import WeakSet
 
 from pytest_taskservice.errors import SimulationBudgetError, SimulationError, SimulationIdleError
 from pytest_taskservice.simulator.core.randomness import Randomness
@@ -60,6 +61,8 @@ class Stage:
         self._lock = threading.RLock()
         self._seats: list[Seat] = []
         self._by_thread: dict[int, list[Seat]] = {}
+        self._known: WeakSet[threading.Thread] = WeakSet()
+        """Threads that have sat here once: what they do without a seat is nothing."""
         self._moving = False
         self._stuck = False
         self.progress = 0
@@ -172,6 +175,7 @@ class Stage:
         with self._lock:
             if seat not in self._seats:
                 self._seats.append(seat)
+            self._known.add(threading.current_thread())
             stack = self._by_thread.setdefault(threading.get_ident(), [])
             if stack:
                 stack[-1].covered = True
@@ -207,6 +211,11 @@ class Stage:
         """Return whether nothing comes of that thread unless time goes on; an unknown one may do anything."""
         seat = self.seat_of(thread)
         return seat is not None and seat.stands_still()
+
+    def known_threads(self) -> set[int]:
+        """Return the numbers of the threads that sit here, or have and may again."""
+        with self._lock:
+            return {thread.ident or 0 for thread in self._known if thread.is_alive()}
 
     def at_work(self, waiting: set[int]) -> bool:
         """Return whether a thread beside the owner's is at work; ``waiting`` are some that are not."""

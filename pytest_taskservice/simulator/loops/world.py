@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 from pytest_taskservice.clock import Clock
+from pytest_taskservice.simulator.bystanders import Bystanders
 from pytest_taskservice.simulator.core.fibers import current_fiber
 from pytest_taskservice.simulator.core.virtual import VirtualTimeline
 from pytest_taskservice.simulator.freezing import coupled
@@ -45,6 +46,8 @@ def open_stage(*, start: float = START, seed: int = 0, limits: Limits | None = N
     with ExitStack() as stack:
         move = stack.enter_context(wall_clock(start, on_read=note_reading))
         stage = Stage(VirtualTimeline(start=start, on_move=move), seed=seed, limits=limits)
+        bystanders = Bystanders(stage.known_threads)
+        stage.let_work = lambda seconds, over: bystanders.let_work()
         # First, for it reads the functions that are replaced next.
         stack.enter_context(coupled(Clock(stage)))
         stack.enter_context(virtual_loops(stage))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import queue
 import random
+import threading
 import time
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
@@ -29,9 +31,10 @@ from taskservice import (
     TimeLimitError,
     task,
 )
+from taskservice.backends.loops import current_notifier
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
     from typing import Literal
 
     from pytest_taskservice.clock import Clock
@@ -307,6 +310,42 @@ def test_a_loop_at_work_for_ever_is_ended() -> None:
         pytest.raises(OverdueError),
     ):
         portal.call(_turn_for_ever)
+
+
+class Clerk(threading.Thread):
+    """A thread that a library has for itself, as aiosqlite does; it works for some real milliseconds."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self._asked: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
+        self.start()
+
+    def run(self) -> None:
+        while (told := self._asked.get()) is not None:
+            sum(range(400_000))
+            told()
+
+    async def answer(self) -> None:
+        came, notify = anyio.Event(), current_notifier()
+        self._asked.put(lambda: notify(came.set))
+        await came.wait()
+
+    def end(self) -> None:
+        self._asked.put(None)
+        self.join()
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "trio"])
+def test_a_thread_that_nobody_counts_gets_on_before_time_leaps(loop: str) -> None:
+    async def ask() -> None:
+        clerk = Clerk()
+        for _ in range(5):
+            with anyio.fail_after(1):
+                await clerk.answer()
+        clerk.end()
+
+    with open_stage():
+        anyio.run(ask, backend=loop)
 
 
 def test_years_are_bounded_as_well() -> None:
