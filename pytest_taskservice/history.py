@@ -7,10 +7,20 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-__all__ = ["ENTRY_HEADER", "Event", "EventKind", "EventLog"]
+from taskservice.texts import text_of
+
+__all__ = ["ENTRY_HEADER", "Event", "EventKind", "EventLog", "brief"]
 
 ENTRY_HEADER = "taskservice_entry"
 """The header of a message by which whoever tells of its being sent knows the entry of the beat."""
+
+
+_LONGEST = 500
+
+
+def brief(value: object) -> Any:
+    """Return what a ``detail`` tells of a value: a number as it is, else its text, cut where it is long."""
+    return value if isinstance(value, (int, float, bool)) else text_of(value)[:_LONGEST]
 
 
 class EventKind(StrEnum):

@@ -34,7 +34,7 @@ from pytest_taskservice.outside import beside_section, outside_lines, outside_se
 from pytest_taskservice.played import Played
 from pytest_taskservice.progress import Progress
 from pytest_taskservice.session import HarnessSession
-from pytest_taskservice.worlds import FIXTURE, missed_world, unseeded, world_of, worlds_for
+from pytest_taskservice.worlds import FIXTURE, is_simulated, missed_world, worlds_for
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -219,7 +219,7 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Col
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Have a test that is in no simulation find nothing that was kept for the next one."""
-    if unseeded(world_of(item)) != "celery-sim":
+    if not is_simulated(item):
         item.config.stash[HARNESS].rest()
 
 

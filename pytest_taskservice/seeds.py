@@ -17,7 +17,7 @@ from pytest_taskservice.again import leave, run_again
 from pytest_taskservice.fixtures import WORLD
 from pytest_taskservice.played import story_of
 from pytest_taskservice.shrunk import explain_story
-from pytest_taskservice.worlds import replay_command, world_of
+from pytest_taskservice.worlds import is_simulated, replay_command
 
 if TYPE_CHECKING:
     from pytest_taskservice.options import HarnessOptions
@@ -52,7 +52,7 @@ class Seeds:
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_protocol(self, item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
         """Run a test once before, to compare; or keep its report back until its failure is shrunk."""
-        if not _is_simulated(item) or item.config.getoption("setuponly", default=False):
+        if not is_simulated(item) or item.config.getoption("setuponly", default=False):
             return None
         item.stash[_FIRST] = _run(item) if self._options.check_determinism else None
         # Whoever debugs has been at the failure itself.
@@ -137,11 +137,6 @@ class Seeds:
         return render_simulation(
             story, replay=replay_command(item, self._options, seed=story.seed), shrunk=shrunk
         )
-
-
-def _is_simulated(item: pytest.Item) -> bool:
-    """Say whether a test will run in a simulation: by its parameter, or as a scenario by its world."""
-    return world_of(item).startswith("celery-sim")
 
 
 def _run(item: pytest.Item) -> _Ending | None:

@@ -62,7 +62,7 @@ def _told(item: pytest.Item, play: Play, shrunk: ShrunkStory, options: HarnessOp
         return
     mismatch = first_line(shrunk.mismatch)
     try:
-        shown, command = _written(item, play, shrunk, options)
+        shown, command = _written(item, play, shrunk, options, mismatch)
     except OSError as error:
         shown, command = f"cannot be written: {error}", ""
     yield ""
@@ -72,9 +72,10 @@ def _told(item: pytest.Item, play: Play, shrunk: ShrunkStory, options: HarnessOp
         yield f"  replay:  {command}"
 
 
-def _written(item: pytest.Item, play: Play, shrunk: ShrunkStory, options: HarnessOptions) -> tuple[str, str]:
+def _written(
+    item: pytest.Item, play: Play, shrunk: ShrunkStory, options: HarnessOptions, mismatch: str
+) -> tuple[str, str]:
     """Write the story out; return where to, and the command that plays it."""
-    from pytest_taskservice.report.text import first_line
     from pytest_taskservice.scenario.write import write
 
     path = _place(item, play, options)
@@ -83,7 +84,7 @@ def _written(item: pytest.Item, play: Play, shrunk: ShrunkStory, options: Harnes
     comments = [
         f"Shrunk from {play.scenario.mark}, {play.scenario.title!r}, seed {play.seed}:",
         f"the smallest story found that still fails in celery-sim at {shrunk.mismatch.mark}.",
-        first_line(shrunk.mismatch),
+        mismatch,
         f"replay:  {command}",
     ]
     replace_file(path, write(shrunk.scenario, comments=comments))

@@ -14,6 +14,7 @@ from pytest_taskservice.options import DEFAULT_START, HarnessOptions, parse_back
 __all__ = [
     "FIXTURE",
     "ONLY_OURS",
+    "is_simulated",
     "missed_world",
     "replay_command",
     "replay_in",
@@ -89,6 +90,11 @@ def world_of(item: pytest.Item) -> str:
     """Return the world that ``item`` names, by its parameter or as its own; empty if it names none."""
     call: Any = getattr(item, "callspec", None)
     return str(getattr(item, "world", "") if call is None else call.params.get(FIXTURE, ""))
+
+
+def is_simulated(item: pytest.Item) -> bool:
+    """Return whether the world that ``item`` names is a simulation."""
+    return unseeded(world_of(item)) == _SIMULATED
 
 
 def unseeded(world: str) -> str:

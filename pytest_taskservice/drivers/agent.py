@@ -25,7 +25,7 @@ from celery.worker.request import Request
 
 from pytest_taskservice.drivers.scheduled import drop_scheduled, scheduled_requests
 from pytest_taskservice.drivers.worker_loop import WorkerLoop
-from taskservice.texts import text_of
+from pytest_taskservice.history import brief
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -203,7 +203,7 @@ class Agent:
         self._seen += 1
         if self._journal is None:
             return
-        detail = {key: _brief(fields[key]) for key in _DETAILS if fields.get(key) is not None}
+        detail = {key: brief(fields[key]) for key in _DETAILS if fields.get(key) is not None}
         self._journal.write(
             {
                 "at": time.time(),
@@ -383,7 +383,3 @@ def _look(request: dict[str, Any]) -> dict[str, Any]:
     # Views and iterators stay here; what they show does not.
     seen = isinstance(found, (Iterator, KeysView, ValuesView, ItemsView))
     return {"found": encode(list(found) if seen else found)}
-
-
-def _brief(value: Any) -> Any:
-    return value if isinstance(value, (int, float, bool)) else text_of(value)[:500]

@@ -6,8 +6,8 @@ from importlib import import_module
 from typing import Any
 
 from pytest_taskservice.drivers.exits import contained_exits
-from pytest_taskservice.drivers.overdue import OverdueError, ended_after, where_it_stood
 from pytest_taskservice.errors import TaskImportError
+from pytest_taskservice.simulator.overdue import OverdueError, ended_after, where_it_stood
 
 __all__ = ["at_path"]
 

@@ -20,9 +20,9 @@ from pytest_taskservice.drivers.canvases import send_canvas
 from pytest_taskservice.drivers.eager_verdicts import asked_for_verdicts
 from pytest_taskservice.drivers.eager_words import EagerWords
 from pytest_taskservice.drivers.exits import contained_exits
-from pytest_taskservice.drivers.overdue import OverdueError, ended_after, line_of
 from pytest_taskservice.errors import HarnessTimeoutError
 from pytest_taskservice.history import Event, EventKind, EventLog
+from pytest_taskservice.simulator.overdue import OverdueError, ended_after, line_of
 from taskservice.texts import text_of
 
 if TYPE_CHECKING:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_taskservice.drivers.base import Capability, CapabilityError
 from pytest_taskservice.scenario.acts import CONNECTION_FAULTS, DELIVERY_FAULTS, FaultCall
+from pytest_taskservice.simulator.celery.fault_values import WAYS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,7 +20,6 @@ __all__ = ["SimulatedFaults", "kind_of"]
 _UP_WITHIN = 600.0
 # What a file calls it, and the simulator.
 _WORDS = {"when": "at", "lasts": "for_"}
-_OF_WAYS = ("latency", "down", "timeout", "bandwidth", "slicer")
 _DEFAULTS = {field.name: field.default for field in fields(FaultCall)}
 
 
@@ -90,7 +90,7 @@ class SimulatedFaults:
         """Return what stands for an end of the beat: it has nothing to bring to an end first."""
         if call.kind in ("kill", "term", "restart"):
             return "kill", {**said, "target": "beat"}
-        if call.kind == "pause" or call.kind in _OF_WAYS:
+        if call.kind == "pause" or call.kind in WAYS:
             return call.kind, {**said, "target": "beat"}
         raise self._error(call, "the simulated beat has no connection of its own")
 

@@ -11,6 +11,7 @@ Leaned on, of billiard/pool.py: ``Worker._ensure_messages_consumed``, which look
 
 from __future__ import annotations
 
+from functools import wraps
 from typing import Any
 
 from billiard import pool as billiard_pool
@@ -32,12 +33,12 @@ def _install(**_: object) -> None:
     if original is None or hasattr(original, "__wrapped__"):
         return
 
+    @wraps(original)
     def look(self: Any, completed: int) -> Any:
         if hasattr(self.on_ready_counter, "get_obj"):
             self.on_ready_counter = _Count(self.on_ready_counter.get_obj())
         return original(self, completed)
 
-    look.__wrapped__ = original  # type: ignore[attr-defined] # as functools.wraps notes it
     setattr(worker, _LOOK, look)
 
 

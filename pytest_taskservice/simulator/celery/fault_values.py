@@ -13,7 +13,7 @@ from pytest_taskservice.errors import FaultError, UnknownNameError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["KINDS", "Fault", "Point", "make_fault"]
+__all__ = ["KINDS", "WAYS", "Fault", "Point", "make_fault"]
 
 
 class Point(StrEnum):
@@ -57,9 +57,10 @@ _AT_POINTS = frozenset({"kill", "term", "restart", "pause"})
 _MEASURED = frozenset({"latency", "delay", "slow", "clock"})
 _COUNTED = {"bandwidth": "rate", "slicer": "size"}
 _LASTING = frozenset({"down", "latency", "timeout", "bandwidth", "slicer", "slow", "clock"})
-_OF_WAYS = ("down", "latency", "timeout", "bandwidth", "slicer")
+WAYS = ("down", "latency", "timeout", "bandwidth", "slicer")
+"""Faults of the way to the broker."""
 _TARGETS: Mapping[str, tuple[str, ...]] = {
-    **dict.fromkeys(_OF_WAYS, ("worker", "beat")),
+    **dict.fromkeys(WAYS, ("worker", "beat")),
     "kill": ("worker", "beat"),
     "pause": ("worker", "beat", "broker"),
     "restart": ("worker", "beat", "broker"),
@@ -120,12 +121,12 @@ class Fault:
     @property
     def is_of_ways(self) -> bool:
         """Whether it is of the way to the broker, or as good as one."""
-        return self.kind in _OF_WAYS or (self.kind == "pause" and self.target == "broker")
+        return self.kind in WAYS or (self.kind == "pause" and self.target == "broker")
 
     @property
     def is_of_one(self) -> bool:
         """Whether it is of the way of some alone: the workers that it names, or the beat."""
-        return self.kind in _OF_WAYS and bool(self.worker or self.target == "beat")
+        return self.kind in WAYS and bool(self.worker or self.target == "beat")
 
     def _told(self) -> list[str]:
         return [field.name for field in fields(self)[1:] if getattr(self, field.name) != field.default]

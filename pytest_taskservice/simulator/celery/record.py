@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from billiard.einfo import ExceptionWithTraceback  # type: ignore[attr-defined] # the stubs lack it
 
-from pytest_taskservice.history import ENTRY_HEADER, EventKind
+from pytest_taskservice.history import ENTRY_HEADER, EventKind, brief
 from pytest_taskservice.simulator.story import Note, Story
-from taskservice.texts import text_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -96,7 +95,7 @@ class Record:
             task=request.get("shadow") or request["task"],
             attempt=int(request.get("retries") or 0) + 1,
             worker=worker,
-            detail={"result": _brief(result), "runtime": runtime},
+            detail={"result": brief(result), "runtime": runtime},
         )
 
     def stored(self, request: Mapping[str, Any], worker: str, returned: Any) -> None:
@@ -124,7 +123,7 @@ class Record:
                 task=request.name,
                 attempt=int(request.request_dict.get("retries") or 0) + 1,
                 worker=request.hostname,
-                detail={key: _brief(fields[key]) for key in _DETAILS if fields.get(key) is not None},
+                detail={key: brief(fields[key]) for key in _DETAILS if fields.get(key) is not None},
             )
 
     def log(self) -> EventLog:
@@ -164,7 +163,3 @@ def state_of(returned: Any) -> str:
     # Not by "exc" alone: a Retry has one too.
     name = type(error.exc if isinstance(error, ExceptionWithTraceback) else error).__name__
     return {"Retry": "RETRY", "Ignore": "IGNORED", "Reject": "REJECTED"}.get(name, "FAILURE")
-
-
-def _brief(value: Any) -> Any:
-    return value if isinstance(value, (int, float, bool)) else text_of(value)[:500]

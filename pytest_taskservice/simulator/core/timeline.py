@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-__all__ = ["Timeline"]
+__all__ = ["SteppedTimeline", "Timeline"]
 
 
 class Timeline(Protocol):
@@ -21,3 +21,13 @@ class Timeline(Protocol):
 
     def run_until(self, instant: float) -> None:
         """Run what is due up to the monotonic ``instant``, and stand there."""
+
+
+class SteppedTimeline(Protocol):
+    """A ``Timeline`` whose wall clock can be set, and is told who reads it."""
+
+    def read(self) -> None:
+        """Let a moment pass before a reading, where it takes one."""
+
+    def step_clock(self, seconds: float) -> None:
+        """Set the wall clock forward or back; no timer moves with it."""

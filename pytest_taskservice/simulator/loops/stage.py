@@ -11,32 +11,22 @@ import math
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 from pytest_taskservice.errors import SimulationBudgetError, SimulationError, SimulationIdleError
 from pytest_taskservice.simulator.core.randomness import Randomness
-from pytest_taskservice.simulator.loops.overdue import end_thread
 from pytest_taskservice.simulator.loops.seats import Limits, Seat
+from pytest_taskservice.simulator.overdue import end_thread
 from pytest_taskservice.simulator.substitutes import real_monotonic
 
 if TYPE_CHECKING:
-    from pytest_taskservice.simulator.core.timeline import Timeline
+    from pytest_taskservice.simulator.core.timeline import SteppedTimeline, Timeline
 
-__all__ = ["PATIENCE", "Stage", "SteppedTimeline"]
+__all__ = ["PATIENCE", "Stage"]
 
 PATIENCE = 2.0
 """Real seconds for which something unknown may yet come, when everybody known waits for ever."""
-
-
-class SteppedTimeline(Protocol):
-    """A ``Timeline`` whose wall clock can be set, and is told who reads it."""
-
-    def read(self) -> None:
-        """Let a moment pass before a reading, where it takes one."""
-
-    def step_clock(self, seconds: float) -> None:
-        """Set the wall clock forward or back; no timer moves with it."""
 
 
 class Stage:

@@ -17,9 +17,9 @@ import pytest
 from anyio.from_thread import start_blocking_portal
 
 from pytest_taskservice.errors import HarnessError, SimulationBudgetError
-from pytest_taskservice.simulator.loops.overdue import OverdueError
 from pytest_taskservice.simulator.loops.seats import Limits
 from pytest_taskservice.simulator.loops.world import open_stage
+from pytest_taskservice.simulator.overdue import OverdueError
 from taskservice import (
     AnyIOBackend,
     BlockingTaskService,

@@ -1,4 +1,4 @@
-"""What ends the user's code in the main thread when it takes too long: the whole session waits for it."""
+"""What ends the user's code when it takes too long: the whole session, or all of its world, waits for it."""
 
 from __future__ import annotations
 
@@ -13,13 +13,16 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import TracebackType
 
-__all__ = ["OverdueError", "ended_after", "line_of", "where_it_stood"]
+__all__ = ["OverdueError", "end_thread", "ended_after", "line_of", "where_it_stood"]
 
 _AGAIN = 1.0
 
 
 class OverdueError(BaseException):
     """Not an `Exception`: what hangs may catch those."""
+
+    def __str__(self) -> str:
+        return "it was at work for too long: nothing else could happen meanwhile, and no time pass"
 
 
 @contextmanager
@@ -41,6 +44,14 @@ def ended_after(seconds: float) -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+
+
+def end_thread(ident: int) -> None:
+    """Raise `OverdueError` in a thread, at its next step in Python: what waits in C goes on waiting."""
+    # Hardly anybody needs it.
+    import ctypes
+
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(ident), ctypes.py_object(OverdueError))
 
 
 def where_it_stood(trace: TracebackType | None) -> TracebackType | None:
