@@ -22,6 +22,7 @@ __all__ = [
     "find_task",
     "guarded",
     "now",
+    "outcome_from",
     "outcome_of",
     "required",
     "send",
@@ -153,7 +154,18 @@ def _asked_before(owner: Any, name: str, ask: Callable[..., None]) -> Iterator[N
 
 def outcome_of(app: Celery, run_id: str) -> Outcome:
     """Return where a run stands, as the app's result backend has it."""
-    meta = app.backend.get_task_meta(run_id)
+    return _outcome(app.backend.get_task_meta(run_id))
+
+
+def outcome_from(app: Celery, stored: Any) -> Outcome:
+    """Return where a run stands by what the app's result backend has stored of it, if anything."""
+    if not stored:
+        return Outcome(status="PENDING")
+    backend: Any = app.backend
+    return _outcome(backend.meta_from_decoded(backend.decode(stored)))
+
+
+def _outcome(meta: dict[str, Any]) -> Outcome:
     result = meta.get("result")
     attempts = int(meta.get("retries") or 0) + 1
     if isinstance(result, BaseException):

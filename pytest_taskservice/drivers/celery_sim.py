@@ -19,6 +19,7 @@ from pytest_taskservice.drivers.exits import contained_exits
 from pytest_taskservice.drivers.sim_faults import SimulatedFaults
 from pytest_taskservice.drivers.staging import rebound, stage_settings, start_of
 from pytest_taskservice.errors import HarnessError, HarnessTimeoutError
+from pytest_taskservice.simulator.celery.results import stored_beside
 from pytest_taskservice.simulator.celery.shortcuts import kept_shortcuts
 from pytest_taskservice.simulator.celery.world import DEFAULT_START, CeleryWorld
 from pytest_taskservice.simulator.core.simulation import Budget
@@ -149,6 +150,7 @@ class CelerySimDriver:
             stack.enter_context(embedded_by(self._serving))
             if loops:
                 world.open_loops()
+            world.app = app
             world.before_send, world.route = self._before_send, self._route
             self._test = _Test(
                 world=world,
@@ -263,8 +265,11 @@ class CelerySimDriver:
         simulation.wait(lambda: len(done) == len(acts), timeout=None, what="all commands at once")
 
     def outcome(self, run_id: str) -> Outcome:
-        """Return what the result backend says."""
-        return celery_app.outcome_of(self._current().app, run_id)
+        """Return what the result backend says; no fault keeps the harness from asking."""
+        app, world = self._current().app, self.world
+        if not world.redis.obstructed or (stored := stored_beside(world.redis, app, run_id)) is None:
+            return celery_app.outcome_of(app, run_id)
+        return celery_app.outcome_from(app, stored)
 
     def revoke(self, run_id: str) -> None:
         """Revoke by remote control, and let the workers hear it."""

@@ -12,10 +12,10 @@ from urllib.parse import urlsplit, urlunsplit
 
 from pytest_taskservice.drivers import keys
 from pytest_taskservice.drivers.base import Outcome
+from pytest_taskservice.drivers.celery_app import outcome_from
 from pytest_taskservice.faults.proxy import Proxy
 from pytest_taskservice.faults.redis import MortalRedis
 from taskservice.programs import LOOPBACK
-from taskservice.texts import text_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -115,7 +115,7 @@ class Place:
             stored: Any = self.client().get(backend.get_key_for_task(run_id))
         except (RedisError, OSError):
             return self._known.get(run_id, Outcome(status="PENDING"))
-        self._known[run_id] = outcome = _read(app, stored)
+        self._known[run_id] = outcome = outcome_from(app, stored)
         return outcome
 
     def close(self) -> None:
@@ -127,15 +127,3 @@ class Place:
             self.proxy.close()
         if self.mortal is not None:
             self.mortal.close()
-
-
-def _read(app: Celery, stored: Any) -> Outcome:
-    if not stored:
-        return Outcome(status="PENDING")
-    backend: Any = app.backend
-    meta = backend.meta_from_decoded(backend.decode(stored))
-    result, attempts = meta.get("result"), int(meta.get("retries") or 0) + 1
-    if isinstance(result, BaseException):
-        error = type(result).__name__
-        return Outcome(status=meta["status"], error=error, message=text_of(result), attempts=attempts)
-    return Outcome(status=meta["status"], result=result, attempts=attempts)

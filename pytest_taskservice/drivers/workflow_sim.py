@@ -1,7 +1,8 @@
 """Workflow runs in a simulation: executed by its workers, swept by them, in its time and by its chance.
 
 The runs are in a store that all simulated processes share. Each reading and writing takes a round trip, in
-which others may come in between, and happens then as a whole, as in a Redis.
+which others may come in between, and happens then as a whole, as in a Redis. It is on the Redis that is the
+broker: what is in the way to that is in the way to the runs.
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ import logging
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
+
+import redis
 
 from pytest_taskservice.drivers.workflow_direct import DirectControl
 from pytest_taskservice.drivers.workflow_memory import ToldStore
@@ -23,7 +26,9 @@ from pytest_taskservice.simulator.core.agenda import Weight
 from pytest_taskservice.simulator.core.fibers import current_fiber
 from pytest_taskservice.simulator.redis import ROUND_TRIP
 from pytest_taskservice.simulator.substitutes import Patches
-from taskservice.errors import TaskServiceError
+from taskservice.backends.probing import connect_redis
+from taskservice.backends.storage import SECONDS
+from taskservice.errors import BackendUnavailableError, TaskServiceError
 from taskservice.payloads import PAYLOAD_LIMIT
 from taskservice.workflow.model import Deadlines
 from taskservice.workflow.runner import WorkflowRunner
@@ -31,11 +36,11 @@ from taskservice.workflow.runtime import WorkflowRuntime, lend_runtime
 from taskservice.workflow.sweeper import sweep
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from celery import Celery
 
-    from pytest_taskservice.drivers.base import Stage
+    from pytest_taskservice.drivers.base import Stage, WorkflowOutcome
     from pytest_taskservice.simulator.celery.pool import Job
     from pytest_taskservice.simulator.celery.worker import SimulatedWorker
     from pytest_taskservice.simulator.celery.world import CeleryWorld
@@ -53,7 +58,7 @@ def open_simulated(world: CeleryWorld, app: Celery, stage: Stage | None, *, held
     """Have the workers of ``world`` execute workflow runs until ``held`` is left."""
     simulation = world.simulation
     workflows = StoryWorkflows(stage)
-    store = _Store(simulation, partial(_tell, world, workflows))
+    store = _Store(world, partial(_tell, world, workflows))
     held.callback(store.close)
 
     def later(seconds: float, action: Callable[[], object]) -> Callable[[], object]:
@@ -78,7 +83,7 @@ def open_simulated(world: CeleryWorld, app: Celery, stage: Stage | None, *, held
     held.enter_context(lend_runtime(app, runtime))
     held.enter_context(_seeded(simulation))
     store.changed = _planned_sweeps(world, app, store).plan
-    return DirectControl(
+    return _Control(
         workflows,
         runtime,
         send=partial(send, app),
@@ -87,15 +92,33 @@ def open_simulated(world: CeleryWorld, app: Celery, stage: Stage | None, *, held
     )
 
 
+class _Control(DirectControl):
+    """Looks at runs as the harness does: nothing that a story breaks is in its way."""
+
+    def outcome(self, run_id: str) -> WorkflowOutcome | None:
+        with self._store.watched():
+            return super().outcome(run_id)
+
+    def stored_keys(self, run_id: str) -> int:
+        with self._store.watched():
+            return super().stored_keys(run_id)
+
+    @property
+    def _store(self) -> _Store:
+        return cast("_Store", self._runtime.store)
+
+
 class _Store(ToldStore):
     """Takes a round trip for each exchange, but for what a simulated process does beside its body."""
 
-    def __init__(
-        self, simulation: Simulation, listener: Callable[[WorkflowRun, WorkflowEvent], object]
-    ) -> None:
+    def __init__(self, world: CeleryWorld, listener: Callable[[WorkflowRun, WorkflowEvent], object]) -> None:
         super().__init__(listener)
-        self._simulation = simulation
+        self._simulation = world.simulation
+        self._world = world
+        self._client: redis.Redis | None = None
         self.hurried = False
+        self.watching = False
+        """Whether the test's own thread looks as the harness does, which no fault hinders."""
 
     def create(self, run: WorkflowRun, event: tuple[str, Any]) -> bool:
         self._travel()
@@ -115,15 +138,61 @@ class _Store(ToldStore):
         self._travel()
         return super().write(before, change, now=now, entry=entry)
 
+    def emit(
+        self, run_id: str, token: int, events: Sequence[tuple[tuple[int, int], str, Any]], *, now: float
+    ) -> None:
+        self._check_answers()
+        super().emit(run_id, token, events, now=now)
+
     def events(self, run_id: str, *, after: int = 0, limit: int = 500) -> EventPage:
         self._travel()
         return super().events(run_id, after=after, limit=limit)
 
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Let the test's own thread look in the block as the harness does."""
+        before, self.watching = self.watching, True
+        try:
+            yield
+        finally:
+            self.watching = before
+
     def _travel(self) -> None:
         simulation = self._simulation
-        # Whoever emits, or renews a lease, holds a lock of the run's: nobody may come in between.
-        if not self.hurried and not simulation.closed:
+        if self.hurried:
+            self._check_answers()
+        elif not simulation.closed:
             simulation.spend(simulation.random.between("workflows", ROUND_TRIP))
+            self._get_through()
+
+    def _get_through(self) -> None:
+        """Reach the server as the runtime's own store does, with its patience and its errors."""
+        server = self._server()
+        if server is None:
+            return
+        if self._client is None:
+            host, port = server
+            url = f"redis://{host}:{port}" if port else f"unix://{host}"
+            self._client = connect_redis(url, seconds=SECONDS)
+        try:
+            self._client.ping()
+        except redis.RedisError as error:
+            raise BackendUnavailableError("redis", str(error)) from error
+
+    def _check_answers(self) -> None:
+        # Whoever emits, or renews a lease, holds a lock of the run's: nobody may come in between.
+        server = self._server()
+        if server is not None and not self._world.redis.answers(server):
+            raise BackendUnavailableError("redis", "it does not answer")
+
+    def _server(self) -> tuple[str, int] | None:
+        """Return the server that the runs are on, if anything is in the way to it."""
+        world = self._world
+        if self._simulation.closed or not world.redis.obstructed:
+            return None
+        if self.watching and current_fiber() is None:
+            return None
+        return next(iter(sorted(world.redis_brokers())), None)
 
 
 def _planned_sweeps(world: CeleryWorld, app: Celery, store: _Store) -> Sweeps:

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 from kombu.utils.uuid import uuid
 
 from pytest_taskservice.simulator.celery.ways import Ways
-from pytest_taskservice.simulator.core.agenda import Weight
 
 if TYPE_CHECKING:
     from pytest_taskservice.simulator.core.agenda import Due
@@ -106,6 +105,7 @@ class Broker:
         self._ready: dict[str, list[tuple[int, int, Raw]]] = {}
         self._consumers: dict[str, list[Consumer]] = {}
         self._unacked: dict[str, _Unacked] = {}
+        self._overdue: list[str] = []
         self._limits: dict[str, int] = {}
         self._orders = count()
         self._front = count(-1, -1)
@@ -211,11 +211,20 @@ class Broker:
         self._simulation.cancel(unacked.due)
         self.kick()
 
+    def speak_again(self) -> None:
+        """Go on where a silence or an outage is over."""
+        if not self.ways.common.silent:
+            overdue, self._overdue = self._overdue, []
+            for tag in overdue:
+                # Those who acknowledge it now are heard first.
+                self._simulation.after(_LOOK_AGAIN, self.restore, tag)
+        self.kick()
+
     def restore(self, tag: str, *, behind: bool = False) -> None:
         """Put a delivery back at the head of its queue, or ``behind`` all that waits there."""
         if self.ways.common.silent and tag in self._unacked:
-            # Nobody can look. Those who acknowledge it meanwhile are heard first.
-            self._simulation.after(_LOOK_AGAIN, self.restore, tag, weight=Weight.UPKEEP)
+            # Nobody can look, until it speaks again.
+            self._overdue.append(tag)
             return
         unacked = self._unacked.pop(tag, None)
         if unacked is None:

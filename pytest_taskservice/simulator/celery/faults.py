@@ -129,10 +129,18 @@ class Faults:
         broker.fate = self._traps.fate if any(self.waiting("duplicate", "delay")) else None
         broker.keeps = self._traps.keeps if any(self.waiting("drop_ack")) else None
         was_mute = broker.ways.mute
-        ways = [each.fault for each in self._active if each.times and each.fault.is_of_ways]
-        broker.ways = Ways(ways, strikes.concerns)
+        broker.ways = self._ways()
         if was_mute:
-            broker.kick()
+            broker.speak_again()
+
+    def reach_redis(self) -> None:
+        """Let what is at work concern the other clients of a Redis that is the broker, too."""
+        ways = self._ways()
+        self._world.redis.obstruct(self._world.redis_brokers(), ways.of if ways.any else None)
+
+    def _ways(self) -> Ways:
+        ways = [each.fault for each in self._active if each.times and each.fault.is_of_ways]
+        return Ways(ways, strikes.concerns)
 
     def strike_worker(self, injected: Injected, worker: SimulatedWorker, run: str) -> None:
         """Do to the worker what has lain in wait for one of its runs."""
@@ -205,6 +213,7 @@ class Faults:
                     worker.disconnect(error)
             for broker in world.brokers():
                 broker.lost(lambda consumer: strikes.concerns(fault, consumer.client_name))
+            world.redis.cut(world.redis_brokers(), lambda client: strikes.concerns(fault, client))
 
     def _strike_one(self, injected: Injected) -> None:
         fault, world = injected.fault, self._world
@@ -229,7 +238,7 @@ class Faults:
         elif fault.kind == "pause":
             _process_of(victim).pause()
         elif fault.kind == "reset_peer":
-            strikes.reset(victim)
+            strikes.reset(world, victim)
         else:
             strikes.terminate(world, victim, fault.restart)
 
@@ -256,6 +265,7 @@ class Faults:
         self._traps.lay()
         for broker in self._world.brokers():
             self.reach(broker)
+        self.reach_redis()
 
     def struck(self, injected: Injected, detail: dict[str, Any]) -> None:
         """Note that a fault strikes now; it ends when it has done so as often as it may."""

@@ -3,7 +3,8 @@
 ``RedisBackend`` stays as it is, and so does all that it stores and publishes: the simulated server runs each
 command. Only the client that it is handed is another, for ``GET``, ``MGET``, ``DEL``, ``SET``, for ``SETEX``,
 ``SET``, ``ZRANGE`` and ``PUBLISH`` in a transaction, for following channels and for the scripts of chords.
-For all else it hands out redis-py's own. The task service's backend is handed the same.
+For all else, and as long as anything is in the way to the server, it hands out redis-py's own. The task
+service's backend is handed the same.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Self
 
 from fakeredis._helpers import SimpleError
-from redis.exceptions import ResponseError
+from redis.exceptions import ConnectionError, ResponseError  # noqa: A004 - redis-py's own is meant
 
 from pytest_taskservice.simulator.celery.quick_lines import QuickScriptLine, ScriptLines
 from pytest_taskservice.simulator.celery.quick_scripts import known_script
+from pytest_taskservice.simulator.redis.clients import CLOSED
 from pytest_taskservice.simulator.redis.line import Line
 from pytest_taskservice.simulator.redis.quick import SLOW
 
@@ -82,24 +84,35 @@ class QuickClient:
         store = self._home.store(*self._address)
         return Line(store, database=self._database, protocol=2, info={"db": self._database})
 
+    @property
+    def hindered(self) -> bool:
+        """Whether something is in the way to the server: redis-py knows what to do then."""
+        return self._line.obstacles is not None
+
     def get(self, key: Any) -> Any:
         """GET."""
+        if self.hindered:
+            return self.plain.get(key)
         return self._ask([b"GET", _bytes(key)])
 
     def mget(self, keys: Any, *more: Any) -> Any:
         """MGET."""
         if isinstance(keys, (str, bytes)):
             keys = [keys]
+        if self.hindered:
+            return self.plain.mget(keys, *more)
         wanted = [_bytes(key) for key in (*keys, *more)]
         return self._ask([b"MGET", *wanted]) if wanted else []
 
     def delete(self, *keys: Any) -> Any:
         """DEL."""
+        if self.hindered:
+            return self.plain.delete(*keys)
         return self._ask([b"DEL", *map(_bytes, keys)])
 
     def set(self, key: Any, value: Any, ex: Any = None, **options: Any) -> Any:
         """SET."""
-        if options or (ex is not None and type(ex) is not int):
+        if options or (ex is not None and type(ex) is not int) or self.hindered:
             return self.plain.set(key, value, ex=ex, **options)
         seconds = [] if ex is None else [b"EX", b"%d" % ex]
         return self._ask([b"SET", _bytes(key), _bytes(value), *seconds]) is not None
@@ -130,16 +143,21 @@ class QuickClient:
 
     @property
     def watched(self) -> bool:
-        """Whether somebody looks at each command that the server runs."""
-        return self._line.watched
+        """Whether somebody looks at each command that the server runs, or not all of them come through."""
+        return self._line.watched or self.hindered
 
     def pipeline(self, transaction: bool = True, shard_hint: Any = None) -> Any:
         """Return a transaction."""
-        return QuickPipeline(self) if transaction else self.plain.pipeline(transaction, shard_hint)
+        if transaction and not self.hindered:
+            return QuickPipeline(self)
+        return self.plain.pipeline(transaction, shard_hint)
 
     def pubsub(self, **options: Any) -> Any:
         """Return something that follows channels; who wants to hear that he does gets redis-py's own."""
-        return QuickPubSub(self) if options == _OF_RESULTS else self.plain.pubsub(**options)
+        if options != _OF_RESULTS or self.hindered or self._home.was_cut:
+            # A connection that may break is one of redis-py's.
+            return self.plain.pubsub(**options)
+        return QuickPubSub(self)
 
     def ask_many(self, requests: list[list[bytes]]) -> list[Any]:
         """Run requests in one round trip."""
@@ -235,8 +253,8 @@ class QuickPipeline:
 
     def execute(self, raise_on_error: bool = True) -> Any:
         """Run all of it at once."""
-        if self._plain is not None:
-            return self._plain.execute(raise_on_error)
+        if self._plain is not None or self._client.hindered:
+            return self.__getattr__("execute")(raise_on_error)
         replies = self._client.ask_many([_MULTI, *self._requests, _EXEC])[-1]
         self._calls.clear()
         self._requests.clear()
@@ -266,6 +284,7 @@ class _Connection:
         self._sock = line
 
     def can_read(self, timeout: float | None = 0) -> bool:
+        check_open(self._sock)
         return bool(self._sock.inbox)
 
     def register_connect_callback(self, callback: Any) -> None:
@@ -278,8 +297,9 @@ class QuickPubSub:
     def __init__(self, client: QuickClient) -> None:
         self._client = client
         self._home = client._home  # noqa: SLF001 - one module
-        self._line = client.open_line()
+        self._line = self._home.may_break(client.open_line())
         self._channels: dict[bytes, None] = {}
+        self._closed = False
         self.connection = _Connection(self._line)
 
     @property
@@ -318,25 +338,41 @@ class QuickPubSub:
         if not line.inbox and timeout != 0:
             self._home.wait(line, timeout)
         if not line.inbox:
+            check_open(line)
             return None
         kind, channel, data = line.inbox.popleft()
         return {"type": kind.decode(), "pattern": None, "channel": channel, "data": data}
 
     def close(self) -> None:
         """Leave everything."""
+        self._closed = True
         self._channels.clear()
         self._line.close()
 
     def _tell(self, request: list[bytes]) -> None:
         # No time passes: nobody waits for an answer. Who leaves may be the finalizer of a result, and then
         # the next one with its id comes again; no seed decides when the garbage collector runs.
-        if self._home.closed or self._line.ended:
+        if self._home.closed or self._closed:
             return
-        inbox = self._line.inbox
-        self._line.send([request])
+        line, obstacles = self._line, self._line.obstacles
+        if (line.ended or obstacles is not None) and not self._home.may_wait():
+            return
+        check_open(line)
+        if obstacles is not None:
+            obstacles.send(line, [request])
+            check_open(line)
+            return
+        inbox = line.inbox
+        line.send([request])
         # What confirms it, last of all that came in, is of no interest to anybody.
         while inbox and inbox[-1][0] in _CONFIRMATIONS:
             inbox.pop()
+
+
+def check_open(line: Line) -> None:
+    """Raise redis-py's error for a connection that somebody has cut, once all is read."""
+    if line.ended and not line.inbox:
+        raise ConnectionError(CLOSED)
 
 
 def _bytes(value: Any) -> bytes:

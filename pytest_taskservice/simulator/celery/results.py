@@ -13,11 +13,25 @@ from celery.backends.asynchronous import Drainer
 from pytest_taskservice.errors import SimulationIdleError
 
 if TYPE_CHECKING:
-    from pytest_taskservice.simulator.core.simulation import Simulation
+    from celery import Celery
 
-__all__ = ["drainer_for"]
+    from pytest_taskservice.simulator.core.simulation import Simulation
+    from pytest_taskservice.simulator.redis import SimulatedRedis
+
+__all__ = ["drainer_for", "stored_beside"]
 
 _Drainer: Any = Drainer
+
+
+def stored_beside(redis: SimulatedRedis, app: Celery, run_id: str) -> bytes | None:
+    """Return what a simulated Redis holds of a run, past all faults; ``None`` if it is kept elsewhere."""
+    backend: Any = app.backend
+    where = getattr(backend, "connparams", None)
+    if where is None:
+        return None
+    server = (str(where["path"]), 0) if "path" in where else (str(where["host"]), int(where["port"]))
+    key = backend.get_key_for_task(run_id)
+    return redis.look_at(server, int(where.get("db") or 0), key) or b""
 
 
 def drainer_for(simulation: Simulation) -> type[Any]:
@@ -57,13 +71,17 @@ def drainer_for(simulation: Simulation) -> type[Any]:
 
 def _wait(simulation: Simulation, consumer: Any, p: Any, end: float | None, interval: float) -> bool:
     """Let events happen until the result is there or the next look is due; return whether there were any."""
+    if _is_cut(consumer):
+        # Celery connects again, in its own way and time.
+        consumer.drain_events(timeout=0)
+        return True
     look = simulation.monotonic() + interval
     before = simulation.events
 
     def ready() -> bool:
         # Only an event can change what is looked at: an idle hour needs no look a second.
         looked = simulation.events != before and simulation.monotonic() >= look
-        return looked or _is_ready(consumer, p)
+        return looked or _is_ready(consumer, p) or _is_cut(consumer)
 
     left = None if end is None else end - simulation.monotonic()
     try:
@@ -96,3 +114,10 @@ def _read(consumer: Any, pubsub: Any) -> bool:
 def _has_news(pubsub: Any) -> bool:
     line = getattr(pubsub.connection, "_sock", None)
     return bool(getattr(line, "inbox", None))
+
+
+def _is_cut(consumer: Any) -> bool:
+    """Return whether a fault has cut the connection on which results come in."""
+    pubsub = consumer._pubsub  # noqa: SLF001 - the drainer's own side of it
+    line: Any = getattr(getattr(pubsub, "connection", None), "_sock", None)
+    return bool(getattr(line, "ended", False)) and not line.inbox and bool(pubsub.subscribed)

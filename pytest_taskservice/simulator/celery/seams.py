@@ -29,7 +29,7 @@ from uuid import uuid4
 
 from pytest_taskservice.simulator.celery.processes import install_process_state
 from pytest_taskservice.simulator.celery.results import drainer_for
-from pytest_taskservice.simulator.celery.transport import SimulatedTransport
+from pytest_taskservice.simulator.celery.transport import transport_of
 from pytest_taskservice.simulator.celery.worker import SimulatedTimer
 from pytest_taskservice.simulator.substitutes import Patches, real_monotonic, substitute
 
@@ -77,7 +77,7 @@ def install_seams(patches: Patches, simulation: Simulation, tell: Tell) -> None:
 def _connect(patches: Patches) -> None:
     aliases = _kombu_transport.TRANSPORT_ALIASES
     for scheme in list(aliases):
-        patches.item(aliases, scheme, _transport)
+        patches.item(aliases, scheme, partial(transport_of, scheme))
     cache = _kombu_transport._transport_cache  # noqa: SLF001 - kombu offers no way to forget
     before = dict(cache)
     cache.clear()
@@ -152,10 +152,6 @@ def _end_consumers(patches: Patches) -> None:
 def _fill_again(group: Any, kept: list[Any]) -> None:
     dict.clear(group)
     dict.update(group, kept)
-
-
-def _transport() -> type[SimulatedTransport]:
-    return SimulatedTransport
 
 
 def _set_clocks(patches: Patches, simulation: Simulation) -> None:

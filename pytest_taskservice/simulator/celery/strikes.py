@@ -121,6 +121,7 @@ def pause(world: CeleryWorld, worker: SimulatedWorker) -> None:
         fiber.park()
 
 
-def reset(worker: SimulatedWorker) -> None:
-    """Break a worker's connection to its broker."""
+def reset(world: CeleryWorld, worker: SimulatedWorker) -> None:
+    """Break a worker's connections to its broker."""
+    world.redis.cut(world.redis_brokers(), lambda client: client == worker.process.name)
     worker.disconnect(ConnectionResetError(104, "connection reset by peer"))

@@ -7,20 +7,23 @@ from __future__ import annotations
 
 from collections import deque
 from queue import Empty
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from kombu.transport import base, virtual
+from kombu.transport.redis import get_redis_error_classes
 from kombu.utils.json import dumps, loads
 from kombu.utils.uuid import uuid
 
 from pytest_taskservice.simulator.core.fibers import current_fiber
+from pytest_taskservice.simulator.redis.obstacles import caller
 
 if TYPE_CHECKING:
     from pytest_taskservice.simulator.celery.broker import Broker
     from pytest_taskservice.simulator.celery.world import CeleryWorld
 
-__all__ = ["SimulatedTransport", "attach", "default_port"]
+__all__ = ["SimulatedTransport", "attach", "default_port", "server_of", "transport_of"]
 
+_Errors: TypeAlias = "tuple[type[Exception], ...]"
 _virtual: Any = virtual
 _world: CeleryWorld | None = None
 
@@ -280,8 +283,10 @@ class SimulatedTransport(_virtual.Transport):  # type: ignore[misc] # as above
     driver_name = "simulator"
     default_port = 0
     # Without these kombu would never try a failed publish again.
-    connection_errors = recoverable_connection_errors = (OSError,)
-    channel_errors = recoverable_channel_errors = ()
+    connection_errors: _Errors = (OSError,)
+    recoverable_connection_errors: _Errors = connection_errors
+    channel_errors: _Errors = ()
+    recoverable_channel_errors: _Errors = ()
     implements = base.Transport.implements.extend(
         asynchronous=True, exchange_type=frozenset(["direct", "topic", "fanout"]), heartbeats=False
     )
@@ -290,9 +295,8 @@ class SimulatedTransport(_virtual.Transport):  # type: ignore[misc] # as above
         super().__init__(client, **kwargs)
         assert _world is not None, "kombu was asked for a connection outside of a simulation"
         fiber = current_fiber()
-        process: Any = fiber and fiber.process
-        self.process: Any = getattr(process, "main", None)
-        self.client_name = str(getattr(self.process or process, "name", ""))
+        self.process: Any = getattr(fiber and fiber.process, "main", None)
+        self.client_name = caller()
         """Whose it is: a worker's name, ``beat`` or, where it is the test's, nothing."""
         self.inbox: deque[tuple[dict[str, Any], str]] = deque()
         self.broker = _world.broker_of(client)
@@ -337,12 +341,32 @@ class SimulatedTransport(_virtual.Transport):  # type: ignore[misc] # as above
         """Do nothing, as above."""
 
 
+class SimulatedRedisTransport(SimulatedTransport):
+    """To a Redis: an app's other connections to it may fail too, and its workers connect once more then."""
+
+    connection_errors, channel_errors = get_redis_error_classes()
+    # kombu's own says nothing of these, which means all of them.
+    recoverable_connection_errors = connection_errors + channel_errors
+
+
+def transport_of(scheme: str) -> type[SimulatedTransport]:
+    """Return what connections with such a URL have for a transport."""
+    return SimulatedRedisTransport if scheme.partition("+")[0] in _ON_REDIS else SimulatedTransport
+
+
 def default_port(client: Any) -> int:
     """Return the port that a broker's URL means if it names none; 0 for those that have none."""
     driver, _ = _driver_of(client.transport_cls) or ("", "")
     if driver == "amqp":
         return 5671 if client.ssl or client.transport_cls == "amqps" else 5672
     return 6379 if driver == "redis" else 0
+
+
+def server_of(client: Any) -> tuple[str, int]:
+    """Return host and port of a connection's Redis, or the path of its Unix socket and 0."""
+    if "socket" in str(client.transport_cls):
+        return f"/{str(client.virtual_host or '').lstrip('/')}", 0
+    return str(client.hostname or "localhost"), int(client.port or default_port(client))
 
 
 def _driver_of(scheme: Any) -> tuple[str, str] | None:
@@ -366,6 +390,7 @@ def _copied(value: Any) -> Any:
     return loads(dumps(value))
 
 
+_ON_REDIS = frozenset({"redis", "rediss", "sentinel"})
 _AMQP_DEFAULTS = {"userid": "guest", "password": "guest", "login_method": "PLAIN"}
 _AMQP_PROPERTIES = (
     "content_type", "content_encoding", "application_headers", "delivery_mode", "priority", "correlation_id",

@@ -99,7 +99,7 @@ class Traps:
                 self._faults.struck(injected, {"run": headers["id"], "worker": worker.process.name})
                 if consumer.broker.rules.kind == "amqp":
                     # Nothing is lost on a connection that holds.
-                    self._world.simulation.after(0.0, strikes.reset, worker)
+                    self._world.simulation.after(0.0, strikes.reset, self._world, worker)
                 return True
         return False
 

@@ -1,4 +1,7 @@
-"""The ways of clients to a simulated broker, as faults have left them: one for all, and some of their own."""
+"""The ways of clients to a simulated broker, as faults have left them: one for all, and some of their own.
+
+Where the broker is a Redis they are the ways of all its clients, whatever they are there for.
+"""
 
 from __future__ import annotations
 
@@ -39,6 +42,10 @@ class Way:
         """Return how long a message takes one way, on top of what it takes without faults."""
         return self.slower + (self.wire.seconds(raw) if self.wire is not None else 0.0)
 
+    def seconds_of(self, length: int) -> float:
+        """Return how long so many bytes take on top of that."""
+        return self.wire.seconds_of(length) if self.wire is not None else 0.0
+
 
 class Ways:
     """The ways to one broker, under ``faults``. ``concerns`` says whose way a fault is of."""
@@ -52,6 +59,8 @@ class Ways:
         """Whether anybody may have one of his own."""
         self.mute = self.common.mute or any(Way([fault]).mute for fault in alone)
         """Whether anybody's is mute."""
+        self.any = bool(faults)
+        """Whether anything is wrong with any of them."""
         self._faults = faults
         self._concerns = concerns
         self._known: dict[str, Way] = {}

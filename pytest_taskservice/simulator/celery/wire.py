@@ -1,7 +1,7 @@
 """How long the bytes of a message take on a connection that is narrow, or that carries them in pieces.
 
-They are those of the JSON that kombu's Redis transport writes. What else goes over a connection, requests,
-answers and acknowledgements, is small beside them and takes no time here.
+A message's are those of the JSON that kombu's Redis transport writes. What else goes over a connection to
+a broker is small beside them and takes no time here.
 """
 
 from __future__ import annotations
@@ -29,6 +29,9 @@ class Wire:
 
     def seconds(self, raw: dict[str, Any]) -> float:
         """Return how long a message takes one way."""
-        length = len(dumps(raw))
+        return self.seconds_of(len(dumps(raw)))
+
+    def seconds_of(self, length: int) -> float:
+        """Return how long so many bytes take."""
         spent = length / self._rate if self._rate else 0.0
         return spent + (ceil(length / self._size) * self._apart if self._size else 0.0)

@@ -108,10 +108,13 @@ class CeleryWorld:
         """Called with its queues and headers before it leaves."""
         self.tells_workers = False
         """Whether the record says when workers begin to consume and when they are gone."""
+        self.app: Celery | None = None
+        """Whose broker faults concern before anybody has connected to it."""
         self._allow_sockets = allow_sockets
         self._patience = patience
         self._exact = exact
         self._brokers: dict[Any, Broker] = {}
+        self._redis_brokers: set[tuple[str, int]] = set()
         self._exchanges: dict[Any, BrokerState] = {}
         self._accepted: dict[Any, Any] = {}
         self._numbers: dict[str, int] = {}
@@ -272,7 +275,19 @@ class CeleryWorld:
             rules = rules_for(str(client.transport_cls), client.transport_options or {})
             self._brokers[key] = Broker(self.simulation, rules, self.latency)
             self.faults.reach(self._brokers[key])
+            if rules.kind == "redis":
+                self._redis_brokers.add(transport.server_of(client))
+                self.faults.reach_redis()
         return self._brokers[key]
+
+    def redis_brokers(self) -> Iterable[tuple[str, int]]:
+        """Return host and port of each broker that is a Redis; a Unix socket's path and 0."""
+        if self.app is not None:
+            # Nobody may have connected yet.
+            app, self.app = self.app, None
+            for connection in (app.connection_for_write(), app.connection_for_read()):
+                self.broker_of(connection)
+        return self._redis_brokers
 
     def exchanges_of(self, client: Any) -> BrokerState:
         """Return the exchanges and bindings of that broker."""
@@ -373,10 +388,10 @@ class CeleryWorld:
         from pytest_taskservice.simulator.celery.quick_results import install_quick_results
         from pytest_taskservice.simulator.redis import SimulatedRedis
 
-        redis = SimulatedRedis(self.simulation, allow_sockets=self._allow_sockets)
-        redis.install(patches)
-        install_quick_results(patches, redis)
-        stack.callback(redis.close)
+        self.redis = SimulatedRedis(self.simulation, allow_sockets=self._allow_sockets)
+        self.redis.install(patches)
+        install_quick_results(patches, self.redis)
+        stack.callback(self.redis.close)
 
     def _note_sleep(self, seconds: float) -> None:
         fiber = current_fiber()

@@ -18,10 +18,11 @@ from pytest_taskservice.simulator.redis.clients import (
     callbacks_of,
     decoded,
     raised,
+    refusal,
     taken_over,
 )
 from pytest_taskservice.simulator.redis.line import Line, Push
-from pytest_taskservice.simulator.redis.loops import travel, wait
+from pytest_taskservice.simulator.redis.loops import spend, travel, wait
 from pytest_taskservice.simulator.redis.words import packed, requests_of, words_of
 
 if TYPE_CHECKING:
@@ -47,16 +48,25 @@ def _connect(clients: Clients, before: Method) -> Method:
     async def connect(connection: Any, *arguments: Any, **options: Any) -> None:
         if type(connection._reader) is Line:
             return
-        if clients.takes(connection):
-            await _open(clients, connection)
-        else:
+        if not clients.takes(connection):
             await before(connection, *arguments, **options)
+        elif retries and clients.obstacles(connection) is not None:
+            await connection.retry.call_with_retry(
+                lambda: _open(clients, connection), lambda _: connection.disconnect(nowait=True)
+            )
+        else:
+            await _open(clients, connection)
 
+    # Before 6 a connection that is refused is not tried again by itself.
+    retries = before.__name__ == "connect" and hasattr(AbstractConnection, "connect_check_health")
     return connect
 
 
 async def _open(clients: Clients, connection: Any) -> Line:
     await travel(clients.home)
+    obstacles = clients.obstacles(connection)
+    if obstacles is not None and obstacles.refuses():
+        raise refusal(connection)
     line = clients.line(connection)
     line.loop = asyncio.get_running_loop()
     if connection.redis_connect_func is not None:
@@ -128,10 +138,15 @@ async def _send(
     except BaseException:
         await connection.disconnect(nowait=True)
         raise
-    if line.ended:
+    obstacles = line.obstacles
+    if not line.ended and obstacles is None:
+        line.send(requests)
+        return
+    seconds = None if line.ended or obstacles is None else obstacles.send(line, requests)
+    if seconds is None:
         await connection.disconnect(nowait=True)
         raise redis.ConnectionError(_BROKEN)
-    line.send(requests)
+    await spend(clients.home, seconds)
 
 
 def _check_loop(connection: Any, line: Line) -> None:

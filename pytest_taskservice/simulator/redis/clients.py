@@ -37,6 +37,7 @@ from pytest_taskservice.simulator.redis.line import Line
 from pytest_taskservice.simulator.redis.words import told
 
 if TYPE_CHECKING:
+    from pytest_taskservice.simulator.redis.obstacles import Obstacles
     from pytest_taskservice.simulator.redis.simulated import SimulatedRedis
 
 __all__ = [
@@ -47,6 +48,7 @@ __all__ = [
     "check_seams",
     "decoded",
     "raised",
+    "refusal",
     "taken_over",
 ]
 
@@ -95,11 +97,13 @@ class Clients:
     def line(self, connection: Any) -> Line:
         """Connect: put a new line where the socket would be."""
         found = address_of(connection)
-        line = Line(
-            self.home.store(*found),
-            database=int(connection.db or 0),
-            protocol=int(getattr(connection, "protocol", 2) or 2),
-            info=_introduction(connection),
+        line = self.home.may_break(
+            Line(
+                self.home.store(*found),
+                database=int(connection.db or 0),
+                protocol=int(getattr(connection, "protocol", 2) or 2),
+                info=_introduction(connection),
+            )
         )
         if connection not in self._before:
             held = [getattr(connection, name) for name in self._holders]
@@ -112,6 +116,10 @@ class Clients:
                 b"role": b"master",
             }  # fmt: skip
         return line
+
+    def obstacles(self, connection: Any) -> Obstacles | None:
+        """Return what stands in the way to a connection's server, if anything does."""
+        return self.home.store(*address_of(connection)).obstacles
 
     def dismiss(self, connection: Any) -> None:
         """Close, too, what a connection had before the simulation: it was told to disconnect."""
@@ -140,6 +148,11 @@ def address_of(connection: Any) -> tuple[str, int]:
     """Return host and port, or the path of a Unix socket and 0."""
     path = getattr(connection, "path", None)
     return (str(path), 0) if path is not None else (str(connection.host), int(connection.port))
+
+
+def refusal(connection: Any) -> redis.ConnectionError:
+    """Return redis-py's error for a server at whose port nobody listens."""
+    return redis.ConnectionError(f"Error 111 connecting to {connection._host_error()}. Connection refused.")
 
 
 def decoded(connection: Any, reply: Any, disable_decoding: bool) -> Any:

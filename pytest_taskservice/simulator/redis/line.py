@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from fakeredis._commands import Signature
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
 
     from pytest_taskservice.simulator.redis.known import Known
+    from pytest_taskservice.simulator.redis.obstacles import Obstacles
     from pytest_taskservice.simulator.redis.store import Store
 
 __all__ = ["Line", "Push"]
@@ -60,6 +62,12 @@ class Line(MendedSocket):
         """Called, from any thread, when something has come in."""
         self.ended = False
         """Whether either side has closed it."""
+        self.client = ""
+        """Who used it last, see :func:`.caller`; only kept while there are obstacles."""
+        self.kept: list[Callable[[], None]] = []
+        """What happens once the way is not silent any more."""
+        self.arrives = 0.0
+        """When, after the simulation's opening, what was said last comes in on a slow way."""
         self._asked: list[bytes] = []
         self._behind: deque[list[bytes]] = deque()
         self.protocol = protocol
@@ -161,12 +169,30 @@ class Line(MendedSocket):
 
     def put_response(self, msg: Any) -> None:
         """Take a message in: every reply comes another way."""
+        obstacles = self._server.obstacles
+        if obstacles is None or not obstacles.keeps(self, partial(self._take_in, msg), msg):
+            self._take_in(msg)
+
+    def _take_in(self, msg: Any) -> None:
         self.inbox.append(msg if self.protocol == 2 else Push(msg))
         if self.notify is not None:
             self.notify()
 
     def answer(self, reply: Any) -> None:
         """Deliver the reply of a request that blocked, and go on with those behind it."""
+        obstacles = self._server.obstacles
+        if obstacles is None or not obstacles.keeps(self, partial(self._answer, reply), reply):
+            self._answer(reply)
+
+    def arrive(self, kept: list[Callable[[], None]]) -> None:
+        """Let happen, in order, what something has held back, unless the connection is no more."""
+        for each in kept:
+            if not self.ended:
+                each()
+        if self.notify is not None:
+            self.notify()
+
+    def _answer(self, reply: Any) -> None:
         self._deliver(reply)
         while self._behind and self._retry is None:
             self._request(self._behind.popleft())
@@ -177,10 +203,20 @@ class Line(MendedSocket):
         self.deadline = store.simulation.monotonic() + seconds
         return self._forget_deadline
 
+    @property
+    def obstacles(self) -> Obstacles | None:
+        """What stands in the ways to its server, if anything does."""
+        return self._server.obstacles if self._server is not None else None
+
+    def leads_to(self, store: Store) -> bool:
+        """Return whether it is a connection to ``store``."""
+        return self._server is store
+
     def kill(self) -> None:
-        """Close the connection, for CLIENT KILL."""
-        super().kill()
-        self.stop_waiting()
+        """Close the connection, for CLIENT KILL, and for faults."""
+        if self._server is not None:
+            super().kill()
+            self.stop_waiting()
         self.ended = True
         if self.notify is not None:
             self.notify()

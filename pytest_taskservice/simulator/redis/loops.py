@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pytest_taskservice.simulator.redis.line import Line
     from pytest_taskservice.simulator.redis.simulated import SimulatedRedis
 
-__all__ = ["travel", "wait"]
+__all__ = ["spend", "travel", "wait"]
 
 _PACE = 0.001
 """Real seconds between two looks at the simulation, while a loop in real time has something else to do."""
@@ -28,14 +28,22 @@ _PACE = 0.001
 
 async def travel(home: SimulatedRedis) -> None:
     """Let a round trip's time pass, and the loop's other tasks come in between."""
+    await spend(home, None)
+
+
+async def spend(home: SimulatedRedis, seconds: float | None) -> None:
+    """Let ``seconds`` pass, or a round trip's time, and the loop's other tasks come in between."""
     loop = asyncio.get_running_loop()
     if not home.owned():
         await asyncio.sleep(0)
     elif _virtual(home, loop):
-        await asyncio.sleep(home.latency())
+        await asyncio.sleep(home.latency() if seconds is None else seconds)
     else:
         with _outside(loop):
-            home.travel()
+            if seconds is None:
+                home.travel()
+            else:
+                home.spend(seconds)
         await asyncio.sleep(0)
 
 

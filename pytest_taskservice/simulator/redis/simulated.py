@@ -13,22 +13,25 @@ from __future__ import annotations
 
 import gc
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from importlib import import_module
+from itertools import count
 from typing import TYPE_CHECKING, Any
-from weakref import WeakSet
+from weakref import WeakSet, WeakValueDictionary
 
 from pytest_taskservice.errors import SimulationError
 from pytest_taskservice.simulator.redis import async_clients, clients, sync_clients
 from pytest_taskservice.simulator.redis.clients import Clients
+from pytest_taskservice.simulator.redis.line import Line
+from pytest_taskservice.simulator.redis.obstacles import Obstacles, caller
 from pytest_taskservice.simulator.redis.quick import check_seams
 from pytest_taskservice.simulator.redis.sockets import SocketGuard
 from pytest_taskservice.simulator.redis.store import Store
 
 if TYPE_CHECKING:
     from pytest_taskservice.simulator.core.simulation import Simulation
-    from pytest_taskservice.simulator.redis.line import Line
+    from pytest_taskservice.simulator.redis.obstacles import Way
     from pytest_taskservice.simulator.substitutes import Patches
 
 __all__ = ["ROUND_TRIP", "SimulatedRedis"]
@@ -54,6 +57,8 @@ class SimulatedRedis:
     def __init__(self, simulation: Simulation, *, allow_sockets: bool | Sequence[str] = False) -> None:
         self.simulation = simulation
         self.closed = False
+        self.was_cut = False
+        """Whether a fault has broken any connection."""
         self.stores: dict[Address, Store] = {}
         self.guard = SocketGuard(allow_sockets)
         self._owner = threading.get_ident()
@@ -62,6 +67,10 @@ class SimulatedRedis:
         self._collecting: set[int] = set()
         self._sync = Clients(self, "sync")
         self._asyncio = Clients(self, "asyncio")
+        self._way_of: Callable[[str], Way] | None = None
+        self._obstructed: frozenset[Address] = frozenset()
+        self._cuttable: WeakValueDictionary[int, Line] = WeakValueDictionary()
+        self._numbers = count()
 
     def has_threads(self) -> bool:
         """Return whether threads have begun since the simulation opened."""
@@ -89,14 +98,55 @@ class SimulatedRedis:
 
     def store(self, host: str, port: int = 0) -> Store:
         """Return the server at an address, or at a Unix socket's path, which has no port."""
-        if port:
-            host = "localhost" if host.lower() in _HERE else host.lower()
-        address = (host, port)
+        address = _plain(host, port)
         found = self.stores.get(address)
         if found is None:
             # Threads may be the first to come here at once.
             found = self.stores.setdefault(address, Store(self.simulation))
+            if address in self._obstructed and self._way_of is not None:
+                found.obstacles = Obstacles(self, self._way_of)
         return found
+
+    @property
+    def obstructed(self) -> bool:
+        """Whether anything is in the way to any server."""
+        return self._way_of is not None
+
+    def answers(self, server: Address) -> bool:
+        """Return whether a server would answer the caller now."""
+        obstacles = self.store(*server).obstacles
+        return obstacles is None or not obstacles.mute()
+
+    def look_at(self, server: Address, database: int, key: bytes) -> bytes | None:
+        """Return the string at a key, at once and past all that is in the way."""
+        line = Line(self.store(*server), database=database, protocol=2, info={"db": database})
+        found: bytes | None = line.ask([b"GET", key])
+        return found
+
+    def obstruct(self, servers: Iterable[Address], way_of: Callable[[str], Way] | None) -> None:
+        """Let the ways of clients to ``servers``, and to no other, be as ``way_of`` says; ``None``: free."""
+        self._way_of = way_of
+        self._obstructed = frozenset(_plain(*server) for server in servers)
+        for address, store in list(self.stores.items()):
+            before = store.obstacles
+            there = way_of is not None and address in self._obstructed
+            store.obstacles = Obstacles(self, way_of) if there and way_of is not None else None
+            if before is not None:
+                before.follow(store.obstacles)
+
+    def cut(self, servers: Iterable[Address], concerns: Callable[[str], bool]) -> None:
+        """Break the open connections to ``servers`` of those whom it concerns."""
+        stores = [found for server in servers if (found := self.stores.get(_plain(*server)))]
+        for line in list(self._cuttable.values()):
+            if not line.ended and concerns(line.client) and any(line.leads_to(store) for store in stores):
+                self.was_cut = True
+                line.kill()
+
+    def may_break(self, line: Line) -> Line:
+        """Note that faults may cut this connection."""
+        self._cuttable[next(self._numbers)] = line
+        line.client = caller()
+        return line
 
     def may_wait(self) -> bool:
         """Return whether time may pass: never inside the garbage collector, whose work cannot be parked."""
@@ -116,6 +166,11 @@ class SimulatedRedis:
             return
         if not self._collecting or self.may_wait():
             self.simulation.spend(self.simulation.random.between("redis", ROUND_TRIP))
+
+    def spend(self, seconds: float) -> None:
+        """Let so much more time pass, where it may."""
+        if seconds and not self.closed and self.owned() and self.may_wait():
+            self.simulation.spend(seconds)
 
     def wait(self, line: Line, timeout: float | None) -> bool:
         """Wait until there is something to read, for ``timeout`` virtual seconds; return whether there is."""
@@ -148,6 +203,12 @@ def _once(original: Callable[[bytes], list[bytes]]) -> Callable[[bytes], list[by
 
 
 _checked = False
+
+
+def _plain(host: str, port: int) -> Address:
+    if not port:
+        return host, 0
+    return ("localhost" if host.lower() in _HERE else host.lower()), port
 
 
 def _check_once() -> None:

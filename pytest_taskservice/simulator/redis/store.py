@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from pytest_taskservice.simulator.core.simulation import Simulation
+    from pytest_taskservice.simulator.redis.obstacles import Obstacles
 
 __all__ = ["Crowd", "Store"]
 
@@ -122,6 +123,8 @@ class Store(FakeServer):
         self.announces = Announcements()
         self.slow = False
         """Whether every command must take the long way: it is restricted, or told of."""
+        self.obstacles: Obstacles | None = None
+        """What stands in the ways of its clients, if anything does."""
         self._owner = threading.get_ident()
         self._resume_collecting: list[bool] = []
 

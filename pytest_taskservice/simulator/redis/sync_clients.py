@@ -19,6 +19,7 @@ from pytest_taskservice.simulator.redis.clients import (
     callbacks_of,
     decoded,
     raised,
+    refusal,
     taken_over,
 )
 from pytest_taskservice.simulator.redis.line import Line, Push
@@ -65,16 +66,23 @@ def _connect(clients: Clients, before: Method) -> Method:
     def connect(connection: Any, *arguments: Any, **options: Any) -> None:
         if type(connection._sock) is Line:
             return
-        if clients.takes(connection):
-            _open(clients, connection)
-        else:
+        if not clients.takes(connection):
             before(connection, *arguments, **options)
+        elif retries and clients.obstacles(connection) is not None:
+            connection.retry.call_with_retry(lambda: _open(clients, connection), connection.disconnect)
+        else:
+            _open(clients, connection)
 
+    # Before 6 a connection that is refused is not tried again by itself.
+    retries = before.__name__ == "connect" and hasattr(AbstractConnection, "connect_check_health")
     return connect
 
 
 def _open(clients: Clients, connection: Any) -> Line:
     clients.home.travel()
+    obstacles = clients.obstacles(connection)
+    if obstacles is not None and obstacles.refuses():
+        raise refusal(connection)
     line = clients.line(connection)
     if connection.redis_connect_func is not None:
         try:
@@ -138,10 +146,18 @@ def _send(clients: Clients, connection: Any, requests: list[list[bytes]], *, che
     except BaseException:
         connection.disconnect()
         raise
-    if line.ended:
+    obstacles = line.obstacles
+    if not line.ended and obstacles is None:
+        line.send(requests)
+        return
+    if not clients.home.may_wait():
+        # A finalizer that says it needs no more; to connect for that would take time.
+        return
+    seconds = None if line.ended or obstacles is None else obstacles.send(line, requests)
+    if seconds is None:
         connection.disconnect()
         raise redis.ConnectionError(_BROKEN)
-    line.send(requests)
+    clients.home.spend(seconds)
 
 
 def _pack_command(clients: Clients, before: Method) -> Method:

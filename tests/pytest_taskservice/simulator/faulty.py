@@ -18,6 +18,8 @@ app = Celery("faults", broker=REDIS, backend="redis://localhost/0", set_as_curre
 app.conf.update(
     broker_connection_retry_on_startup=True,
     broker_transport_options={"visibility_timeout": 600},
+    # Without it Celery fails a run whose result it cannot store at once.
+    result_backend_always_retry=True,
     beat_schedule={"tick": {"task": "faults.early", "schedule": 60.0, "args": (0,)}},
 )
 

@@ -112,11 +112,11 @@ def test_a_way_of_ones_own_suffers_what_is_on_all_ways(world: CeleryWorld) -> No
     world.faults.inject("latency", by=2)
     alone = world.faults.inject("latency", by=3, worker=FIRST)
 
-    early.delay(0)
+    early.apply_async((0,), ignore_result=True)
     world.simulation.run_until_idle()
     assert int(world.simulation.elapsed) == 2 + 2 + 3
 
     alone.heal()
-    early.delay(0)
+    early.apply_async((0,), ignore_result=True)
     world.simulation.run_until_idle()
     assert int(world.simulation.elapsed) == 7 + 2 + 2
