@@ -12,6 +12,7 @@ import pytest
 from _pytest.unittest import UnitTestCase
 
 from pytest_taskservice.cases import in_worlds
+from pytest_taskservice.elsewhere import Elsewhere
 from pytest_taskservice.errors import HarnessError
 from pytest_taskservice.fixtures import (
     APP,
@@ -91,6 +92,8 @@ def pytest_configure(config: pytest.Config) -> None:
     config.add_cleanup(harness.close)
     config.pluginmanager.register(Played(config, harness.options), "taskservice-played")
     config.pluginmanager.register(Progress(config), "taskservice-progress")
+    if not {"celery", "celery-sim"}.isdisjoint(harness.options.backends):
+        config.pluginmanager.register(Elsewhere(config), "taskservice-elsewhere")
     if config.pluginmanager.has_plugin("django"):
         config.pluginmanager.register(MadeDatabases(), "taskservice-databases")
     if "celery-sim" in harness.options.backends:

@@ -421,3 +421,73 @@ def test_a_failure_for_want_of_the_apps_name_says_what_to_name(downstream: Downs
     result = downstream.run(f"--taskservice-backend={world}", "test_needless.py")
     result.assert_outcomes(failed=1)
     result.stdout.no_fnmatch_line("*no app was named*")
+
+
+ANOTHER_APP = """
+    import pytest
+    from celery import Celery
+    from shopx.tasks import add
+
+    @pytest.fixture
+    def bills():
+        app = Celery("bills", task_always_eager=True, set_as_current=False)
+
+        @app.task(shared=False)
+        def write(number):
+            return number
+
+        return write
+
+    @pytest.mark.parametrize("number", [1, 2])
+    def test_bills(taskservice_app, bills, number):
+        assert bills.delay(number).get() == number
+
+    def test_its_own(taskservice_app):
+        assert add.delay(1, 2).get(timeout=10) == 3
+        assert add.apply((1, 2)).get() == 3
+"""
+TOLD = (
+    "taskservice: in 2 tests, first test_bills.py::test_bills[[]{world}-1[]], tasks of the app 'bills' ran "
+    "by its own task_always_eager, so in no world: a fixture taskservice_app *"
+)
+
+
+@pytest.mark.parametrize("world", ["celery", "celery-sim"])
+def test_an_app_that_is_eager_beside_the_world_is_told(downstream: Downstream, world: str) -> None:
+    downstream.write(test_bills=ANOTHER_APP)
+
+    result = downstream.run("--taskservice-app=shopx.celery:app", f"--taskservice-backend={world}")
+
+    result.assert_outcomes(passed=3)
+    result.stdout.fnmatch_lines([TOLD.format(world=world)])
+
+
+def test_an_app_that_is_eager_beside_the_world_is_told_by_xdist_too(downstream: Downstream) -> None:
+    downstream.write(test_bills=ANOTHER_APP)
+
+    result = downstream.run(
+        "--taskservice-app=shopx.celery:app", "-p", "xdist", "-n2", "--taskservice-backend=celery-sim"
+    )
+
+    result.assert_outcomes(passed=3)
+    result.stdout.fnmatch_lines([TOLD.format(world="celery-sim").replace("-1[]]", "-?[]]")])
+
+
+def test_a_test_that_fails_is_told_which_app_was_eager(downstream: Downstream) -> None:
+    downstream.write(test_bills=ANOTHER_APP.replace("get() == number", "get() == 2"))
+
+    result = downstream.run("--taskservice-app=shopx.celery:app", "--taskservice-backend=celery-sim")
+
+    result.assert_outcomes(passed=2, failed=1)
+    result.stdout.fnmatch_lines(
+        ["tasks of the app 'bills' ran by its own task_always_eager, so in no world:*"]
+    )
+
+
+def test_in_eager_mode_every_app_may_be_eager(downstream: Downstream) -> None:
+    downstream.write(test_bills=ANOTHER_APP)
+
+    result = downstream.run("--taskservice-app=shopx.celery:app", "--taskservice-backend=celery-eager")
+
+    result.assert_outcomes(passed=3)
+    result.stdout.no_fnmatch_line("*in no world*")
