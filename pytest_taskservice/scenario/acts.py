@@ -117,8 +117,9 @@ class Start:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Input:
-    """Answer the open question of the workflow runs captured under ``run``, or ``question`` (its id).
+    """Answer the open question of the workflow runs captured under ``run``.
 
+    With ``question``, its prompt, the last one that asked so, open or not.
     ``name`` captures what came of this command: taken, or an error's code.
     """
 

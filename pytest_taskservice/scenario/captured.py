@@ -67,6 +67,8 @@ class Names:
         self._names = {name: _Name(kind=Kind.ENTRY, mark=entry.mark) for name, entry in beat.items()}
         self.away: set[str] = set()
         """The clients that have been cut off by now."""
+        self.workflows: dict[str, Workflow] = {}
+        """What has been started, by the name of its runs."""
 
     def copy(self) -> Names:
         """Return the names as they are now."""

@@ -43,7 +43,7 @@ from pytest_taskservice.scenario.stage import call_of, calls_of_canvas
 from pytest_taskservice.scenario.words import format_duration
 
 if TYPE_CHECKING:
-    from pytest_taskservice.drivers.base import Injection, StoryDriver
+    from pytest_taskservice.drivers.base import Injection, StoryDriver, WorkflowControl
     from pytest_taskservice.scenario.model import Scenario
     from pytest_taskservice.scenario.pace import Pace
 
@@ -212,7 +212,7 @@ class Performance:
         control = self._driver.workflows()
         match step:
             case Input():
-                return partial(control.answer, run, step.value, question=step.question)
+                return partial(_answer, control, run, step)
             case Continue():
                 return partial(control.resume, run)
         return partial(control.stop, run)
@@ -329,6 +329,16 @@ class _Asked:
                 self.results.append(CommandResult(at=self.at, error=word, message=str(error)))
             else:
                 self.results.append(CommandResult(at=self.at))
+
+
+def _answer(control: WorkflowControl, run: str, step: Input) -> None:
+    question = step.question
+    if question is not None:
+        # Its id is drawn as it is asked; no file can know it.
+        told = (event.data for event in control.events(run) if event.kind == "question")
+        asked = [data["id"] for data in told if data.get("prompt") == question]
+        question = asked[-1] if asked else question
+    control.answer(run, step.value, question=question)
 
 
 def _lies_in_wait(fault: FaultCall) -> bool:

@@ -151,7 +151,7 @@ def _step_parts(kind: str) -> dict[str, Schema]:
         "start": name("Starts a workflow."),
         "input": name(f"Answers what a workflow run asks. {run}"),
         "value": anything("The answer, true without it."),
-        "question": text("The id of the question that it answers, if not the open one."),
+        "question": text("The prompt of the question that it answers, if not the open one."),
         "continue": name(f"Sends one more message to take a workflow run up. {run}"),
         "stop": name(f"Ends a workflow run. {run}"),
         "follow": name(f"Reads a workflow run's events, as a client. {run}"),

@@ -30,12 +30,13 @@ from pytest_taskservice.scenario.limits import MEMBERS
 from pytest_taskservice.scenario.limits import STEPS as STEP_COUNT
 from pytest_taskservice.scenario.nodes import Node, Scalar, Table, wrong
 from pytest_taskservice.scenario.story import moments
-from pytest_taskservice.scenario.words import format_duration
+from pytest_taskservice.scenario.words import format_duration, unknown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from pytest_taskservice.scenario.captured import Cast, Names
+    from pytest_taskservice.scenario.model import Workflow
 
 __all__ = ["COMMANDS", "INSTANT", "STEPS", "read_steps"]
 
@@ -119,6 +120,8 @@ class _Reader:
                 return self._captured(Kind.RUN, launch, canvas=launch.task in self._cast.canvases)
             case "start":
                 start = read_start(table, self._cast, name=self._as(table), **when)
+                if start.name is not None:
+                    self._names.workflows[start.name] = self._cast.workflows[start.workflow]
                 return self._captured(Kind.WORKFLOW, start)
             case "revoke":
                 return Revoke(mark=table.mark, name=self._find(node, kind, _REVOCABLE), **when)
@@ -126,7 +129,8 @@ class _Reader:
         said: dict[str, Any] = {"mark": table.mark, "run": self._find(node, kind, (Kind.WORKFLOW,)), **when}
         said["name"] = self._as(table)
         if kind == "input":
-            return self._captured(Kind.COMMAND, _input(table, said))
+            workflow = self._names.workflows[said["run"]]
+            return self._captured(Kind.COMMAND, _input(table, said, workflow))
         if kind == "continue":
             return self._captured(Kind.COMMAND, Continue(**said))
         return self._captured(Kind.COMMAND, Stop(**said))
@@ -207,11 +211,14 @@ class _Reader:
         return Together(mark=table.mark, steps=tuple(steps), **when)
 
 
-def _input(table: Table, said: dict[str, Any]) -> Input:
+def _input(table: Table, said: dict[str, Any], workflow: Workflow) -> Input:
     if (value := table.get("value")) is not None:
         said["value"] = fields.plain(value)
     if (question := table.get("question")) is not None:
-        said["question"] = fields.text(question, "question")
+        said["question"] = prompt = fields.text(question, "question")
+        asked = dict.fromkeys(step.text for step in workflow.steps if step.kind == "ask")
+        if workflow.call is None and prompt not in asked:
+            raise wrong(question.mark, unknown("question", prompt, asked, where=f"of {workflow.name!r}"))
     return Input(**said)
 
 

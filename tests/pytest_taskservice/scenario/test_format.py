@@ -108,7 +108,7 @@ def test_every_step_is_read() -> None:
     scenario = whole(
         "  - {at: 5s, input: flow, as: answer}",
         """\
-  - {at: 5s, input: flow, value: {ok: true}, question: q1, as: answer}
+  - {at: 5s, input: flow, value: {ok: true}, question: approve, as: answer}
   - {continue: flow, as: again}
   - {disconnect: ann}
   - {reconnect: ann}
@@ -124,7 +124,7 @@ def test_every_step_is_read() -> None:
 
     answer, again, off, on, hour, called, flows, wait, race, heal, heal_all = steps
     assert isinstance(answer, acts.Input)
-    assert (answer.at, answer.value, answer.question, answer.name) == (5.0, {"ok": True}, "q1", "answer")
+    assert (answer.at, answer.value, answer.question, answer.name) == (5.0, {"ok": True}, "approve", "answer")
     assert again == acts.Continue(mark=again.mark, run="flow", name="again")
     assert off == acts.Disconnect(mark=off.mark, client="ann")
     assert on == acts.Reconnect(mark=on.mark, client="ann")

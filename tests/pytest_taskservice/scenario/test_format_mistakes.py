@@ -12,6 +12,11 @@ WRONG = {
         "input: run",
         "26:21: found 'run', a task run; input names a workflow run; allowed: flow, short",
     ),
+    "a question that nobody asks": (
+        "input: flow",
+        "input: flow, question: aprove",
+        "26:37: unknown question 'aprove' of 'approval'; did you mean 'approve'? allowed: approve",
+    ),
     "a revoke of a workflow run": (
         STEP,
         "  - {revoke: flow}",
