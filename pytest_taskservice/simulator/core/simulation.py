@@ -355,7 +355,7 @@ class Simulation:
                 following = heap[0][0] if heap and heap[0][2].action is not None else agenda.next_at()
                 if deadline is not None:
                     if following is None or following > deadline:
-                        if self._stands_still() or self._outsiders_first(deadline):
+                        if self._brings_more(deadline) or self._outsiders_first(deadline):
                             continue
                         self._move(max(deadline, self._elapsed))
                         return ready is not None and bool(ready())
@@ -399,6 +399,14 @@ class Simulation:
     def _stands_still(self) -> bool:
         """Wait for threads at work before time goes on; return whether there is something to do first."""
         return bool(self.flying) and self.outsiders is not None and self.outsiders.let_work(self._is_due)
+
+    def _brings_more(self, deadline: float) -> bool:
+        """Wait for threads at work; return whether there is something to do by ``deadline`` then."""
+        if not self._stands_still():
+            return False
+        following = self._agenda.next_at()
+        # What is as good as due may come behind the deadline all the same.
+        return following is None or following <= deadline
 
     def _is_due(self) -> bool:
         following = self._agenda.next_at()

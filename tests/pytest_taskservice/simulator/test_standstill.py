@@ -84,3 +84,20 @@ def test_not_for_a_thread_that_waits_in_the_simulation() -> None:
 
     assert nap.delay().get() == "rested"
     assert 3600 <= time.time() - started < 3605
+
+
+def test_who_spends_a_moment_that_ends_just_before_an_event_is_through(simulation: CelerySimDriver) -> None:
+    @app.task(shared=False)
+    def rest() -> None:
+        asyncio.run(asyncio.sleep(60))
+
+    rest.delay()
+    clock = simulation.world.simulation
+    clock.advance(1)
+    for moment in (5e-7, 5e-6):
+        clock.after(moment, list)
+
+    # The task's loop waits, so time might stand still for what it waits for.
+    clock.spend(1e-6)
+
+    assert clock.elapsed < 2
