@@ -60,7 +60,8 @@ _SHORTCUTS = (
     *LISTENING_SHORTCUTS,
     *STARTING_SHORTCUTS,
 )
-_COLLECT_EVERY = 20_000
+_COLLECT_AT = 500_000
+_OLDER = 10
 _TOLD_SLEEPS = 10
 _SLEEP = 1e-5
 
@@ -325,8 +326,10 @@ class CeleryWorld:
         simulation = self.simulation
         simulation.on_move = stack.enter_context(wall_clock(simulation.now(), on_read=note_reading))
         stack.callback(gc.set_threshold, *gc.get_threshold())
-        # Celery makes many objects that live for one message: the default looks at them every few tasks.
-        gc.set_threshold(_COLLECT_EVERY, *gc.get_threshold()[1:])
+        # Finalizers do what others see: where a fault has broken Celery's connection for results, it looks at
+        # all that nobody has collected. They run after so many events, and by themselves when much was made.
+        gc.set_threshold(_COLLECT_AT, *gc.get_threshold()[1:])
+        simulation.housekeeping = _Collector()
         companions = Companions(simulation)
         stack.enter_context(replaced(companions))
         patches = Patches()
@@ -423,6 +426,19 @@ class CeleryWorld:
                 yield f"not acknowledged, from {queue!r}: {_named(raw)}"
             for queue, raw in broker.coming()[:10]:
                 yield f"on its way to {queue!r}: {_named(raw)}"
+
+
+class _Collector:
+    """Collects garbage: mostly what is young, and at each tenth time what is a generation older."""
+
+    def __init__(self) -> None:
+        self._times = 0
+
+    def __call__(self) -> None:
+        if not gc.isenabled():
+            return
+        self._times += 1
+        gc.collect(0 if self._times % _OLDER else 1 if self._times % _OLDER**2 else 2)
 
 
 def _listen(worker: SimulatedWorker, queues: list[str]) -> None:

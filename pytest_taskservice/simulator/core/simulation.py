@@ -32,6 +32,7 @@ _IMPATIENT = 1000
 _DOUBLINGS = 16
 """The longest moment is 0.13 s."""
 _INSTANT = 1e-5
+_SOME = 1023
 """Seconds of which nobody can say that time has passed."""
 
 
@@ -103,6 +104,8 @@ class Simulation:
         self.closed = False
         self.explain: Callable[[], Iterable[str]] = tuple
         """Says what is waiting, for an error's text."""
+        self.housekeeping: Callable[[], None] | None = None
+        """Called after each 1024 events."""
         self.on_sleep: Callable[[float], None] | None = None
         """Told how long an event is about to sleep."""
         self.on_move = on_move
@@ -387,6 +390,8 @@ class Simulation:
         self.busy = True
         self._fibers.perform(due)
         self.busy = False
+        if not self.events & _SOME and self.housekeeping is not None:
+            self.housekeeping()
         if self.failure is not None:
             failure, self.failure = self.failure, None
             raise failure

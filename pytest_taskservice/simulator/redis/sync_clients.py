@@ -33,6 +33,7 @@ __all__ = ["install"]
 Method = Callable[..., Any]
 
 _ABSENT: Any = object()
+_LEAVING = frozenset({b"UNSUBSCRIBE", b"PUNSUBSCRIBE"})
 _BROKEN = "Error 32 while writing to socket. Broken pipe."
 
 
@@ -138,6 +139,9 @@ def _send(clients: Clients, connection: Any, requests: list[list[bytes]], *, che
     line = connection._sock
     if type(line) is not Line:
         line = _open(clients, connection)
+    if requests and requests[0][0] in _LEAVING:
+        _leave(line, requests)
+        return
     if check_health and connection.health_check_interval:
         connection.check_health()
         line = connection._sock
@@ -150,14 +154,21 @@ def _send(clients: Clients, connection: Any, requests: list[list[bytes]], *, che
     if not line.ended and obstacles is None:
         line.send(requests)
         return
-    if not clients.home.may_wait():
-        # A finalizer that says it needs no more; to connect for that would take time.
-        return
     seconds = None if line.ended or obstacles is None else obstacles.send(line, requests)
     if seconds is None:
         connection.disconnect()
         raise redis.ConnectionError(_BROKEN)
     clients.home.spend(seconds)
+
+
+def _leave(line: Line, requests: list[list[bytes]]) -> None:
+    """Leave channels, for which nobody waits: it may be the finalizer of a result that does so."""
+    if line.ended:
+        return
+    if line.obstacles is None:
+        line.send(requests)
+    else:
+        line.obstacles.send(line, requests)
 
 
 def _pack_command(clients: Clients, before: Method) -> Method:
