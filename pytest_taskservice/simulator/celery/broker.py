@@ -157,11 +157,13 @@ class Broker:
         """Have in ``queue`` what was accepted for it: a client that looks itself finds it there."""
         while self._coming and self._coming[0][0].action is None:
             self._coming.popleft()
-        for due, its_queue, raw in tuple(self._coming):
-            if its_queue == queue and due.action is not None:
-                self._simulation.cancel(due)
-                self._put(queue, raw, next(self._orders))
-        self.kick()
+        found = [due for due in self._coming if due[1] == queue and due[0].action is not None]
+        for due, _, raw in found:
+            self._simulation.cancel(due)
+            self._put(queue, raw, next(self._orders))
+        if found:
+            # Only then: whoever looks again and again for what never comes would bring something each time.
+            self.kick()
 
     def get(self, queue: str) -> Raw | None:
         """Take the first message of ``queue``, if there is one."""

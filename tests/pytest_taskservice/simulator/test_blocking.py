@@ -106,6 +106,22 @@ def test_polling_for_what_never_comes_ends(driver: CelerySimDriver) -> None:
         poll()
 
 
+def test_polling_a_queue_for_what_never_comes_ends(
+    driver: CelerySimDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pytest_taskservice.simulator.core.simulation._POLLS", 100)
+    beside = Celery("beside", broker="memory://", backend="rpc://")
+    sent = beside.send_task("nobody.serves.this")
+
+    def poll() -> None:
+        for _ in range(1000):
+            assert not sent.ready()
+            time.sleep(0.1)
+
+    with pytest.raises(SimulationIdleError, match="queue 'celery' holds nobody"):
+        poll()
+
+
 def test_polling_for_what_comes_does_not(driver: CelerySimDriver) -> None:
     late = hold.apply_async((1,), countdown=3600)
 
