@@ -172,7 +172,7 @@ class ProcessWorld:
         for worker in self._workers:
             texts |= _log_of(worker)
         hints = [hint for worker in self._workers for hint in worker.hints]
-        hints += [*self._hints, *self._unshared.listened()]
+        hints += [*self._hints, *self._unshared.kept_apart()]
         return {**texts, "hint": "\n".join(dict.fromkeys(hints))}
 
     def describe(self) -> str:

@@ -334,7 +334,7 @@ class CeleryWorkerDriver:
             if fleet.living():
                 texts["unfinished"] = fleet.held()
         eager = self._eagerness and self._eagerness.hint
-        hints = [*self._hints, *self._unshared.listened()]
+        hints = [*self._hints, *self._unshared.kept_apart()]
         if eager and self._told:
             hints.append(eager)
         if hints:

@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from pytest_taskservice.drivers.own_memory import changed_by
 from pytest_taskservice.drivers.receivers import OF_TASKS, OF_WORKERS, receivers_heard
 from pytest_taskservice.drivers.replaced import Replaced
 from pytest_taskservice.simulator.freezing import frozen_by_freezegun
@@ -28,6 +29,7 @@ class Unshared:
     def __init__(self, *, relayed: Collection[str] = ()) -> None:
         self._relayed = relayed
         self._listened: dict[str, None] = {}
+        self._sent: dict[str, Any] = {}
         self._app: Any = None
         self._settings: dict[str, Any] = {}
         self._replaced = Replaced()
@@ -39,6 +41,7 @@ class Unshared:
         """Hear what one test does, whose workers have the settings that ``app``, if it is one, has now."""
         self._replaced.listen()
         self._listened.clear()
+        self._sent.clear()
         self._app, self._settings = app, {} if app is None else dict(app.conf.changes)
         names = (name for name in (*OF_TASKS, *OF_WORKERS) if name not in self._relayed)
         with receivers_heard(names, self._note_receiver):
@@ -46,6 +49,7 @@ class Unshared:
 
     def of(self, task: Any) -> list[str]:
         """Return what a worker process does not see of the test that sends ``task`` now."""
+        self._sent[task.name] = task
         replaced = (_replaced(task, name) for name in self._replaced.names())
         return [
             *_open_transactions(task),
@@ -56,9 +60,19 @@ class Unshared:
             *self._set_since(task),
         ]
 
-    def listened(self) -> list[str]:
-        """Return what the test has listened to in vain."""
-        return list(self._listened)
+    def kept_apart(self) -> list[str]:
+        """Return what the test has listened to in vain, and what its tasks change for their worker alone.
+
+        To be asked where a test has failed: sources are read for it.
+        """
+        changed = {name: changed_by(task) for name, task in self._sent.items()}
+        lines = [
+            f"{name} changes {'; '.join(found)}: in the worker, another process, so the test does not see "
+            f"it; {_ELSEWHERE}"
+            for name, found in changed.items()
+            if found
+        ]
+        return [*self._listened, *lines]
 
     def close(self) -> None:
         """Hear of nothing any more."""

@@ -189,3 +189,34 @@ def test_the_same_is_told_to_a_suite_on_celerys_own_fixtures(downstream: Downstr
     replaced = [line for line in result.outlines if "the test had replaced" in line]
     listened = [line for line in result.outlines if "was listened to" in line]
     assert (len(replaced), len(listened)) == (6, 1)
+
+
+def test_what_a_task_changes_for_its_worker_alone_is_told_where_it_is_missed(
+    downstream: Downstream,
+) -> None:
+    downstream.write(
+        test_shopx="""
+        from shopx.celery import app
+        from shopx.tasks import add
+
+        calls = []
+
+        @app.task
+        def note(name):
+            calls.append(name)
+
+        def test_noted(taskservice_app):
+            note.delay("first").get(timeout=10)
+            assert calls == ["first"]
+
+        def test_nothing_noted(taskservice_app):
+            assert add.delay(1, 2).get(timeout=10) == 4
+        """
+    )
+
+    result = downstream.run("--taskservice-backend=celery")
+
+    result.assert_outcomes(failed=2)
+    assert [line.partition(":")[0] for line in result.outlines if " changes " in line] == [
+        "test_shopx.note changes test_shopx.calls"
+    ]
