@@ -63,6 +63,7 @@ _TOLD_OUTSIDE = pytest.StashKey[list[str]]()
 _FINDINGS = pytest.StashKey[list[Any]]()
 _SCENARIO_SUFFIX = ".scenario.yaml"
 _COMPAT = "pytest_taskservice.celery_compat"
+_ADDRESSES = ("broker_url", "result_backend")
 _CAPTURING = {"caplog", "capsys", "capsysbinary", "capfd", "capfdbinary"}
 _TIME_FIXTURES = {"freezer", "time_machine"}
 _WORLD_FIXTURES = {
@@ -264,6 +265,8 @@ def pytest_runtest_makereport(
             report.sections.append(("taskservice", beside))
         if unnamed := _unnamed_in(item):
             report.sections.append(("taskservice", unnamed))
+        if call.excinfo is not None and (addresses := _addresses_in(item, call.excinfo.value)):
+            report.sections.append(("taskservice", addresses))
         if driver.name.startswith("celery") and (app := _current_app_of(item)) is not None:
             report.sections.append(("taskservice current app", app))
     harness = item.config.stash[HARNESS]
@@ -337,6 +340,21 @@ def _deaf_to_tasks(item: pytest.Item) -> str | None:
     )
 
 
+def _addresses_in(item: pytest.Item, error: BaseException) -> str | None:
+    """Say so if the test fails over the address of a server that its app has in this world alone."""
+    driver, app = item.stash.get(WORLD, None), getattr(item, "funcargs", {}).get("taskservice_app")
+    if driver is None or app is None or driver.name == "celery-sim" or not isinstance(error, AssertionError):
+        return None
+    text = str(error)
+    found = [name for name in _ADDRESSES if str(app.conf.get(name) or None) in text]
+    if not found:
+        return None
+    return (
+        f"{' and '.join(found)}: this world's own for the length of a test, whatever the settings say; "
+        "celery-sim leaves those of the settings"
+    )
+
+
 def _current_app_of(item: pytest.Item) -> str | None:
     """Say so if the test made another app than its own the current one: shared tasks go there."""
     ours = getattr(item, "funcargs", {}).get("taskservice_app")
@@ -348,9 +366,9 @@ def _current_app_of(item: pytest.Item) -> str | None:
     if current is ours:
         return None
     return (
-        f"shared tasks and AsyncResult(id) went to {current!r}, which the test or a fixture of it made "
-        f"current, and not to the app in this world, {ours!r}: have the fixture taskservice_app (or "
-        "celery_app) return the current one"
+        f"shared tasks and AsyncResult(id) go to {current!r}, which the test or a fixture of it made "
+        f"current, and not to the app in this world, {ours!r}: where the test means those, have the fixture "
+        "taskservice_app (or celery_app) return the current one"
     )
 
 

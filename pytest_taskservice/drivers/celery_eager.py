@@ -330,6 +330,8 @@ class CeleryEagerDriver:
                         self._words.started(sender, request)
                     elif kind is EventKind.RETRIED and self._words is not None:
                         self._words.retried(sender, request, message.get("reason"))
+                    elif kind is EventKind.FAILED and self._words is not None:
+                        self._words.failed(sender, message["exception"])
 
             return record
 

@@ -61,6 +61,20 @@ class EagerWords:
             run = f"{task.name}[{str(request.id)[:8]}]"
             self._say(f"{run} raised Retry with {wait}: eager mode ran it again at once")
 
+    def failed(self, task: Any, error: BaseException) -> None:
+        """Note a task that Celery let fail because it ran at once, within the task, what replaces it."""
+        inner = error.__traceback__
+        if type(error) is not RuntimeError or "Never call result.get()" not in str(error):
+            return
+        while inner is not None:
+            if inner.tb_frame.f_code.co_name == "on_replace":
+                self._say(
+                    f"{task.name} was replaced by a canvas: eager mode ran that inside of it, where Celery "
+                    "refuses to wait; a worker runs it afterwards"
+                )
+                return
+            inner = inner.tb_next
+
     def unstorable(self, task: str, result: Any, serializer: str) -> None:
         """Note a result that eager mode has handed over as it is."""
         kind = type(result).__qualname__

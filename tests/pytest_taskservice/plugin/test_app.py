@@ -338,5 +338,36 @@ def test_another_app_that_was_made_current_is_named_where_a_test_fails(downstrea
 
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(
-        "shared tasks and AsyncResult(id) went to <Celery made*not to the app in this world, <Celery shopx*"
+        "shared tasks and AsyncResult(id) go to <Celery made*not to the app in this world, <Celery shopx*"
     )
+
+
+def test_an_address_that_is_the_worlds_is_told_where_a_test_fails_over_it(downstream: Downstream) -> None:
+    downstream.write(
+        test_shopx="""
+        from celery import Celery
+
+        import pytest
+
+        @pytest.fixture
+        def taskservice_app():
+            return Celery("shopx", broker="amqp://rabbit.internal//", backend="redis://redis.internal:6379/3")
+
+        def test_broker(taskservice_app):
+            assert taskservice_app.conf.broker_url == "amqp://rabbit.internal//"
+
+        def test_results(taskservice_app):
+            assert taskservice_app.conf.result_backend == "redis://redis.internal:6379/3"
+
+        def test_another(taskservice_app):
+            assert taskservice_app.conf.task_default_queue == "shop"
+        """
+    )
+
+    result = downstream.run("--taskservice-backend=celery-eager,celery-sim")
+
+    result.assert_outcomes(passed=2, failed=4)
+    assert [line.partition(":")[0] for line in result.outlines if "this world's own" in line] == [
+        "broker_url",
+        "result_backend",
+    ]

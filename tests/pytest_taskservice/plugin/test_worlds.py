@@ -384,6 +384,40 @@ def test_a_failing_test_is_told_what_eager_mode_did_otherwise(downstream: Downst
     )
 
 
+def test_a_task_that_a_canvas_replaces_is_told_where_eager_mode_cannot_run_it(downstream: Downstream) -> None:
+    downstream.write(
+        test_shopx="""
+        from celery import group
+        from shopx.celery import app
+        from shopx.tasks import add
+
+        @app.task
+        def add_up(numbers):
+            return sum(numbers)
+
+        @app.task(bind=True)
+        def spread(self):
+            return self.replace(group(add.s(1, 2), add.s(3, 4)) | add_up.s())
+
+        @app.task
+        def waits():
+            return add.delay(1, 2).get()
+
+        def test_replaced(taskservice_app):
+            assert spread.delay().get(timeout=10) == 10
+
+        def test_waiting(taskservice_app):
+            assert waits.delay().get(timeout=10) == 3
+        """
+    )
+
+    result = downstream.run("--taskservice-backend=celery-eager")
+
+    assert [line.partition(":")[0] for line in result.outlines if "refuses to wait" in line] == [
+        "test_shopx.spread was replaced by a canvas"
+    ]
+
+
 def test_eager_mode_logs_nothing_of_its_own(downstream: Downstream) -> None:
     downstream.write(
         test_shopx="""
