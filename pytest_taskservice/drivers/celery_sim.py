@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from pytest_taskservice.drivers.canvases import send_canvas
 from pytest_taskservice.drivers.eagerness import Eagerness
 from pytest_taskservice.drivers.embedded import embedded_by, worker_options
 from pytest_taskservice.drivers.exits import contained_exits
+from pytest_taskservice.drivers.own_controllers import controllers_by
 from pytest_taskservice.drivers.sim_faults import SimulatedFaults
 from pytest_taskservice.drivers.staging import rebound, stage_settings, start_of
 from pytest_taskservice.errors import HarnessError, HarnessTimeoutError
@@ -25,6 +27,7 @@ from pytest_taskservice.simulator.celery.world import DEFAULT_START, CeleryWorld
 from pytest_taskservice.simulator.core.simulation import Budget
 from pytest_taskservice.simulator.freezing import coupled
 from pytest_taskservice.simulator.story import Story
+from pytest_taskservice.simulator.substitutes import real_monotonic, real_sleep
 from pytest_taskservice.simulator.wallclock import travelled_to
 
 if TYPE_CHECKING:
@@ -40,6 +43,8 @@ if TYPE_CHECKING:
 
 __all__ = ["CelerySimDriver", "SimulatorOptions"]
 
+_START_WITHIN = 0.5
+_TICK = 0.0005
 _CANNOT = {
     Capability.PROCESSES: "simulated workers live in the test's own process: nothing real can be killed",
 }
@@ -70,6 +75,8 @@ class _Test:
     loops: bool
     stack: ExitStack
     eagerness: Eagerness | None
+    made: set[Any]
+    """Workers of its own that have not been started yet."""
     labels: dict[str, str] = field(default_factory=dict)
     worker: SimulatedWorker | None = None
     own_workers: bool = False
@@ -148,6 +155,8 @@ class CelerySimDriver:
             stack.enter_context(world)
             stack.enter_context(contained_exits())
             stack.enter_context(embedded_by(self._serving))
+            made: set[Any] = set()
+            stack.enter_context(controllers_by(self._stand_in, made.add))
             if loops:
                 world.open_loops()
             world.app = app
@@ -159,6 +168,7 @@ class CelerySimDriver:
                 loops=loops,
                 stack=stack.pop_all(),
                 eagerness=eagerness,
+                made=made,
             )
         if stage is not None:
             try:
@@ -310,6 +320,29 @@ class CelerySimDriver:
                 if worker.process.alive:
                     test.world.stop(worker)
 
+    def _stand_in(self, controller: Any, over: threading.Event) -> None:
+        """Run a worker in the place of one that a thread of the test's has made, until that is to stop."""
+        test = self._current()
+        simulation = test.world.simulation
+        if test.world.threads.inside():
+            asked = f"{type(controller).__name__}.start() in the test's own thread"
+            raise self._refuse(CapabilityError(self.name, asked, "it would hold the test until it stops"))
+        made: list[SimulatedWorker] = []
+
+        def begin() -> None:
+            test.own_workers = True
+            # Another app than the test's keeps its settings: it may have sent something already.
+            finalize(controller.app)
+            made.append(test.world.new_worker(controller.app, concurrency=self._options.concurrency))
+
+        simulation.after(0.0, begin)
+        test.made.discard(controller)
+        simulation.wait(lambda: bool(made), timeout=None, what="a worker to start")
+        over.wait()
+        if not simulation.closed:
+            simulation.after(0.0, made[0].shut_down)
+            simulation.wait(lambda: not made[0].process.alive, timeout=None, what="a worker to stop")
+
     def reset(self) -> None:
         """Close the simulation and give the app back."""
         if self._test is not None:
@@ -379,6 +412,8 @@ class CelerySimDriver:
         test = self._current()
         if test.eagerness is not None:
             test.eagerness.look()
+        if test.made and test.world.threads.inside():
+            self._let_start(test)
         if test.worker is not None or test.own_workers:
             return
         # First of all: starting it sends messages too.
@@ -390,6 +425,14 @@ class CelerySimDriver:
         # A thread of the test's: workers live on the simulation's own.
         world.simulation.after(0.0, self._start_worker, test)
         world.simulation.wait(lambda: test.worker is not None, timeout=None, what="a worker to start")
+
+    def _let_start(self, test: _Test) -> None:
+        """Give the threads of the test's own workers the real time that they need to start them."""
+        end = real_monotonic() + _START_WITHIN
+        while test.made and real_monotonic() < end:
+            real_sleep(_TICK)
+        # Who makes one and does not start it waits once.
+        test.made.clear()
 
     def _start_worker(self, test: _Test) -> None:
         made = test.world.new_worker(test.app, concurrency=self._options.concurrency)

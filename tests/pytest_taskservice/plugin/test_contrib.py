@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
+
+if TYPE_CHECKING:
+    from tests.pytest_taskservice.plugin.conftest import Downstream
 
 CONFTEST = """
 import pytest
@@ -124,3 +129,46 @@ def test_a_worker_that_learns_goes_on_with_what_it_knew(pytester: pytest.Pyteste
     result = pytester.runpytest_subprocess("-p", "no:valkey", "--taskservice-backend=celery")
 
     result.assert_outcomes(passed=1)
+
+
+def test_a_worker_that_a_test_makes_in_a_thread_is_one_of_the_simulation(downstream: Downstream) -> None:
+    downstream.write(
+        test_shopx="""
+        import threading
+        import time
+
+        from celery import Celery
+
+        beside = Celery("beside", broker="memory://", backend="rpc://")
+
+        @beside.task
+        def double(x):
+            return x * 2
+
+        def test_stopped(taskservice_app):
+            worker = beside.Worker(app=beside, pool="solo", concurrency=1)
+            thread = threading.Thread(target=worker.start, daemon=True)
+            thread.start()
+            assert double.delay(2).get(timeout=5) == 4
+            worker.stop()
+            thread.join()
+
+        def test_by_the_command_line(taskservice_app):
+            arguments = ["worker", "--pool=solo"]
+            threading.Thread(target=beside.worker_main, args=[arguments], daemon=True).start()
+            result = double.delay(3)
+            while not result.ready():
+                time.sleep(0.1)
+            assert result.get() == 6
+
+        def test_here(taskservice_app):
+            beside.Worker(app=beside, pool="solo").start()
+        """
+    )
+
+    result = downstream.run("-rs", "--taskservice-backend=celery-sim")
+
+    result.assert_outcomes(passed=2, skipped=1)
+    result.stdout.fnmatch_lines(
+        "SKIPPED*celery-sim cannot: Worker.start() in the test's own thread (it would hold the test*"
+    )
