@@ -181,9 +181,12 @@ class SocketRefusedError(SimulationError):
         self.caller = caller
 
     def __str__(self) -> str:
+        host = self.address.rpartition(":")[0]
+        host = f"[{host}]" if ":" in host else host
         return (
             f"no real connections in a simulation: {self.address} was wanted at {self.caller}; allow it with "
-            f'@pytest.mark.taskservice(allow_sockets=["{self.address}"]), or put a fake in its place'
+            f'@pytest.mark.taskservice(allow_sockets=["{self.address}"]), or every port there, in each test, '
+            f"with --taskservice-allow-sockets={host}, or put a fake in its place"
         )
 
 

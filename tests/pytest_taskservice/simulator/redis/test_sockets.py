@@ -39,6 +39,7 @@ def test_a_connection_is_refused_and_the_error_says_what_to_do(
     assert "127.0.0.1:9 was wanted at" in str(caught.value)
     assert "test_sockets.py:" in str(caught.value)
     assert '@pytest.mark.taskservice(allow_sockets=["127.0.0.1:9"])' in str(caught.value)
+    assert "--taskservice-allow-sockets=127.0.0.1," in str(caught.value)
     assert not isinstance(caught.value, OSError)
     assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
 
