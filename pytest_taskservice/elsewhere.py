@@ -18,6 +18,7 @@ from pytest_taskservice.worlds import unseeded, world_of
 __all__ = ["Elsewhere"]
 
 _SENDING = ("celery", "celery-sim")
+_TASKS = "celery.app.task"
 _OUTPUT = "taskservice_elsewhere"
 _ADVICE = (
     "ran by its own task_always_eager, so in no world: a fixture taskservice_app that returns that app puts "
@@ -35,7 +36,7 @@ class Elsewhere:
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, Any, Any]:
         """Watch a test that is in a world which sends its app's tasks to workers."""
-        if unseeded(world_of(item)) not in _SENDING:
+        if unseeded(world_of(item)) not in _SENDING or _TASKS not in sys.modules:
             return (yield)
         with self._watching(item):
             return (yield)
@@ -74,7 +75,7 @@ class Elsewhere:
 
     @contextmanager
     def _watching(self, item: pytest.Item) -> Iterator[None]:
-        tasks: Any = sys.modules["celery.app.task"].Task
+        tasks: Any = sys.modules[_TASKS].Task
         original = tasks.apply
 
         def apply(task: Any, *args: Any, **kwargs: Any) -> Any:

@@ -72,7 +72,7 @@ class QuickClient:
         self._home = home
         self._make = make
         self._plain: Any = None
-        self._address = str(connection["host"]), int(connection.get("port") or 0)
+        self._store = home.store(str(connection["host"]), int(connection.get("port") or 0))
         self._database = int(connection.get("db") or 0)
         self._line = self.open_line()
 
@@ -81,13 +81,12 @@ class QuickClient:
 
     def open_line(self) -> Line:
         """Connect once more."""
-        store = self._home.store(*self._address)
-        return Line(store, database=self._database, protocol=2, info={"db": self._database})
+        return Line(self._store, database=self._database, protocol=2, info={"db": self._database})
 
     @property
     def hindered(self) -> bool:
         """Whether something is in the way to the server: redis-py knows what to do then."""
-        return self._line.obstacles is not None
+        return self._store.obstacles is not None
 
     def get(self, key: Any) -> Any:
         """GET."""
