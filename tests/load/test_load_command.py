@@ -180,7 +180,8 @@ def test_two_processes_of_locust_are_one_run(load_command: LoadCommand) -> None:
     assert done.code == 0, done.out + done.err
     report = done.report
     assert report["ends"]["done"] == report["figures"]["arrivals"]
-    assert report["figures"]["arrivals"] == pytest.approx(120, rel=0.6)
+    # Whatever else the machine has to do, and however long the two seconds are then.
+    assert report["figures"]["arrival_rate"] == pytest.approx(60, rel=0.5)
     assert max(moment["users"] for moment in report["timeline"]) == 8
 
 
