@@ -278,7 +278,8 @@ class CeleryWorld:
             self.faults.reach(self._brokers[key])
             if rules.kind == "redis":
                 self._redis_brokers.add(transport.server_of(client))
-                self.faults.reach_redis()
+                if self.redis.obstructed:
+                    self.faults.reach_redis()
         return self._brokers[key]
 
     def redis_brokers(self) -> Iterable[tuple[str, int]]:

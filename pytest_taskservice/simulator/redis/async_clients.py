@@ -138,15 +138,12 @@ async def _send(
     except BaseException:
         await connection.disconnect(nowait=True)
         raise
-    obstacles = line.obstacles
-    if not line.ended and obstacles is None:
-        line.send(requests)
-        return
-    seconds = None if line.ended or obstacles is None else obstacles.send(line, requests)
+    seconds = line.deliver(requests)
     if seconds is None:
         await connection.disconnect(nowait=True)
         raise redis.ConnectionError(_BROKEN)
-    await spend(clients.home, seconds)
+    if seconds:
+        await spend(clients.home, seconds)
 
 
 def _check_loop(connection: Any, line: Line) -> None:

@@ -108,6 +108,19 @@ class Line(MendedSocket):
         finally:
             store.leave()
 
+    def deliver(self, requests: list[list[bytes]]) -> float | None:
+        """Do what :meth:`send` does, past what is in the way; return the seconds until an answer is there.
+
+        ``None``: the connection is broken.
+        """
+        if self.ended:
+            return None
+        obstacles = self.obstacles
+        if obstacles is not None:
+            return obstacles.send(self, requests)
+        self.send(requests)
+        return 0.0
+
     def ask(self, words: list[bytes]) -> Any:
         """Run one request that does not block and return its reply; the line is used for nothing else."""
         store = self._server

@@ -140,7 +140,8 @@ def _send(clients: Clients, connection: Any, requests: list[list[bytes]], *, che
     if type(line) is not Line:
         line = _open(clients, connection)
     if requests and requests[0][0] in _LEAVING:
-        _leave(line, requests)
+        # Nobody waits for that: it may be the finalizer of a result that leaves its channel.
+        line.deliver(requests)
         return
     if check_health and connection.health_check_interval:
         connection.check_health()
@@ -150,25 +151,11 @@ def _send(clients: Clients, connection: Any, requests: list[list[bytes]], *, che
     except BaseException:
         connection.disconnect()
         raise
-    obstacles = line.obstacles
-    if not line.ended and obstacles is None:
-        line.send(requests)
-        return
-    seconds = None if line.ended or obstacles is None else obstacles.send(line, requests)
+    seconds = line.deliver(requests)
     if seconds is None:
         connection.disconnect()
         raise redis.ConnectionError(_BROKEN)
     clients.home.spend(seconds)
-
-
-def _leave(line: Line, requests: list[list[bytes]]) -> None:
-    """Leave channels, for which nobody waits: it may be the finalizer of a result that does so."""
-    if line.ended:
-        return
-    if line.obstacles is None:
-        line.send(requests)
-    else:
-        line.obstacles.send(line, requests)
 
 
 def _pack_command(clients: Clients, before: Method) -> Method:
