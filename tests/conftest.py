@@ -8,12 +8,13 @@ thorough one, wherever it stands. Lengthy ones are beyond the ten minutes of CI;
 from __future__ import annotations
 
 import re
+import tempfile
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
 # Each starts, stops and kills workers of its own, or pytest in processes of its own.
 FOLDERS = frozenset({"plugin"})
@@ -184,6 +185,19 @@ def _is_lengthy(item: pytest.Item, given: Mapping[str, object]) -> bool:
         or (module in LENGTHY_ON_POOLS and world in POOLS)
         or (function in LENGTHY_ON_OTHERS and world in WORLDS)
     )
+
+
+@pytest.fixture(scope="session", autouse=True)
+def temporary_files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Have what tests start keep its temporary files in one place: a worker that is killed leaves one."""
+    tmp_path_factory.getbasetemp()  # which is to stay where people look for it
+    with (
+        tempfile.TemporaryDirectory(prefix="ts-", ignore_cleanup_errors=True) as place,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setenv("TMPDIR", place)
+        patch.setattr(tempfile, "tempdir", place)
+        yield
 
 
 @pytest.fixture
