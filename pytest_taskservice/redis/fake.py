@@ -32,6 +32,11 @@ __all__ = ["in_process_client", "start_fake"]
 def start_fake(request: RedisRequest) -> RedisServer:
     """Serve a fakeredis on a port of the loopback, for workers in other processes."""
     _need_fakeredis()
+    if importlib.util.find_spec("lupa") is None:
+        from pytest_taskservice.redis.mended import NO_LUA
+
+        # Tasks may do without, but not what stands around them on a real worker.
+        raise RedisProviderError(f"{NO_LUA}; or use --taskservice-redis=embedded")
     try:
         from pytest_taskservice.redis.fake_tcp import FakeTcpServer
     except ImportError as error:

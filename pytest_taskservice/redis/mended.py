@@ -13,6 +13,7 @@ TCP in ``fake_tcp``, and redis-py's connections in a simulation. What is mended,
    exist. ``_name_to_func`` of our subclass adds them, so the clients of other tests stay as they
    are.
 4. ``SETEX`` and ``PSETEX`` cut the instant of expiry down to whole seconds: PSETEX 500 is gone at once.
+5. Without lupa nobody knows ``EVAL`` and its like. Here they say what they need.
 
 :func:`check_seams` fails with a clear message once one of these places is gone.
 """
@@ -28,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 
 import redis
 from fakeredis._command_args_parsing import Timeout
-from fakeredis._commands import COMMANDS_WITH_SUB, Key, Signature
+from fakeredis._commands import COMMANDS_WITH_SUB, SUPPORTED_COMMANDS, Key, Signature
 from fakeredis._core import CommandItem, Database
 from fakeredis._helpers import NoResponse, SimpleError
 from fakeredis._msgs import FLAG_NO_SCRIPT
@@ -39,7 +40,7 @@ from pytest_taskservice.errors import RedisProviderError
 if TYPE_CHECKING:
     from fakeredis import FakeServer
 
-__all__ = ["ADDED", "REDIS_VERSION", "MendedSocket", "WaitingRoom", "check_seams", "failure"]
+__all__ = ["ADDED", "NO_LUA", "REDIS_VERSION", "MendedSocket", "WaitingRoom", "check_seams", "failure"]
 
 REDIS_VERSION = (7, 4)
 SEAMS = {
@@ -56,6 +57,11 @@ ADDED: dict[str, tuple[str, tuple[Any, ...], tuple[Any, ...]]] = {
     "info": ("info", (), (bytes,)),
     "object": ("object_", (bytes, Key()), ()),
 }
+SCRIPTS = frozenset({"eval", "eval_ro", "evalsha", "evalsha_ro", "fcall", "fcall_ro", "function", "script"})
+NO_LUA = (
+    "fakeredis runs Lua scripts by the package lupa only, which is not installed: pip install lupa "
+    "(where it has no wheel, as so far for Python 3.15, it needs a C compiler)"
+)
 ENCODINGS = {"list": b"listpack", "Hash": b"listpack", "ZSet": b"listpack", "XStream": b"stream"}
 MAX_EMBEDDED = 44
 
@@ -212,6 +218,8 @@ class MendedSocket(FakeSocket):
             method, fixed, repeat = ADDED[cmd_name]
             flags = FLAG_NO_SCRIPT if cmd_name == "blmove" else ""
             return getattr(self, method), Signature(cmd_name, method, fixed, repeat, flags=flags)
+        if cmd_name.partition(" ")[0] in SCRIPTS and cmd_name not in SUPPORTED_COMMANDS:
+            raise SimpleError(f"ERR {NO_LUA}")
         found: tuple[Callable[..., Any] | None, Signature] = super()._name_to_func(cmd_name)
         return found
 

@@ -17,16 +17,16 @@ from fakeredis._helpers import SimpleError
 from redis.exceptions import ConnectionError, ResponseError  # noqa: A004 - redis-py's own is meant
 
 from pytest_taskservice.simulator.celery.quick_lines import QuickScriptLine, ScriptLines
-from pytest_taskservice.simulator.celery.quick_scripts import known_script
 from pytest_taskservice.simulator.redis.clients import CLOSED
 from pytest_taskservice.simulator.redis.line import Line
 from pytest_taskservice.simulator.redis.quick import SLOW
+from pytest_taskservice.simulator.redis.scripts import known_script
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pytest_taskservice.simulator.celery.quick_scripts import KnownScript
     from pytest_taskservice.simulator.redis import SimulatedRedis
+    from pytest_taskservice.simulator.redis.scripts import KnownScript
     from pytest_taskservice.simulator.substitutes import Patches
 
 __all__ = ["install_quick_results"]

@@ -21,6 +21,7 @@ from pytest_taskservice.redis.mended import MendedSocket, failure
 from pytest_taskservice.simulator.redis.keyspace import announce
 from pytest_taskservice.simulator.redis.known import known_command
 from pytest_taskservice.simulator.redis.quick import QUICK, SLOW
+from pytest_taskservice.simulator.redis.scripting import SCRIPTING, KnownScripts
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
@@ -31,7 +32,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Line", "Push"]
 
-_CONFIG: dict[str, tuple[str, Any, Any]] = {
+_OURS: dict[str, tuple[str, Any, Any]] = {
+    **SCRIPTING,
     "config get": ("config_get", (bytes,), (bytes,)),
     "config set": ("config_set", (bytes, bytes), (bytes, bytes)),
     "config resetstat": ("config_resetstat", (), ()),
@@ -47,7 +49,7 @@ class Push(list[Any]):
     """A message that answers no request, in RESP3."""
 
 
-class Line(MendedSocket):
+class Line(KnownScripts, MendedSocket):
     """What a connection holds in place of a socket while a simulation is open."""
 
     _server: Store
@@ -398,8 +400,8 @@ class Line(MendedSocket):
         self.deadline = None
 
     def _name_to_func(self, cmd_name: str) -> tuple[Callable[..., Any] | None, Signature]:
-        if cmd_name in _CONFIG:
-            method, fixed, repeat = _CONFIG[cmd_name]
+        if cmd_name in _OURS:
+            method, fixed, repeat = _OURS[cmd_name]
             return getattr(self, method), Signature(cmd_name, method, fixed, repeat)
         return super()._name_to_func(cmd_name)
 

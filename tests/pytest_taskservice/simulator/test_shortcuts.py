@@ -24,13 +24,13 @@ from kombu import Exchange, Queue, binding, serialization
 from kombu.exceptions import DecodeError
 from kombu.resource import Resource
 from kombu.utils import json as kombu_json
+from redis.lock import Lock
 
 from pytest_taskservice.drivers.app_patch import AppPatch
 from pytest_taskservice.simulator.celery.broker import Broker
 from pytest_taskservice.simulator.celery.quick_listening import LISTENING_SHORTCUTS
 from pytest_taskservice.simulator.celery.quick_making import MAKING_SHORTCUTS
 from pytest_taskservice.simulator.celery.quick_plain import PLAIN_SHORTCUTS
-from pytest_taskservice.simulator.celery.quick_scripts import known_script
 from pytest_taskservice.simulator.celery.quick_sending import SENDING_SHORTCUTS
 from pytest_taskservice.simulator.celery.quick_starting import STARTING_SHORTCUTS
 from pytest_taskservice.simulator.celery.shortcuts import (
@@ -41,6 +41,7 @@ from pytest_taskservice.simulator.celery.shortcuts import (
     missing,
 )
 from pytest_taskservice.simulator.celery.world import CeleryWorld
+from pytest_taskservice.simulator.redis.scripts import known_script
 from pytest_taskservice.simulator.substitutes import Patches
 from taskservice import Settings, create_app
 from taskservice.backends.storing import WRITE
@@ -358,6 +359,27 @@ def test_the_script_of_stored_results_does_what_its_text_says(seed: int) -> None
             assert ours == theirs
             told = listen(heard)
             assert told[: len(told) // 2] == told[len(told) // 2 :]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_the_scripts_of_locks_do_what_their_text_says(seed: int) -> None:
+    draw = Random(seed)
+    texts = (Lock.LUA_RELEASE_SCRIPT, Lock.LUA_EXTEND_SCRIPT, Lock.LUA_REACQUIRE_SCRIPT)
+    assert all(known_script(text) is not None for text in texts)
+    with opened(0, exact=False):
+        release, extend, reacquire = map(Script, texts)
+        client = client_of(app).plain
+        for _ in range(15):
+            client.set("lock", draw.choice(["one", "two"]), px=draw.choice([None, 90_000]))
+            if draw.random() < 0.2:
+                client.delete("lock")
+            life = draw.choice([100_000, 500_000])
+            for ours, theirs in (
+                reacquire(["lock"], ["one", life]),
+                extend(["lock"], ["one", life, draw.choice([0, 1])]),
+                release(["lock"], [draw.choice(["one", "two"])]),
+            ):
+                assert ours == theirs
 
 
 def listen(pubsub: Any) -> list[Any]:

@@ -1,4 +1,4 @@
-"""The Lua scripts of Celery's chords and of stored results, read by us: the same commands, in the same order.
+"""Lua scripts of Celery's chords, stored results and redis-py's locks, read by us: the same commands in order.
 
 A script is known by its text. Any other runs in fakeredis, as the app's own scripts do.
 """
@@ -18,7 +18,7 @@ from pytest_taskservice.simulator.redis.quick import SLOW
 if TYPE_CHECKING:
     from pytest_taskservice.simulator.redis.line import Line
 
-__all__ = ["KnownScript", "known_script"]
+__all__ = ["KnownScript", "digest_of", "known_script", "script_of"]
 
 # ``SLOW`` is returned before anything has changed: what is stored is not what the script is for.
 KnownScript = Callable[["Line", list[bytes], list[bytes]], Any]
@@ -27,9 +27,17 @@ KnownScript = Callable[["Line", list[bytes], list[bytes]], Any]
 @lru_cache
 def known_script(text: str | bytes) -> KnownScript | None:
     """Return what does the same as a script; ``None`` if it is one of somebody else's."""
-    return _SCRIPTS.get(
-        sha1(text if isinstance(text, bytes) else text.encode(), usedforsecurity=False).hexdigest()
-    )
+    return script_of(digest_of(text if isinstance(text, bytes) else text.encode()))
+
+
+def digest_of(text: bytes) -> bytes:
+    """Return the name that Redis gives to a script."""
+    return sha1(text, usedforsecurity=False).hexdigest().encode()
+
+
+def script_of(digest: bytes) -> KnownScript | None:
+    """Return what does the same as the script of that name, if it is known."""
+    return _SCRIPTS.get(digest)
 
 
 def _part_return(line: Line, keys: list[bytes], arguments: list[bytes]) -> Any:
@@ -108,9 +116,37 @@ def _write_results(line: Line, keys: list[bytes], arguments: list[bytes]) -> Any
     return None
 
 
-_SCRIPTS: dict[str, KnownScript] = {
-    "b8fc152c83a7e634103ccebd49dcd3146a8f4366": _part_return,
-    "59d7aab41242d82196947ba8926cab712416da4f": _cleanup,
-    "dc87180d6bcb7f73c7275eb0fe7a70baf0a8b7c7": _extend_claim,
-    "6e15e7795477d4a844b38666025ae985a9248236": _write_results,
+def _release(line: Line, keys: list[bytes], arguments: list[bytes]) -> Any:
+    if line.call(b"GET", keys[0]) != arguments[0]:
+        return 0
+    line.call(b"DEL", keys[0])
+    return 1
+
+
+def _extend(line: Line, keys: list[bytes], arguments: list[bytes]) -> Any:
+    token, more, replaces = arguments
+    if line.call(b"GET", keys[0]) != token:
+        return 0
+    left = line.call(b"PTTL", keys[0])
+    if left < 0:
+        return 0
+    line.call(b"PEXPIRE", keys[0], b"%d" % (int(more) + left) if replaces == b"0" else more)
+    return 1
+
+
+def _reacquire(line: Line, keys: list[bytes], arguments: list[bytes]) -> Any:
+    if line.call(b"GET", keys[0]) != arguments[0]:
+        return 0
+    line.call(b"PEXPIRE", keys[0], arguments[1])
+    return 1
+
+
+_SCRIPTS: dict[bytes, KnownScript] = {
+    b"b8fc152c83a7e634103ccebd49dcd3146a8f4366": _part_return,
+    b"59d7aab41242d82196947ba8926cab712416da4f": _cleanup,
+    b"dc87180d6bcb7f73c7275eb0fe7a70baf0a8b7c7": _extend_claim,
+    b"6e15e7795477d4a844b38666025ae985a9248236": _write_results,
+    b"c3f8721cbb97f72bc19e972846bd7aaf91901658": _release,
+    b"a4e8783852e6b949f9ef3a97212805108459a890": _extend,
+    b"1cac51482acf5858da00f6d685d68f886cd6b6b2": _reacquire,
 }
