@@ -1,4 +1,4 @@
-"""Lua scripts of Celery's chords, stored results and redis-py's locks, read by us: the same commands in order.
+"""Scripts of Celery's chords, stored results and redis-py's locks, read by us: the same commands, in order.
 
 A script is known by its text. Any other runs in fakeredis, as the app's own scripts do.
 """
