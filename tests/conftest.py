@@ -7,6 +7,7 @@ thorough one, wherever it stands. Lengthy ones are beyond the ten minutes of CI;
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import tempfile
 from typing import TYPE_CHECKING, Any
@@ -132,6 +133,18 @@ INTERNALS = frozenset(
 )
 _PLAYED = re.compile(r"(tests/contract)/.*\[(?:.*-)?(celery(?:-(?:threads|solo|rabbitmq|sim|eager))?)\b.*]")
 
+# Where Redis is fakeredis these run Lua scripts of others than Celery and redis-py. There is no wheel of lupa
+# for Python 3.15 so far.
+NO_LUPA = importlib.util.find_spec("lupa") is None
+LUA_IN_SIMULATOR = frozenset({"test_dead_letters.py", "test_idempotency.py", "test_the_back_end_is_healthy"})
+LUA = frozenset(
+    {
+        "test_commands_pipelines_and_scripts_work",
+        "test_scripts_run",
+        "test_the_script_of_stored_results_does_what_its_text_says",
+    }
+)
+
 # Of what is Celery's in the simulator, these play all that reaches into it; the others say it once more.
 SIMULATED = frozenset({"test_driver.py", "test_task_backend.py"})
 
@@ -145,6 +158,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         )
         if _is_lengthy(item, given):
             item.add_marker("lengthy")
+        if NO_LUPA and _runs_lua(item, given):
+            item.add_marker(pytest.mark.skip("lupa is not installed, and runs Lua where Redis is fakeredis"))
         ours = item.path.name in MODULES or item.path.parent.name in FOLDERS
         by_hand = item.get_closest_marker("internals") is not None
         if not by_hand and (ours or given.get("world") in WORLDS):
@@ -185,6 +200,14 @@ def _is_lengthy(item: pytest.Item, given: Mapping[str, object]) -> bool:
         or (module in LENGTHY_ON_POOLS and world in POOLS)
         or (function in LENGTHY_ON_OTHERS and world in WORLDS)
     )
+
+
+def _runs_lua(item: pytest.Item, given: Mapping[str, object]) -> bool:
+    function = item.name.partition("[")[0]
+    simulated = given.get("world") == "celery-sim" and not LUA_IN_SIMULATOR.isdisjoint(
+        {item.path.name, function}
+    )
+    return simulated or function in LUA or "fake" in given.values()
 
 
 @pytest.fixture(scope="session", autouse=True)
