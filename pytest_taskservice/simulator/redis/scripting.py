@@ -18,13 +18,12 @@ if TYPE_CHECKING:
 
 __all__ = ["SCRIPTING", "KnownScripts"]
 
-SCRIPTING: dict[str, tuple[str, Any, Any]] = {
+_WITHOUT_LUA: dict[str, tuple[str, Any, Any]] = {
     "eval": ("evaluate", (bytes, Int), (bytes,)),
     "evalsha": ("evaluate_loaded", (bytes, Int), (bytes,)),
     "script": ("scripts", (bytes,), (bytes,)),
 }
-if "eval" in SUPPORTED_COMMANDS:
-    SCRIPTING.clear()
+SCRIPTING = {} if "eval" in SUPPORTED_COMMANDS else _WITHOUT_LUA
 
 
 class KnownScripts:
