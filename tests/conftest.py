@@ -203,11 +203,9 @@ def _is_lengthy(item: pytest.Item, given: Mapping[str, object]) -> bool:
 
 
 def _runs_lua(item: pytest.Item, given: Mapping[str, object]) -> bool:
-    function = item.name.partition("[")[0]
-    simulated = given.get("world") == "celery-sim" and not LUA_IN_SIMULATOR.isdisjoint(
-        {item.path.name, function}
-    )
-    return simulated or function in LUA or "fake" in given.values()
+    names = {item.path.name, item.name.partition("[")[0]}
+    simulated = given.get("world") == "celery-sim" and not LUA_IN_SIMULATOR.isdisjoint(names)
+    return simulated or not LUA.isdisjoint(names) or "fake" in given.values()
 
 
 @pytest.fixture(scope="session", autouse=True)

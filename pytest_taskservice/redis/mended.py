@@ -40,7 +40,16 @@ from pytest_taskservice.errors import RedisProviderError
 if TYPE_CHECKING:
     from fakeredis import FakeServer
 
-__all__ = ["ADDED", "NO_LUA", "REDIS_VERSION", "MendedSocket", "WaitingRoom", "check_seams", "failure"]
+__all__ = [
+    "ADDED",
+    "HAS_LUA",
+    "NO_LUA",
+    "REDIS_VERSION",
+    "MendedSocket",
+    "WaitingRoom",
+    "check_seams",
+    "failure",
+]
 
 REDIS_VERSION = (7, 4)
 SEAMS = {
@@ -57,6 +66,7 @@ ADDED: dict[str, tuple[str, tuple[Any, ...], tuple[Any, ...]]] = {
     "info": ("info", (), (bytes,)),
     "object": ("object_", (bytes, Key()), ()),
 }
+HAS_LUA = "eval" in SUPPORTED_COMMANDS
 SCRIPTS = frozenset({"eval", "eval_ro", "evalsha", "evalsha_ro", "fcall", "fcall_ro", "function", "script"})
 NO_LUA = (
     "fakeredis runs Lua scripts by the package lupa only, which is not installed: pip install lupa "
@@ -218,7 +228,7 @@ class MendedSocket(FakeSocket):
             method, fixed, repeat = ADDED[cmd_name]
             flags = FLAG_NO_SCRIPT if cmd_name == "blmove" else ""
             return getattr(self, method), Signature(cmd_name, method, fixed, repeat, flags=flags)
-        if cmd_name.partition(" ")[0] in SCRIPTS and cmd_name not in SUPPORTED_COMMANDS:
+        if not HAS_LUA and cmd_name in SCRIPTS:
             raise SimpleError(f"ERR {NO_LUA}")
         found: tuple[Callable[..., Any] | None, Signature] = super()._name_to_func(cmd_name)
         return found

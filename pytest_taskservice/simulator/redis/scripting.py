@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, cast
 
 from fakeredis._command_args_parsing import Int
-from fakeredis._commands import SUPPORTED_COMMANDS
 from fakeredis._helpers import OK, SimpleError
 from fakeredis._msgs import NO_MATCHING_SCRIPT_MSG
 
-from pytest_taskservice.redis.mended import NO_LUA
+from pytest_taskservice.redis.mended import HAS_LUA, NO_LUA
 from pytest_taskservice.simulator.redis.quick import SLOW
 from pytest_taskservice.simulator.redis.scripts import digest_of, script_of
 
@@ -23,7 +22,7 @@ _WITHOUT_LUA: dict[str, tuple[str, Any, Any]] = {
     "evalsha": ("evaluate_loaded", (bytes, Int), (bytes,)),
     "script": ("scripts", (bytes,), (bytes,)),
 }
-SCRIPTING = {} if "eval" in SUPPORTED_COMMANDS else _WITHOUT_LUA
+SCRIPTING = {} if HAS_LUA else _WITHOUT_LUA
 
 
 class KnownScripts:

@@ -328,6 +328,9 @@ def test_scripts_run(simulation: Simulation) -> None:
 
     assert script(keys=["n"], args=[5]) == [5, b"5"]
     assert script(keys=["n"], args=[5]) == [10, b"10"]
+    # What is missing here for another reason than that there is no Lua.
+    with pytest.raises(redis.ResponseError, match="unknown command 'script debug'"):
+        ours.execute_command("SCRIPT", "DEBUG", "YES")
 
 
 def test_some_seed_shows_a_lost_update(open_simulation: Open) -> None:
