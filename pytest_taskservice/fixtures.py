@@ -22,9 +22,11 @@ if TYPE_CHECKING:
     from taskservice import BlockingTaskService, TaskService
 
 __all__ = [
+    "ADDRESSES",
     "APP",
     "ENTER",
     "HARNESS",
+    "NO_RESULTS",
     "WORLD",
     "app_of",
     "has_own_app",
@@ -39,12 +41,16 @@ __all__ = [
 ]
 
 HARNESS = pytest.StashKey[HarnessSession]()
+ADDRESSES = ("broker_url", "result_backend")
+"""Settings that are a world's to say: where messages and results go."""
 _CLOCKS = ("virtual", "real")
 _DATABASES = ("_django_db_helper", "_django_db_marker")
 """What all of pytest-django's fixtures of a database come to, and its marker."""
 _COMPAT = "pytest_taskservice.compat."
 WORLD: pytest.StashKey[WorldDriver] = pytest.StashKey()
 APP: pytest.StashKey[Celery | None] = pytest.StashKey()
+NO_RESULTS: pytest.StashKey[bool] = pytest.StashKey()
+"""Whether the settings of a test's app, its own or the test's, name no result backend."""
 ENTER: pytest.StashKey[Callable[[pytest.FixtureRequest], None]] = pytest.StashKey()
 """How an item that is no test function enters its ``world``."""
 
@@ -181,7 +187,10 @@ def open_world(request: pytest.FixtureRequest, world: str, *, needs_app: bool = 
     driver = request.config.stash[HARNESS].driver(world)
     wanted = needs_app or not world.startswith("anyio") or _names_app(request)
     app = app_of(request) if wanted else None
+    settings = _settings_of(request)
     request.node.stash[WORLD], request.node.stash[APP] = driver, app
+    request.node.stash[NO_RESULTS] = app is not None and not _stores_results(app, settings, request)
+    settings = {key: value for key, value in settings.items() if key not in ADDRESSES}
     # A world that has no network of its own is told which real one a test may use.
     if hasattr(driver, "allow_sockets"):
         driver.allow_sockets = _allowed_sockets(request)
@@ -190,7 +199,7 @@ def open_world(request: pytest.FixtureRequest, world: str, *, needs_app: bool = 
         driver.place = request.node.nodeid.replace(world, unseeded(world))
     driver.begin(
         app,
-        check_settings(_settings_of(request)),
+        check_settings(settings),
         real_time=_wants_real_time(request),
         loops="anyio_backend" in request.fixturenames,
     )
@@ -234,10 +243,16 @@ def _settings_of(request: pytest.FixtureRequest) -> Mapping[str, Any]:
         settings |= request.getfixturevalue("celery_config")
     for marker in reversed(list(request.node.iter_markers("taskservice"))):
         settings |= marker.kwargs.get("config", {})
-    # Where the messages go is the world's to say.
-    for key in ("broker_url", "result_backend"):
-        settings.pop(key, None)
     return settings
+
+
+def _stores_results(app: Celery, settings: Mapping[str, Any], request: pytest.FixtureRequest) -> bool:
+    """Return whether ``app`` has a result backend without us; an app that we made has nothing to tell."""
+    if app is request.config.stash[HARNESS].made_app():
+        return True
+    theirs: Any = app
+    named = settings.get("result_backend") or theirs.backend_cls or theirs.conf.result_backend
+    return bool(named) and named != "disabled"
 
 
 def _allowed_sockets(request: pytest.FixtureRequest) -> bool | tuple[str, ...]:

@@ -15,6 +15,7 @@ from pytest_taskservice.cases import in_worlds
 from pytest_taskservice.elsewhere import Elsewhere
 from pytest_taskservice.errors import HarnessError
 from pytest_taskservice.fixtures import (
+    ADDRESSES,
     APP,
     HARNESS,
     WORLD,
@@ -29,6 +30,7 @@ from pytest_taskservice.fixtures import (
     taskservice_redis,
     taskservice_sim,
 )
+from pytest_taskservice.given_results import GivenResults
 from pytest_taskservice.made_databases import MadeDatabases
 from pytest_taskservice.options import add_options, read_options
 from pytest_taskservice.outside import beside_section, outside_lines, outside_section, unnamed_section
@@ -63,7 +65,6 @@ _TOLD_OUTSIDE = pytest.StashKey[list[str]]()
 _FINDINGS = pytest.StashKey[list[Any]]()
 _SCENARIO_SUFFIX = ".scenario.yaml"
 _COMPAT = "pytest_taskservice.celery_compat"
-_ADDRESSES = ("broker_url", "result_backend")
 _CAPTURING = {"caplog", "capsys", "capsysbinary", "capfd", "capfdbinary"}
 _TIME_FIXTURES = {"freezer", "time_machine"}
 _WORLD_FIXTURES = {
@@ -94,7 +95,8 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(Played(config, harness.options), "taskservice-played")
     config.pluginmanager.register(Progress(config), "taskservice-progress")
     if not {"celery", "celery-sim"}.isdisjoint(harness.options.backends):
-        config.pluginmanager.register(Elsewhere(config), "taskservice-elsewhere")
+        for told in (Elsewhere(config), GivenResults(config)):
+            config.pluginmanager.register(told, told.name)
     if config.pluginmanager.has_plugin("django"):
         config.pluginmanager.register(MadeDatabases(), "taskservice-databases")
     if "celery-sim" in harness.options.backends:
@@ -346,7 +348,7 @@ def _addresses_in(item: pytest.Item, error: BaseException) -> str | None:
     if driver is None or app is None or driver.name == "celery-sim" or not isinstance(error, AssertionError):
         return None
     text = str(error)
-    found = [name for name in _ADDRESSES if str(app.conf.get(name) or None) in text]
+    found = [name for name in ADDRESSES if str(app.conf.get(name) or None) in text]
     if not found:
         return None
     return (
