@@ -7,6 +7,7 @@ place. Fibers belong to the thread that opened the simulation.
 from __future__ import annotations
 
 from contextvars import copy_context
+from threading import get_ident
 from typing import TYPE_CHECKING, Any, Protocol, final
 
 from greenlet import GreenletExit, getcurrent, greenlet
@@ -121,6 +122,8 @@ class Fibers:
         self.parked: dict[Fiber, None] = {}
         # Kept: a greenlet that is collected unwinds where it stands.
         self.abandoned: list[Fiber] = []
+        self._thread: int | None = get_ident()
+        _homes[self._thread] = _homes.get(self._thread, 0) + 1
 
     def perform(self, due: Due) -> None:
         """Run one event, until it is over or waits."""
@@ -154,8 +157,15 @@ class Fibers:
         for fiber in self.idle:
             _end(fiber)
         self.idle.clear()
+        if self._thread is not None:
+            thread, self._thread = self._thread, None
+            _homes[thread] -= 1
+            if not _homes[thread]:
+                del _homes[thread]
 
 
+_homes: dict[int, int] = {}
+"""How many open ``Fibers`` each thread has made that has any."""
 _resume = Fiber.resume
 _ABSENT = object()
 _LAST_WORDS = 100
@@ -176,5 +186,9 @@ def _end(fiber: Fiber) -> None:
 
 def current_fiber() -> Fiber | None:
     """Return the fiber that runs here; ``None`` outside of every event."""
+    if get_ident() not in _homes:
+        # Asking greenlet gives a thread one of its own. When the thread ends that is freed, even if a frame
+        # holds it that is garbage just then, and Python crashes.
+        return None
     found = getcurrent()
     return found if type(found) is Fiber else None

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 from celery import Celery
+from greenlet import greenlet
 
 from pytest_taskservice.drivers.celery_sim import CelerySimDriver, SimulatorOptions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from types import FrameType
 
 app = Celery("companions", broker="redis://nowhere.invalid", backend="redis://nowhere.invalid")
 
@@ -91,6 +93,26 @@ def test_a_thread_that_asks_for_results_is_waited_for() -> None:
     thread.start()
 
     assert looked_for(lambda: results == [3])
+
+
+def test_no_call_of_ours_in_a_thread_holds_its_greenlet() -> None:
+    # When the thread ends greenlet frees it, even if the call's frame is garbage just then: Python crashes.
+    held: list[str] = []
+
+    def note(frame: FrameType, event: str, _: object) -> None:
+        ours = frame.f_globals.get("__name__", "").startswith("pytest_taskservice")
+        if ours and event == "return" and any(type(each) is greenlet for each in frame.f_locals.values()):
+            held.append(frame.f_code.co_qualname)
+
+    def work() -> None:
+        sys.setprofile(note)
+        assert add.delay(1, 2).get(timeout=5) == 3
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+
+    assert held == []
 
 
 def test_a_process_that_is_asked_for_has_as_long_as_the_test_sleeps() -> None:
