@@ -47,15 +47,18 @@ LENGTHY = frozenset(
         "test_explorations.py",
         "test_load_command.py",
         "test_machine.py",
+        "test_outside.py",
         "test_redis.py",
         "test_redis_scheduler.py",
         "test_reports.py",
         "test_seeds.py",
+        "test_sightings.py",
         "test_simulated.py",
         "test_slow_start.py",
         "test_stopping.py",
         "test_story_driver_celery.py",
         "test_story_faults_celery.py",
+        "test_unshared.py",
         "test_worlds.py",
     }
 )
