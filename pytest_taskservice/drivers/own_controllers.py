@@ -15,6 +15,7 @@ from typing import Any
 from celery.worker.worker import WorkController
 
 from pytest_taskservice.simulator.celery.worker import SimulatedWorker
+from pytest_taskservice.simulator.substitutes import Patches
 
 __all__ = ["controllers_by"]
 
@@ -37,23 +38,22 @@ def controllers_by(
     def end(controller: Any) -> None:
         started.setdefault(controller, threading.Event()).set()
 
-    before = {name: _Controller.__dict__[name] for name in ("__init__", "start", "stop", "terminate")}
+    original = _Controller.__init__
 
-    @wraps(before["__init__"])
+    @wraps(original)
     def make(controller: Any, *args: Any, **options: Any) -> None:
-        before["__init__"](controller, *args, **options)
+        original(controller, *args, **options)
         if not isinstance(controller, SimulatedWorker):
             note(controller)
 
-    _Controller.__init__ = make
-    _Controller.start = _for_others(before["start"], start)
-    for name in ("stop", "terminate"):
-        setattr(_Controller, name, _for_others(before[name], end))
+    patches = Patches()
+    instead = {"start": start, "stop": end, "terminate": end}
+    made = {name: _for_others(getattr(_Controller, name), does) for name, does in instead.items()}
+    patches.methods(_Controller, {"__init__": make, **made})
     try:
         yield
     finally:
-        for name, original in before.items():
-            setattr(_Controller, name, original)
+        patches.undo()
         # Whoever has not stopped his worker lets go of its thread now.
         for over in started.values():
             over.set()
