@@ -128,6 +128,7 @@ INTERNALS = frozenset(
         "test_packs_celery.py",
         "test_redis_scheduler.py",
         "test_schedules.py",
+        "test_scripts.py",
         "test_storing.py",
         "test_shortcuts.py",
         "test_standstill.py",
