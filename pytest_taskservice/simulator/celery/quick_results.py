@@ -92,7 +92,10 @@ class QuickClient:
         """GET."""
         if self.hindered:
             return self.plain.get(key)
-        return self._ask([b"GET", _bytes(key)])
+        found = self._ask([b"GET", _bytes(key)])
+        # Whoever polls without a pause: time passes for him too.
+        self._home.ask((key, found))
+        return found
 
     def mget(self, keys: Any, *more: Any) -> Any:
         """MGET."""

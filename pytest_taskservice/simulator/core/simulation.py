@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["Budget", "Outsiders", "Simulation"]
 
 _POLLS = 10_000
-"""How often a test may sleep while nothing is to come."""
+"""How often a test may sleep, wait or ask for the same while nothing is to come."""
 MONOTONIC_START = 10_000.0
 """What the monotonic clock says when a simulation opens: no real one starts at zero either."""
 
@@ -31,6 +31,8 @@ _IMPATIENT = 1000
 """After so many readings with nothing in between the moment between two of them is twice as long."""
 _DOUBLINGS = 16
 """The longest moment is 0.13 s."""
+_HASTE = 0.001
+"""What a question takes of the time for which somebody does nothing but ask it."""
 _INSTANT = 1e-5
 _SOME = 1023
 """Seconds of which nobody can say that time has passed."""
@@ -113,6 +115,9 @@ class Simulation:
         self._read = -1.0
         self._readings = 0
         self._polled = (0, 0)
+        self._question: object = None
+        self._questions = 0
+        self._asked_since = 0.0
         self._agenda = Agenda()
         self._fibers = Fibers()
         self._elapsed = 0.0
@@ -188,9 +193,9 @@ class Simulation:
         """Do nothing for ``seconds`` of virtual time; others go on."""
         fiber = current_fiber()
         if fiber is None:
-            self._count_poll(seconds)
+            self._count_poll("{:,} times time.sleep({:g})", seconds)
             if not self._pass(seconds):
-                self.wait(_never, timeout=seconds, what=f"time.sleep({seconds:g})")
+                self._wait_outside(_never, self._elapsed + max(0.0, seconds), f"time.sleep({seconds:g})")
             return
         self._end_if_closed()
         if self.on_sleep is not None:
@@ -207,15 +212,15 @@ class Simulation:
             fiber.wakes = None
             self.cancel(due)
 
-    def _count_poll(self, seconds: float) -> None:
-        """Stop whoever sleeps again and again for something that nothing can bring."""
+    def _count_poll(self, told: str, of: object) -> None:
+        """Stop whoever waits again and again for something that nothing can bring; ``told`` says it."""
         nothing = self.outsiders is None or not self.outsiders.waiting()
         if self.events != self._polled[0] or len(self._agenda) or not nothing:
             self._polled = (self.events, 0)
             return
         self._polled = (self.events, self._polled[1] + 1)
         if self._polled[1] > _POLLS:
-            raise SimulationIdleError(f"{_POLLS:,} times time.sleep({seconds:g})", self.waiting_for())
+            raise SimulationIdleError(told.format(_POLLS, of), self.waiting_for())
 
     def read(self) -> None:
         """Let a moment pass before a reading of the clock, if there has been one at this very instant.
@@ -233,6 +238,17 @@ class Simulation:
             if measures_short(MONOTONIC_START + self._read, self.monotonic(), self.now() - self.monotonic()):
                 self._move(self._elapsed + READING)
         self._read = self._elapsed
+
+    def ask(self, question: object) -> float:
+        """Return how much time an answer takes on top where a test asks the same again and again."""
+        if question != self._question:
+            self._question, self._questions, self._asked_since = question, 0, self._elapsed
+            return 0.0
+        self._questions += 1
+        if self._questions <= _IMPATIENT or current_fiber() is not None or not self._is_owner():
+            return 0.0
+        self._count_poll("{1}, asked for {0:,} times", "a result")
+        return (self._elapsed - self._asked_since) * _HASTE
 
     def spend(self, seconds: float) -> None:
         """Let a little time pass, as talking to a server takes; others may come in between."""
@@ -259,11 +275,10 @@ class Simulation:
         deadline = None if timeout is None else self._elapsed + max(0.0, timeout)
         if fiber is not None:
             return self._wait_inside(fiber, ready, deadline)
-        if not self._is_owner():
-            assert self.outsiders is not None
-            instant = None if deadline is None else MONOTONIC_START + deadline
-            return self.outsiders.wait(ready, instant, what)
-        return self._pump(ready, deadline, what, idle_ends=True)
+        found = self._wait_outside(ready, deadline, what)
+        if not found and ready is not _never and self._is_owner():
+            self._count_poll("{1}, {0:,} times", what)
+        return found
 
     def serve_outsiders(self, deadline: float | None) -> bool:
         """Take one step for other threads, while the owner is blocked; return whether there was one."""
@@ -324,6 +339,13 @@ class Simulation:
     def _end_if_closed(self) -> None:
         if self.closed:
             raise _exit()
+
+    def _wait_outside(self, ready: Callable[[], bool], deadline: float | None, what: str) -> bool:
+        if not self._is_owner():
+            assert self.outsiders is not None
+            instant = None if deadline is None else MONOTONIC_START + deadline
+            return self.outsiders.wait(ready, instant, what)
+        return self._pump(ready, deadline, what, idle_ends=True)
 
     def _wait_inside(self, fiber: Fiber, ready: Callable[[], bool], deadline: float | None) -> bool:
         while not ready():

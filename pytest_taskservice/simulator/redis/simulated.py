@@ -172,6 +172,11 @@ class SimulatedRedis:
         if seconds and not self.closed and self.owned() and self.may_wait():
             self.simulation.spend(seconds)
 
+    def ask(self, question: object) -> None:
+        """Let time pass for whoever does nothing but ask the same, again and again."""
+        if not self.closed:
+            self.spend(self.simulation.ask(question))
+
     def wait(self, line: Line, timeout: float | None) -> bool:
         """Wait until there is something to read, for ``timeout`` virtual seconds; return whether there is."""
         simulation = self.simulation

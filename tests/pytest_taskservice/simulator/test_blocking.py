@@ -5,7 +5,8 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -122,13 +123,53 @@ def test_polling_a_queue_for_what_never_comes_ends(
         poll()
 
 
-def test_polling_for_what_comes_does_not(driver: CelerySimDriver) -> None:
+def wait_for_events() -> None:
+    with app.connection() as connection:
+        app.events.Receiver(connection, handlers={}).capture(limit=None, timeout=None)
+
+
+def wait_for_a_message() -> None:
+    with app.connection() as connection:
+        queue = connection.SimpleQueue("nothing")
+        while True:
+            with suppress(queue.Empty):
+                queue.get(timeout=1)
+
+
+def ask_without_a_pause() -> None:
+    never = app.AsyncResult("never")
+    while not never.ready():
+        pass
+
+
+@pytest.mark.parametrize(
+    ("poll", "told"),
+    [
+        (wait_for_events, "a message, 10,000 times"),
+        (wait_for_a_message, "a message, 10,000 times"),
+        (ask_without_a_pause, "a result, asked for 10,000 times"),
+    ],
+)
+def test_waiting_again_and_again_for_what_never_comes_ends(
+    driver: CelerySimDriver, poll: Callable[[], None], told: str
+) -> None:
+    with pytest.raises(SimulationIdleError, match=told):
+        poll()
+
+
+@pytest.mark.parametrize("pause", [None, 0.1])
+def test_polling_for_what_comes_does_not(driver: CelerySimDriver, pause: float | None) -> None:
     late = hold.apply_async((1,), countdown=3600)
+    asked = 0
 
     while not late.ready():
-        time.sleep(0.1)
+        asked += 1
+        if pause is not None:
+            time.sleep(pause)
 
     assert late.successful()
+    # An hour of answers that take half a millisecond each would be millions.
+    assert asked < 40_000
 
 
 def test_a_task_may_not_wait_for_a_result(driver: CelerySimDriver) -> None:
