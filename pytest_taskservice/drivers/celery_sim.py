@@ -20,7 +20,7 @@ from pytest_taskservice.drivers.exits import contained_exits
 from pytest_taskservice.drivers.own_controllers import controllers_by
 from pytest_taskservice.drivers.sim_faults import SimulatedFaults
 from pytest_taskservice.drivers.staging import rebound, stage_settings, start_of
-from pytest_taskservice.errors import HarnessError, HarnessTimeoutError
+from pytest_taskservice.errors import HarnessError, HarnessTimeoutError, SimulationError
 from pytest_taskservice.simulator.celery.results import stored_beside
 from pytest_taskservice.simulator.celery.shortcuts import kept_shortcuts
 from pytest_taskservice.simulator.celery.world import DEFAULT_START, CeleryWorld
@@ -339,9 +339,14 @@ class CelerySimDriver:
         test.made.discard(controller)
         simulation.wait(lambda: bool(made), timeout=None, what="a worker to start")
         over.wait()
-        if not simulation.closed:
-            simulation.after(0.0, made[0].shut_down)
-            simulation.wait(lambda: not made[0].process.alive, timeout=None, what="a worker to stop")
+        try:
+            if not simulation.closed:
+                simulation.after(0.0, made[0].shut_down)
+                simulation.wait(lambda: not made[0].process.alive, timeout=None, what="a worker to stop")
+        except SimulationError:
+            # The test was over before the worker was.
+            if not simulation.closed:
+                raise
 
     def reset(self) -> None:
         """Close the simulation and give the app back."""

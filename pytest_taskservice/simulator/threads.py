@@ -223,6 +223,19 @@ class Threads:
         self._impatience += _TICK
         return True
 
+    def look_anew(self) -> None:
+        """Take it that threads have something to do from now on."""
+        if self.errands.bystanders is not None:
+            self.errands.bystanders.look_anew()
+
+    def hold(self) -> bool:
+        """Give a thread that is at work a moment before time leaps; return whether there was one."""
+        bystanders = self.errands.bystanders
+        if bystanders is None or not bystanders.at_work():
+            return False
+        real_sleep(_TICK)
+        return True
+
     def _help_in_loop(self) -> None:
         """Take steps in an event loop of the owner's that keeps real time, a turn of it for each."""
         if self.help() and self._loop is not None:

@@ -10,7 +10,7 @@ are forgotten.
 - ``celery.worker.components._Timer``: timers are events.
 - ``celery.backends.asynchronous.drainers``: waits for results are waits in the simulation.
 - ``AsyncBackendMixin.remove_pending_result``, before 5.7: a result's end is its own process' affair.
-- ``celery.backends.redis.ResultConsumer.start``: one that begins in the simulation ends with it.
+- ``ResultConsumer.start`` of ``celery.backends.redis`` and ``rpc``: what it begins ends with the simulation.
 - ``billiard.pool.Lock``: a worker's hub exchanges it for the whole process.
 - ``Request.send_event``: the history is told by the requests themselves.
 - ``redis.utils.get_lib_version``: each result backend asks for it, and it reads a file each time.
@@ -51,6 +51,7 @@ _asynchronous: Any = import_module("celery.backends.asynchronous")
 _requests: Any = import_module("celery.worker.request")
 _billiard_pool: Any = import_module("billiard.pool")
 _results: Any = import_module("celery.backends.redis")
+_rpc: Any = import_module("celery.backends.rpc")
 _redis_utils: Any = import_module("redis.utils")
 _django: Any = import_module("celery.fixups.django")
 
@@ -64,7 +65,8 @@ def install_seams(patches: Patches, simulation: Simulation, tell: Tell) -> None:
     patches.item(_asynchronous.drainers, "default", drainer_for(simulation))
     if not hasattr(_asynchronous, "_waiting_on"):
         _keep_pending(patches)
-    _end_consumers(patches)
+    _end_consumers(patches, _results.ResultConsumer, _forget_channels)
+    _end_consumers(patches, _rpc.ResultConsumer, _forget_queue)
     install_process_state(patches)
     _listen(patches, tell)
     if hasattr(_redis_utils, "get_lib_version"):
@@ -127,12 +129,12 @@ def _keep_pending(patches: Patches) -> None:
     patches.set(mixin, "remove_pending_result", remove_pending_result)
 
 
-def _end_consumers(patches: Patches) -> None:
-    """Let consumers of results forget their subscriptions on leaving.
+def _end_consumers(patches: Patches, kind: Any, forget: Callable[[Any], None]) -> None:
+    """Let consumers of results ``forget`` what they follow on leaving.
 
-    A result may be collected long after its simulation: what it leaves then is no real server's affair.
+    A result may be collected long after its simulation: what it leaves then is no real server's affair. And
+    an app that no world has changed keeps its consumer, to which the next simulation would bring nothing.
     """
-    kind = _results.ResultConsumer
     original = kind.start
     begun: dict[Any, None] = {}
 
@@ -142,11 +144,19 @@ def _end_consumers(patches: Patches) -> None:
 
     def end() -> None:
         for consumer in begun:
-            consumer._pubsub = None  # noqa: SLF001 - what it follows
-            consumer.subscribed_to.clear()
+            forget(consumer)
 
     patches.set(kind, "start", start)
     patches.on_undo(end)
+
+
+def _forget_channels(consumer: Any) -> None:
+    consumer._pubsub = None  # noqa: SLF001 - what it follows
+    consumer.subscribed_to.clear()
+
+
+def _forget_queue(consumer: Any) -> None:
+    consumer._consumer = consumer._connection = None  # noqa: SLF001 - what it follows
 
 
 def _fill_again(group: Any, kept: list[Any]) -> None:

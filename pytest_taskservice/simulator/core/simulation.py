@@ -33,6 +33,8 @@ _DOUBLINGS = 16
 """The longest moment is 0.13 s."""
 _HASTE = 0.001
 """What a question takes of the time for which somebody does nothing but ask it."""
+_LEAP = 0.1
+"""Seconds that do not pass at once while a thread of the test is at work."""
 _INSTANT = 1e-5
 _SOME = 1023
 """Seconds of which nobody can say that time has passed."""
@@ -61,6 +63,12 @@ class Outsiders(Protocol):
 
     def let_run(self) -> bool:
         """Give other threads a moment of real time; return whether there are any."""
+
+    def look_anew(self) -> None:
+        """Take it that threads have something to do from now on."""
+
+    def hold(self) -> bool:
+        """Give a thread that is at work a moment before time leaps; return whether there was one."""
 
     def explain(self) -> Iterable[str]:
         """Say what each thread waits for."""
@@ -345,6 +353,8 @@ class Simulation:
             assert self.outsiders is not None
             instant = None if deadline is None else MONOTONIC_START + deadline
             return self.outsiders.wait(ready, instant, what)
+        if self.outsiders is not None:
+            self.outsiders.look_anew()
         return self._pump(ready, deadline, what, idle_ends=True)
 
     def _wait_inside(self, fiber: Fiber, ready: Callable[[], bool], deadline: float | None) -> bool:
@@ -378,6 +388,8 @@ class Simulation:
         try:
             while ready is None or not ready():
                 following = heap[0][0] if heap and heap[0][2].action is not None else agenda.next_at()
+                if self._holds(following, deadline):
+                    continue
                 if deadline is not None:
                     if following is None or following > deadline:
                         if self._brings_more(deadline) or self._outsiders_first(deadline):
@@ -398,6 +410,14 @@ class Simulation:
             if deadline is not None:
                 self._horizon.pop()
         return True
+
+    def _holds(self, following: float | None, deadline: float | None) -> bool:
+        """Return whether time may not leap yet, for a thread that is at work; it got a moment."""
+        then = self._elapsed + _LEAP
+        is_near = (following is not None and following <= then) or (deadline is not None and deadline <= then)
+        if is_near or self.outsiders is None or (following is None and deadline is None):
+            return False
+        return self.outsiders.hold()
 
     def _perform(self) -> None:
         if self.flying:

@@ -161,6 +161,16 @@ def test_a_worker_that_a_test_makes_in_a_thread_is_one_of_the_simulation(downstr
                 time.sleep(0.1)
             assert result.get() == 6
 
+        def test_not_stopped_and_waited_for_at_once(taskservice_app):
+            arguments = ["worker", "--pool=solo"]
+            threading.Thread(target=beside.worker_main, args=[arguments], daemon=True).start()
+            assert double.delay(4).get(timeout=5) == 8
+
+        def test_the_same_app_again(taskservice_app):
+            worker = beside.Worker(app=beside, pool="solo")
+            threading.Thread(target=worker.start, daemon=True).start()
+            assert double.delay(5).get(timeout=5) == 10
+
         def test_here(taskservice_app):
             beside.Worker(app=beside, pool="solo").start()
         """
@@ -168,7 +178,8 @@ def test_a_worker_that_a_test_makes_in_a_thread_is_one_of_the_simulation(downstr
 
     result = downstream.run("-rs", "--taskservice-backend=celery-sim")
 
-    result.assert_outcomes(passed=2, skipped=1)
+    result.assert_outcomes(passed=4, skipped=1)
+    result.stderr.no_fnmatch_line("*Exception in thread*")
     result.stdout.fnmatch_lines(
         "SKIPPED*celery-sim cannot: Worker.start() in the test's own thread (it would hold the test*"
     )
