@@ -220,7 +220,7 @@ class Simulation:
             fiber.wakes = None
             self.cancel(due)
 
-    def _count_poll(self, told: str, of: object) -> None:
+    def _count_poll(self, told: str, of: object = None) -> None:
         """Stop whoever waits again and again for something that nothing can bring; ``told`` says it."""
         nothing = self.outsiders is None or not self.outsiders.waiting()
         if self.events != self._polled[0] or len(self._agenda) or not nothing:
@@ -255,7 +255,7 @@ class Simulation:
         self._questions += 1
         if self._questions <= _IMPATIENT or current_fiber() is not None or not self._is_owner():
             return 0.0
-        self._count_poll("{1}, asked for {0:,} times", "a result")
+        self._count_poll("a result, asked for {:,} times")
         return (self._elapsed - self._asked_since) * _HASTE
 
     def spend(self, seconds: float) -> None:
