@@ -154,13 +154,31 @@ def _cell(function: Any, name: str, cell: Any, tell: Any) -> Any:
     try:
         return encode(value, tell)
     except UnportableError as error:
+        # A name that a test imports in its own body is closed over; at its module's head it is a global.
+        if place := _imported_from(name, value):
+            return {"!place": place}
         raise UnportableError(f"variable {name!r} of {function.__qualname__}, {error.what},") from None
+
+
+def _imported_from(name: str, value: Any) -> str | None:
+    """Return where a module holds ``value`` under ``name``, as ``from module import name`` finds it."""
+    for module, held in sorted(sys.modules.items()):
+        if not isinstance(held, types.ModuleType) or module == "__main__":
+            continue
+        # Without a spec a module was made by hand, and no other process can import it.
+        if vars(held).get("__spec__") and vars(held).get(name) is value:
+            return f"{module}:{name}"
+    return None
 
 
 def _teller(app: Celery) -> Any:
     from celery import Celery, Task
+    from celery.local import Proxy
 
     def tell(value: Any) -> dict[str, Any] | None:
+        # current_app and current_task pass for what they stand for, which in a worker is another thing.
+        if type(value) is Proxy:
+            raise UnportableError(f"proxy {value!r:.80}")
         if isinstance(value, Celery):
             if value is not app:
                 raise UnportableError(f"app {value.main!r}, which is not the worker's,")

@@ -148,6 +148,19 @@ def test_the_variable_that_cannot_be_told_is_named(app: Celery) -> None:
         carry(app, app.tasks["carried.locked"])
 
 
+def test_what_the_test_imported_in_its_own_body_is_imported_by_the_worker(app: Celery) -> None:
+    from celery import current_app, current_task
+    from celery.utils.log import worker_logger
+
+    @app.task(name="carried.looks", shared=False)
+    def looks() -> tuple[str, str, bool]:
+        return current_task.name, worker_logger.name, bool(current_app.main)
+
+    result = crossed(app).tasks["carried.looks"].apply()
+
+    assert result.get() == ("carried.looks", "celery.worker", True)
+
+
 def test_members_of_enums_and_named_tuples_come_back_as_they_were(app: Celery) -> None:
     point, ordered = Point(3, Size.SMALL), OrderedDict(a=1)
 
