@@ -12,11 +12,12 @@ from __future__ import annotations
 import base64
 import builtins
 import importlib
+import logging
 import marshal
 import sys
 import types
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
@@ -187,9 +188,8 @@ def _teller(app: Celery) -> Any:
             return {"!task": value.name}
         if isinstance(value, types.FunctionType):
             return _function(value, tell)
-        if isinstance(value, Enum):
-            place = place_of(type(value))
-            return {"!member": [place, value.name]} if place else None
+        if isinstance(value, Enum | logging.Logger):
+            return _named(value)
         if isinstance(value, _CONTAINERS) and type(value) not in (*_CONTAINERS, OrderedDict):
             return _own_container(value, tell)
         return None
@@ -206,6 +206,33 @@ def _own_container(value: Any, tell: Any) -> dict[str, Any]:
     return {"!named": [place, [encode(item, tell) for item in value]]}
 
 
+def _named(value: Enum | logging.Logger) -> dict[str, Any] | None:
+    """Tell a member of an enum or a logger, which are found again by their names."""
+    if isinstance(value, Enum):
+        place = place_of(type(value))
+        return {"!member": [place, value.name]} if place else None
+    from celery.utils.log import task_logger
+
+    if logging.getLogger(value.name) is not value:
+        return None
+    # get_task_logger puts a logger below Celery's own, which the worker has to do again.
+    return {"!task_logger" if value.parent is task_logger else "!logger": value.name}
+
+
+def _task_logger(name: str) -> logging.Logger:
+    from celery.utils.log import get_task_logger
+
+    logger: logging.Logger = get_task_logger(name)
+    return logger
+
+
+_NAMED: dict[str, Callable[[Any], Any]] = {
+    "!member": lambda told: thing_at(told[0])[told[1]],
+    "!logger": logging.getLogger,
+    "!task_logger": _task_logger,
+}
+
+
 def _finder(app: Celery) -> Any:
     from celery.local import Proxy
 
@@ -215,8 +242,8 @@ def _finder(app: Celery) -> Any:
         if kind == "!task":
             # Two tasks may call each other; the second is not there yet.
             return Proxy(lambda: app.tasks[told])
-        if kind == "!member":
-            return thing_at(told[0])[told[1]]
+        if kind in _NAMED:
+            return _NAMED[kind](told)
         if kind == "!named":
             return thing_at(told[0])._make(decode(told[1], find))
         assert kind == "!function", kind

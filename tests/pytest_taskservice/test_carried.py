@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
@@ -159,6 +160,24 @@ def test_what_the_test_imported_in_its_own_body_is_imported_by_the_worker(app: C
     result = crossed(app).tasks["carried.looks"].apply()
 
     assert result.get() == ("carried.looks", "celery.worker", True)
+
+
+def test_loggers_come_along_by_name(app: Celery) -> None:
+    from celery.utils.log import get_task_logger
+
+    own, of_tasks = logging.getLogger("carried.own"), get_task_logger("carried.of_tasks")
+
+    @app.task(name="carried.logs", shared=False)
+    def logs() -> list[str]:
+        assert of_tasks.parent is not None
+        return [own.name, of_tasks.name, of_tasks.parent.name]
+
+    told = json.dumps(carry(app, app.tasks["carried.logs"]))
+    of_tasks.parent = logging.root
+    other = Celery("other", set_as_current=False)
+    define(other, [json.loads(told)])
+
+    assert other.tasks["carried.logs"]() == ["carried.own", "carried.of_tasks", "celery.task"]
 
 
 def test_members_of_enums_and_named_tuples_come_back_as_they_were(app: Celery) -> None:
