@@ -183,6 +183,31 @@ class Broker:
         """Drop what waits in ``queue``; return how many that were."""
         return len(self._ready.pop(queue, ()))
 
+    def listed(self, queue: str, priority: int) -> list[Raw]:
+        """Return what waits in ``queue`` with a priority of a step's, the newest first: a list of a Redis."""
+        self.arrive_now(queue)
+        step = self._step(priority)
+        found = [(order, raw) for group, order, raw in self._ready.get(queue, ()) if group == step]
+        return [raw for _, raw in sorted(found, key=_order, reverse=True)]
+
+    def drop(self, queue: str, priority: int) -> bool:
+        """Drop that; return whether there was anything."""
+        self.arrive_now(queue)
+        step, before = self._step(priority), self._ready.get(queue, [])
+        kept = [item for item in before if item[0] != step]
+        if len(kept) == len(before):
+            return False
+        heapq.heapify(kept)
+        self._ready[queue] = kept
+        if not kept:
+            del self._ready[queue]
+        return True
+
+    def _step(self, priority: int) -> int | None:
+        steps = self.rules.priority_steps or ()
+        # The first list has the name of its queue.
+        return 0 if not priority else steps.index(priority) if priority in steps else None
+
     def consume(self, queue: str, consumer: Consumer) -> None:
         """Let ``consumer`` have messages of ``queue``."""
         self._consumers.setdefault(queue, []).append(consumer)
@@ -345,6 +370,10 @@ def rules_for(scheme: str, options: Mapping[str, Any]) -> BrokerRules:
         visibility_timeout=float(options.get("visibility_timeout") or _DEFAULT_VISIBILITY),
         priority_steps=tuple(options.get("priority_steps") or (0, 3, 6, 9)),
     )
+
+
+def _order(item: tuple[int, Raw]) -> int:
+    return item[0]
 
 
 def _rank(item: tuple[int, int, Raw]) -> tuple[int, int]:

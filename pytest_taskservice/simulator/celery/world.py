@@ -23,6 +23,7 @@ from pytest_taskservice.simulator.celery.broker import Broker, Latency, rules_fo
 from pytest_taskservice.simulator.celery.faults import Faults
 from pytest_taskservice.simulator.celery.listener import install_limits, install_listener
 from pytest_taskservice.simulator.celery.processes import ModuleState
+from pytest_taskservice.simulator.celery.queue_lists import BrokerLists
 from pytest_taskservice.simulator.celery.quick_listening import LISTENING_SHORTCUTS
 from pytest_taskservice.simulator.celery.quick_making import MAKING_SHORTCUTS
 from pytest_taskservice.simulator.celery.quick_plain import PLAIN_SHORTCUTS, install_json
@@ -240,7 +241,8 @@ class CeleryWorld:
         while worker.successor is not None:
             worker = worker.successor
         consumer: Any = worker.consumer
-        if "task" not in headers or not worker.ready:
+        # What no worker knows is another service's: it stays in its queue, as on a real broker.
+        if not worker.ready or headers.get("task") not in worker.app.tasks:
             return
         for queue in queues:
             if queue in worker.known_queues:
@@ -277,10 +279,18 @@ class CeleryWorld:
             self._brokers[key] = Broker(self.simulation, rules, self.latency)
             self.faults.reach(self._brokers[key])
             if rules.kind == "redis":
-                self._redis_brokers.add(transport.server_of(client))
+                server = transport.server_of(client)
+                self._redis_brokers.add(server)
+                self._lists_of(server).add(client, self._brokers[key])
                 if self.redis.obstructed:
                     self.faults.reach_redis()
         return self._brokers[key]
+
+    def _lists_of(self, server: tuple[str, int]) -> BrokerLists:
+        store = self.redis.store(*server)
+        if not isinstance(store.lists, BrokerLists):
+            store.lists = BrokerLists(self.threads.inside)
+        return store.lists
 
     def redis_brokers(self) -> Iterable[tuple[str, int]]:
         """Return host and port of each broker that is a Redis; a Unix socket's path and 0."""

@@ -6,7 +6,7 @@ from fakeredis._commands import COMMANDS_WITH_SUB, SUPPORTED_COMMANDS, Signature
 from fakeredis._msgs import FLAG_TRANSACTION
 
 from pytest_taskservice.redis.mended import ADDED
-from pytest_taskservice.simulator.redis.quick import QUICK
+from pytest_taskservice.simulator.redis.queues import COMMANDS
 
 __all__ = ["Known", "known_command"]
 
@@ -22,7 +22,7 @@ class Known:
     def __init__(self, signature: Signature) -> None:
         self.signature = signature
         self.method = signature.func_name
-        self.quick = QUICK.get(signature.name)
+        self.quick = COMMANDS.get(signature.name)
         self._fixed = len(signature.fixed)
         self._repeat = len(signature.repeat)
 

@@ -20,7 +20,8 @@ from fakeredis._socket._resp import extract_command
 from pytest_taskservice.redis.mended import MendedSocket, failure
 from pytest_taskservice.simulator.redis.keyspace import announce
 from pytest_taskservice.simulator.redis.known import known_command
-from pytest_taskservice.simulator.redis.quick import QUICK, SLOW
+from pytest_taskservice.simulator.redis.queues import COMMANDS
+from pytest_taskservice.simulator.redis.quick import SLOW
 from pytest_taskservice.simulator.redis.scripting import SCRIPTING, KnownScripts
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ _OURS: dict[str, tuple[str, Any, Any]] = {
 }
 _MULTI = [b"MULTI"]
 _EXEC = [b"EXEC"]
-_QUICK = {name.upper().encode(): command for name, command in QUICK.items()}
+_QUICK = {name.upper().encode(): command for name, command in COMMANDS.items()}
 
 logger = logging.getLogger(__name__)
 
@@ -367,7 +368,7 @@ class Line(KnownScripts, MendedSocket):
         self, func: Callable[..., Any] | None, sig: Signature, args: list[Any], from_script: bool
     ) -> Any:
         store = self._server
-        quick = QUICK.get(sig.name)
+        quick = COMMANDS.get(sig.name)
         if quick is not None and not store.slow and not self._pubsub:
             reply = quick(self, args)
             if reply is not SLOW:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from pytest_taskservice.simulator.core.simulation import Simulation
     from pytest_taskservice.simulator.redis.obstacles import Obstacles
+    from pytest_taskservice.simulator.redis.queues import QueueLists
 
 __all__ = ["Crowd", "Store"]
 
@@ -123,6 +124,8 @@ class Store(FakeServer):
         self.announces = Announcements()
         self.slow = False
         """Whether every command must take the long way: it is restricted, or told of."""
+        self.lists: QueueLists | None = None
+        """The queues of the brokers that it is, too."""
         self.obstacles: Obstacles | None = None
         """What stands in the ways of its clients, if anything does."""
         self._owner = threading.get_ident()
