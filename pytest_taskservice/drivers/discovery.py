@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Iterator
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from pytest_taskservice.drivers.worker_spec import ModuleSource
@@ -17,6 +18,7 @@ __all__ = [
     "find_modules",
     "find_queues",
     "is_local",
+    "own_attributes",
     "own_task_class",
     "portable_settings",
 ]
@@ -34,6 +36,23 @@ def find_app(app: Celery) -> tuple[ModuleSource, str] | None:
             if value is app:
                 return _source(name), attribute
     return None
+
+
+def own_attributes(app: Celery) -> list[str]:
+    """Return the public attributes that somebody has set on ``app``."""
+    kind = type(app)
+    return [
+        name
+        for name in vars(app)
+        if not (name.startswith("_") or name in _celerys_own() or hasattr(kind, name))
+    ]
+
+
+@cache
+def _celerys_own() -> frozenset[str]:
+    from celery import Celery
+
+    return frozenset(vars(Celery(set_as_current=False)))
 
 
 def own_task_class(app: Celery) -> str:

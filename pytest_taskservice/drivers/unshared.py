@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from pytest_taskservice.drivers.discovery import find_app, own_attributes
 from pytest_taskservice.drivers.own_memory import changed_by
 from pytest_taskservice.drivers.receivers import OF_TASKS, OF_WORKERS, receivers_heard
 from pytest_taskservice.drivers.replaced import Replaced
@@ -32,6 +33,7 @@ class Unshared:
         self._sent: dict[str, Any] = {}
         self._app: Any = None
         self._settings: dict[str, Any] = {}
+        self._held: dict[Any, bool] = {}
         self._replaced = Replaced()
         # From before the first test on: a fixture of a wider scope may replace something for all of them.
         self._replaced.listen()
@@ -42,6 +44,7 @@ class Unshared:
         self._replaced.listen()
         self._listened.clear()
         self._sent.clear()
+        self._held.clear()
         self._app, self._settings = app, {} if app is None else dict(app.conf.changes)
         names = (name for name in (*OF_TASKS, *OF_WORKERS) if name not in self._relayed)
         with receivers_heard(names, self._note_receiver):
@@ -58,6 +61,7 @@ class Unshared:
             *_moved_clock(task),
             *replaced,
             *self._set_since(task),
+            *self._on_its_app(task),
         ]
 
     def kept_apart(self) -> list[str]:
@@ -87,6 +91,20 @@ class Unshared:
             yield (
                 f"{task.name} was sent after the test had set {', '.join(sorted(since))}: the worker, in "
                 "another process, does not know; @pytest.mark.taskservice(config={...}) sets it there too"
+            )
+
+    def _on_its_app(self, task: Any) -> Iterator[str]:
+        app = task.app
+        names = own_attributes(app)
+        if not names:
+            return
+        if app not in self._held:
+            self._held[app] = find_app(app) is not None
+        # Of one that a module holds nobody knows what that module has set.
+        if not self._held[app]:
+            yield (
+                f"{task.name} was sent while its app, which no module holds, had {', '.join(names)}: the "
+                f"worker, another process, made an app without; {_ELSEWHERE}"
             )
 
     def _note_receiver(self, name: str) -> None:

@@ -117,6 +117,46 @@ def test_settings_that_a_test_changes_are_told_where_it_fails(downstream: Downst
     ]
 
 
+def test_what_a_test_sets_on_its_app_is_told_where_it_fails(downstream: Downstream) -> None:
+    downstream.write(
+        test_shopx="""
+        import pytest
+        from celery import Celery
+        from shopx import celery
+
+        @pytest.fixture
+        def taskservice_app(request):
+            if request.node.name.startswith("test_held"):
+                return celery.app
+            app = Celery("made")
+            app.registry = {"a": 1}
+            return app
+
+        def send(app):
+            @app.task(bind=True, name="look", shared=False)
+            def look(self):
+                return hasattr(self.app, "registry")
+
+            app.price_list = []
+            assert look.delay().get(timeout=10)
+
+        def test_made(taskservice_app):
+            send(taskservice_app)
+
+        def test_held(taskservice_app):
+            send(taskservice_app)
+        """
+    )
+
+    result = downstream.run("--taskservice-backend=celery")
+
+    result.assert_outcomes(failed=2)
+    told = [line for line in result.outlines if "which no module holds" in line]
+    assert [line.partition(":")[0] for line in told] == [
+        "look was sent while its app, which no module holds, had registry, price_list"
+    ]
+
+
 def test_who_captures_what_a_task_says_is_told_where_it_is_said(downstream: Downstream) -> None:
     downstream.write(
         test_shopx="""
