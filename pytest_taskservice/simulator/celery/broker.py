@@ -187,21 +187,20 @@ class Broker:
         """Return what waits in ``queue`` with a priority of a step's, the newest first: a list of a Redis."""
         self.arrive_now(queue)
         step = self._step(priority)
-        found = [(order, raw) for group, order, raw in self._ready.get(queue, ()) if group == step]
-        return [raw for _, raw in sorted(found, key=_order, reverse=True)]
+        found = [item for item in self._ready.get(queue, ()) if item[0] == step]
+        return [raw for _, _, raw in sorted(found, key=_rank, reverse=True)]
 
     def drop(self, queue: str, priority: int) -> bool:
         """Drop that; return whether there was anything."""
         self.arrive_now(queue)
         step, before = self._step(priority), self._ready.get(queue, [])
         kept = [item for item in before if item[0] != step]
-        if len(kept) == len(before):
-            return False
-        heapq.heapify(kept)
-        self._ready[queue] = kept
-        if not kept:
-            del self._ready[queue]
-        return True
+        if kept:
+            heapq.heapify(kept)
+            self._ready[queue] = kept
+        else:
+            self._ready.pop(queue, None)
+        return len(kept) < len(before)
 
     def _step(self, priority: int) -> int | None:
         steps = self.rules.priority_steps or ()
@@ -370,10 +369,6 @@ def rules_for(scheme: str, options: Mapping[str, Any]) -> BrokerRules:
         visibility_timeout=float(options.get("visibility_timeout") or _DEFAULT_VISIBILITY),
         priority_steps=tuple(options.get("priority_steps") or (0, 3, 6, 9)),
     )
-
-
-def _order(item: tuple[int, Raw]) -> int:
-    return item[0]
 
 
 def _rank(item: tuple[int, int, Raw]) -> tuple[int, int]:
